@@ -1,0 +1,1 @@
+"""What may change on the host and how: guard, step machine, reactive rule, journal."""

@@ -1,0 +1,1 @@
+"""The way to the coordinator: bounded spool on disk, WebSocket client."""

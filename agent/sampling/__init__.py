@@ -1,0 +1,1 @@
+"""One kernel interface per file; raw readings only, None where absent."""

@@ -1,0 +1,1 @@
+"""Where forecasts and solves run: Ray or this process."""

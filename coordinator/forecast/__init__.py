@@ -1,0 +1,1 @@
+"""Demand history to calibrated distributions of the next hour."""

@@ -1,0 +1,1 @@
+"""The agents' door: sessions, admission, WebSocket server."""

@@ -1,0 +1,175 @@
+"""What travels between the coordinator's stages: arrays over VMs, resources and buckets, and the small records around them.
+
+Axes: v = VM (order of `vm_ids`), r = resource (order of shared.units.RESOURCES), b = 5-minute bucket (oldest first),
+s = step ahead (0 = the bucket being filled now, i.e. the first one after `issued_s`), q = quantile level (order of LEVELS).
+Unknown is NaN. Units are those of RESOURCES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.model import Allocation, Domain, HostCapacity, Mode
+from shared.plan import Step
+from shared.units import HORIZON_STEPS, RESOURCES
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I8 = NDArray[np.int8]
+
+LEVELS: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+N_RESOURCES: Final = len(RESOURCES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketBlock:
+    """One closed 5-minute bucket of some VMs (all arrays [v, r]). `mean` and `peak` are demand, de-censored.
+
+    `peak` is the largest 5-second demand in the bucket; `usage` the plain mean of what was used; `censored` the share of
+    samples that ran into a limit; `allocation` the mean limit in force (NaN = unlimited or unknown).
+    """
+
+    start_s: int
+    vm_ids: tuple[str, ...]
+    host_ids: tuple[str, ...]  # where each VM was at the bucket's end
+    mean: F64
+    peak: F64
+    usage: F64
+    censored: F64
+    allocation: F64
+    samples: NDArray[np.int64]  # [v]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryBlock:
+    """Demand history of some VMs up to and including bucket `end_s`. Arrays float32[v, r, b]; NaN where a bucket is missing.
+
+    `capacity` float32[v, r]: the most the VM could ever be given (domain maximum); bounds every forecast.
+    """
+
+    vm_ids: tuple[str, ...]
+    end_s: int  # start of the newest bucket in the arrays
+    mean: F32
+    peak: F32
+    censored: F32
+    capacity: F32
+
+
+class NoForecast(IntEnum):
+    """Why a series has no model of its own (0 = it has one)."""
+
+    OK = 0
+    COLD_START = 1  # too few buckets: class or last-value prior, wide
+    ALL_UNKNOWN = 2  # not one reading
+    GAP = 3  # newest bucket missing for too long
+    OUT_OF_CALIBRATION = 4  # coverage of late is off: the VM drops to reactive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastBlock:
+    """Forecasts issued after bucket `issued_s - 300` closed; step s covers [issued_s + 300 s, issued_s + 300 (s + 1)).
+
+    mean, stddev float32[v, r, 12]; quantiles float32[v, r, 12, q] of the bucket mean; peak_quantiles float32[v, r, 12, q]
+    of the largest 5-second demand within steps 0..s (cumulative). Quantiles are monotone and inside [0, capacity].
+    """
+
+    issued_s: int
+    vm_ids: tuple[str, ...]
+    mean: F32
+    stddev: F32
+    quantiles: F32
+    peak_quantiles: F32
+    model: I8  # [v, r] index into `models`: the member with the largest weight
+    models: tuple[str, ...]
+    reason: I8  # [v, r] NoForecast
+    coverage: F32  # [v, r] realised coverage of the central 80 % band of late; NaN = not known yet
+    levels: tuple[float, ...] = LEVELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmState:
+    """What the decision cycle knows of one VM now. Floats [r]; NaN unknown."""
+
+    domain: Domain
+    host_id: str
+    allocation: Allocation
+    demand_now: F64  # mean demand of the newest bucket
+    peak_now: F64  # largest 5-second demand in the newest bucket
+    censored_now: F64
+    working_set_bytes: float  # largest guest-reported need of late; NaN = no fresh reading
+    since_grow_s: float = 1e9  # since the last verified growth, any resource
+    pressured: bool = False  # memory or swap pressure in the newest bucket
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostState:
+    """One host as the cycle sees it. A silent host counts as full: nothing is planned for it or moved to it."""
+
+    host_id: str
+    capacity: HostCapacity
+    mode: Mode
+    alive: bool
+    cpu_overhead_millicores: float = 0.0
+    vms: tuple[VmState, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmSize:
+    """What one VM should get, per resource [r]: the target, the range in which nothing is done, and how it came about."""
+
+    vm_id: str
+    host_id: str
+    target: F64  # NaN = leave alone
+    lower: F64  # act only when the allocation is below `lower` or above `upper`
+    upper: F64
+    trail: tuple[str, ...] = ()  # one line per step of the stack: "cpu quantile .95 of peak in 2 steps = 1830"
+    clipped: tuple[str, ...] = ()  # resources whose target was cut by the host's capacity
+    shadow_price: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A migration that the placement advises. Costs and gains share one unit (see coordinator/placement)."""
+
+    vm_id: str
+    from_host: str
+    to_host: str
+    gain: float
+    cost: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Result of one shard's solve."""
+
+    shard: int
+    moves: tuple[Move, ...]
+    objective: float
+    incumbent: float
+    bound: float
+    status: str  # "optimal", "feasible", "no_beneficial_move", "no_solution"
+    wall_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Why a VM got (or would have got) what it got; stored as JSON, enough to recompute the decision."""
+
+    id: str
+    vm_id: str
+    host_id: str
+    issued_s: int
+    shadow: bool  # observe mode: nothing was sent to act
+    steps: tuple[Step, ...]
+    inputs: dict[str, object]
+    trail: tuple[str, ...]
+    refused: tuple[str, ...]  # "code: detail" of alternatives that were not taken
+
+
+assert HORIZON_STEPS == 12

@@ -1,0 +1,1 @@
+"""Which VM should be on which host over the next hour."""

@@ -1,0 +1,1 @@
+"""Sizes to ordered steps with receipts."""

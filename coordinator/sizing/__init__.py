@@ -1,0 +1,1 @@
+"""Demand distributions to what each VM should get on its host."""

@@ -1,0 +1,1 @@
+"""What lasts: write-ahead log of samples, history (Parquet), registry (SQL)."""

@@ -1,0 +1,76 @@
+"""Plans, steps and outcomes: what the coordinator asks of a host and what the host answers.
+
+Submitted is not done: an Outcome of state VERIFIED means that the host or guest showed the value.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shared.model import Identifier, Label
+from shared.refusal import RefusalCode
+from shared.units import UNLIMITED
+
+
+class StepKind(StrEnum):
+    """The levers. The unit of a step's value follows from the kind."""
+
+    VCPUS = "vcpus"  # count, hot-add only
+    CPU_QUOTA = "cpu_quota"  # millicores over all vCPUs, UNLIMITED = none
+    CPU_SHARES = "cpu_shares"  # cgroup v1 shares, 2..262144
+    MEMORY = "memory"  # bytes of balloon target
+    NET_RX = "net_rx"  # bits/s towards the guest, UNLIMITED = none
+    NET_TX = "net_tx"  # bits/s from the guest, UNLIMITED = none
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One small reversible change of one lever of one VM."""
+
+    id: Identifier
+    vm_id: Identifier
+    kind: StepKind
+    value: Annotated[int, Meta(ge=UNLIMITED, le=2**53)]
+    before: int | None = None  # value in force when the step was decided; None = not known
+    reason: Label = ""  # "forecast_peak", "shrink", "reactive_pressure", "operator", ...
+    receipt_id: Label = ""
+    not_before_ns: int = 0
+    deadline_ns: int
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps for one host. A newer (epoch, sequence) replaces what an older plan has not begun."""
+
+    host_id: Identifier
+    epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    sequence: Annotated[int, Meta(ge=1, le=2**53)]
+    issued_ns: int
+    deadline_ns: int
+    steps: Annotated[tuple[Step, ...], Meta(max_length=4096)]
+
+
+class OutcomeState(StrEnum):
+    """How a step ended. SHADOWED: mode observe, the guard would have let it pass, nothing was changed."""
+
+    VERIFIED = "verified"
+    PARTIAL = "partial"  # clipped by the guard or the guest, `value` says what is in force
+    REFUSED = "refused"
+    FAILED = "failed"
+    UNDONE = "undone"
+    SHADOWED = "shadowed"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The host's true answer to one step, its own reactive steps included."""
+
+    step: Step
+    state: OutcomeState
+    value: int | None = None  # value in force afterwards, read back
+    code: RefusalCode | None = None
+    detail: Annotated[str, Meta(max_length=1024)] = ""
+    started_ns: int = 0
+    finished_ns: int = 0
+    origin: Label = "plan"  # "plan", "reactive", "autonomy", "operator"

@@ -1,0 +1,85 @@
+"""Refusal codes: the one stable vocabulary for "no" in the agent, API, logs, metrics and docs.
+
+A code, once released, keeps its name and meaning. docs/refusals.md lists each one; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RefusalCode(StrEnum):
+    """Why a step, plan or request was not carried out."""
+
+    MODE_FORBIDS = "mode_forbids"
+    PLAN_STALE = "plan_stale"
+    EPOCH_OLD = "epoch_old"
+    SEQUENCE_OLD = "sequence_old"
+    STEP_EXPIRED = "step_expired"
+    STEP_DUPLICATE = "step_duplicate"
+    WRONG_HOST = "wrong_host"
+    UNKNOWN_VM = "unknown_vm"
+    VM_NOT_RUNNING = "vm_not_running"
+    VM_EXCLUDED = "vm_excluded"
+    NOT_CAPABLE = "not_capable"
+    BELOW_FLOOR = "below_floor"
+    ABOVE_CEILING = "above_ceiling"
+    ABOVE_DOMAIN_MAXIMUM = "above_domain_maximum"
+    STEP_TOO_LARGE = "step_too_large"
+    RATE_LIMITED = "rate_limited"
+    COOLDOWN = "cooldown"
+    HOST_COMMIT_LIMIT = "host_commit_limit"
+    PRESSURE_VETO = "pressure_veto"
+    READING_STALE = "reading_stale"
+    BELOW_WORKING_SET = "below_working_set"
+    VM_BUSY = "vm_busy"
+    BACKING_OFF = "backing_off"
+    FOREIGN_SHAPING = "foreign_shaping"
+    NOTHING_TO_DO = "nothing_to_do"
+    PRECONDITION_CHANGED = "precondition_changed"
+    HOST_CAPACITY = "host_capacity"
+    HOST_UNKNOWN_STATE = "host_unknown_state"
+    INVALID_VALUE = "invalid_value"
+    UNAUTHORIZED = "unauthorized"
+    LOCALLY_PINNED = "locally_pinned"
+    NO_BENEFICIAL_MOVE = "no_beneficial_move"
+    ADVICE_ONLY = "advice_only"
+    QUARANTINED = "quarantined"
+
+
+DESCRIPTIONS: dict[RefusalCode, str] = {
+    RefusalCode.MODE_FORBIDS: "the host's control mode does not allow this step",
+    RefusalCode.PLAN_STALE: "the plan's deadline has passed",
+    RefusalCode.EPOCH_OLD: "the plan comes from an earlier coordinator epoch",
+    RefusalCode.SEQUENCE_OLD: "a newer plan for this host was already accepted",
+    RefusalCode.STEP_EXPIRED: "the step's own deadline has passed",
+    RefusalCode.STEP_DUPLICATE: "a step with this id was already accepted",
+    RefusalCode.WRONG_HOST: "the plan names another host",
+    RefusalCode.UNKNOWN_VM: "no such VM on this host or in this fleet",
+    RefusalCode.VM_NOT_RUNNING: "the VM is not running",
+    RefusalCode.VM_EXCLUDED: "policy opts this VM out",
+    RefusalCode.NOT_CAPABLE: "the domain cannot do this; the reason is in its capabilities",
+    RefusalCode.BELOW_FLOOR: "the value is below the floor of the VM's policy",
+    RefusalCode.ABOVE_CEILING: "the value is above the ceiling of the VM's policy",
+    RefusalCode.ABOVE_DOMAIN_MAXIMUM: "the value is above what the domain was defined with",
+    RefusalCode.STEP_TOO_LARGE: "the change exceeds the largest step allowed at once",
+    RefusalCode.RATE_LIMITED: "too many changes in the last minute (VM or host)",
+    RefusalCode.COOLDOWN: "the VM was changed too recently for this direction",
+    RefusalCode.HOST_COMMIT_LIMIT: "the host's commit limit has no room for this growth",
+    RefusalCode.PRESSURE_VETO: "the VM is under pressure: no shrink",
+    RefusalCode.READING_STALE: "no fresh reading: no shrink",
+    RefusalCode.BELOW_WORKING_SET: "the value is below the measured working set",
+    RefusalCode.VM_BUSY: "another step for this VM and resource is in flight",
+    RefusalCode.BACKING_OFF: "earlier steps for this VM failed; waiting before the next try",
+    RefusalCode.FOREIGN_SHAPING: "somebody else shapes this interface (libvirt <bandwidth> or a foreign qdisc)",
+    RefusalCode.NOTHING_TO_DO: "the value is already in force",
+    RefusalCode.PRECONDITION_CHANGED: "the host shows another value than the plan was made for",
+    RefusalCode.HOST_CAPACITY: "the host has no capacity left for this",
+    RefusalCode.HOST_UNKNOWN_STATE: "the host is silent or unknown and counts as full",
+    RefusalCode.INVALID_VALUE: "the value is not allowed; the detail names field, value and range",
+    RefusalCode.UNAUTHORIZED: "the caller has no valid token",
+    RefusalCode.LOCALLY_PINNED: "the host's owner pinned the mode on the host; the API cannot change it",
+    RefusalCode.NO_BENEFICIAL_MOVE: "no placement beats the present one by more than its moves cost",
+    RefusalCode.ADVICE_ONLY: "moves are advice in this release; nothing was migrated",
+    RefusalCode.QUARANTINED: "the VM's monitor did not answer in time; it is left alone for a while",
+}
