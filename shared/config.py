@@ -1,0 +1,229 @@
+"""Every setting of the agent and the coordinator, with its unit, bounds, default and description, as frozen structs.
+
+Invariant: a config that exists is valid; `shared.config_file.load` checks it once at the edge and the rest of the code trusts it.
+The descriptions below are the source of docs/settings.md (tests/unit/test_docs.py compares the two).
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shared.clock import Clock, ClockAnchor, ScaledClock, SystemClock
+from shared.config_file import load
+from shared.model import Identifier, Mode, Priority
+from shared.units import GIB, MIB, SAMPLE_PERIOD_S
+
+__all__ = [
+    "AGENT_PREFIX",
+    "COORDINATOR_PREFIX",
+    "AgentConfig",
+    "ClockConfig",
+    "CoordinatorConfig",
+    "CycleConfig",
+    "GuardConfig",
+    "ListenConfig",
+    "PriorityTable",
+    "QuantileTable",
+    "ReactiveConfig",
+    "SizingConfig",
+    "TlsConfig",
+    "load",
+]
+
+# Environment variables override the file: TIDEGATE_AGENT_GUARD_STEP_TIMEOUT_S=60 sets guard.step_timeout_s.
+AGENT_PREFIX: Final = "TIDEGATE_AGENT"
+COORDINATOR_PREFIX: Final = "TIDEGATE_COORDINATOR"
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severe log line that is written to stderr")]
+
+
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificate files (PEM) of this process; all three or none."""
+
+    ca: Annotated[str, Meta(description="certificates of the authority that the other side must be signed by")] = ""
+    certificate: Annotated[str, Meta(description="our certificate; an agent's names its host_id")] = ""
+    key: Annotated[str, Meta(description="our private key, readable by nobody else")] = ""
+
+    def __post_init__(self) -> None:
+        if any((self.ca, self.certificate, self.key)) and not self:
+            raise ValueError("tls: ca, certificate and key belong together: set all three or none")
+
+    def __bool__(self) -> bool:
+        return bool(self.ca and self.certificate and self.key)
+
+
+class ClockConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ties simulated to real time; all zero = the machine's clock. Written by `tidegate demo`, not by hand."""
+
+    simulated_start_ns: Annotated[int, Meta(ge=0, le=2**62, description="simulated Unix time at real_start_ns")] = 0
+    real_start_ns: Annotated[int, Meta(ge=0, le=2**62, description="real Unix time at which simulated time starts")] = 0
+    speed: Annotated[float, Meta(ge=0, le=10_000, description="simulated seconds per real second")] = 0.0
+
+    def __post_init__(self) -> None:
+        given = [self.simulated_start_ns > 0, self.real_start_ns > 0, self.speed > 0]
+        if any(given) and not all(given):
+            raise ValueError("clock: simulated_start_ns, real_start_ns and speed belong together: set all three or none")
+        if 0 < self.speed < 0.01:
+            raise ValueError(f"clock.speed = {self.speed!r}: allowed 0 (machine's clock) or 0.01 to 10000")
+
+    def open(self) -> Clock:
+        """The clock that these settings describe."""
+        if self.speed == 0:
+            return SystemClock()
+        anchor = ClockAnchor(simulated_start_ns=self.simulated_start_ns, real_start_ns=self.real_start_ns, speed=self.speed)
+        return ScaledClock(anchor)
+
+
+class ListenConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a server listens."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=255, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="TCP port; 0 = any free one, printed at start")] = 0
+
+
+class GuardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the host refuses, whatever the coordinator says."""
+
+    cpu_floor_millicores: Annotated[int, Meta(ge=10, le=2**30, description="no VM's CPU quota goes below this")] = 100
+    memory_floor_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**53, description="no VM's balloon goes below this")] = 128 * MIB
+    net_floor_bits_per_s: Annotated[int, Meta(ge=1_000, le=2**53, description="no VM's rx or tx ceiling goes below this")] = 1_000_000
+    memory_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of memory in one step")] = 50
+    cpu_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of CPU or network in one step")] = 500
+    shrink_cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="wait between two shrinks of one VM and resource")] = 60
+    shrink_after_grow_s: Annotated[int, Meta(ge=0, le=86_400, description="no shrink of a resource this long after it grew")] = 600
+    steps_per_vm_per_minute: Annotated[int, Meta(ge=1, le=1000, description="most steps for one VM within a minute")] = 12
+    steps_per_host_per_minute: Annotated[int, Meta(ge=1, le=100_000, description="most steps on the host within a minute")] = 240
+    reading_max_age_s: Annotated[int, Meta(ge=1, le=3600, description="an older reading of a VM forbids shrinking it")] = 30
+    working_set_margin_permille: Annotated[
+        int, Meta(ge=0, le=10_000, description="memory kept above the measured working set, of that working set")
+    ] = 100
+    backoff_initial_s: Annotated[int, Meta(ge=1, le=86_400, description="wait after a VM's first failed step; doubles each time")] = 30
+    backoff_max_s: Annotated[int, Meta(ge=1, le=86_400, description="longest wait after failed steps")] = 3600
+    step_timeout_s: Annotated[int, Meta(ge=1, le=3600, description="a step not seen in force after this long has failed")] = 30
+
+    def __post_init__(self) -> None:
+        if self.backoff_initial_s > self.backoff_max_s:
+            raise ValueError(f"guard.backoff_initial_s = {self.backoff_initial_s}: allowed 1 to backoff_max_s ({self.backoff_max_s})")
+
+
+class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The local rules of mode reactive (and the net under mode predictive); they look at current use only."""
+
+    grow_at_permille: Annotated[int, Meta(ge=100, le=1000, description="grow when use passes this share of the value in force")] = 850
+    headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1250
+    shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 1800
+    shrink_margin_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a shrink leaves that largest use times this")] = 1250
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one `tidegate-agent run`."""
+
+    host_id: Annotated[Identifier, Meta(description="this host's name in the fleet; must be the one in its certificate")] = msgspec.field(
+        default_factory=platform.node
+    )
+    state_dir: Annotated[str, Meta(min_length=1, description="journal, spool and mode pin live here")] = "/var/lib/tidegate-agent"
+    socket_path: Annotated[str, Meta(min_length=1, max_length=107, description="UNIX socket of the agent's command line")] = (
+        "/run/tidegate-agent/control.sock"
+    )
+    log_level: LogLevel = "info"
+    coordinator_urls: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^wss://[^/\s]+")], ...],
+        Meta(max_length=8, description="agents' door of the coordinator, tried in order; empty = work alone"),
+    ] = ()
+    tls: TlsConfig = TlsConfig()
+    hypervisor: Annotated[Literal["libvirt", "simulated"], Meta(description="what runs the VMs")] = "libvirt"
+    libvirt_uri: Annotated[str, Meta(min_length=1, description="libvirt connection")] = "qemu:///system"
+    network_namespace: Annotated[str, Meta(description="path of the network namespace that holds the taps; empty = the agent's own")] = ""
+    sample_period_s: Annotated[int, Meta(ge=1, le=60, description="time between two samples")] = SAMPLE_PERIOD_S
+    frame_samples: Annotated[int, Meta(ge=1, le=60, description="samples per frame sent to the coordinator")] = 3
+    spool_max_bytes: Annotated[int, Meta(ge=MIB, le=2**40, description="disk for unacknowledged frames; oldest go first")] = 256 * MIB
+    default_mode: Annotated[Mode, Meta(description="control mode when neither the host's pin nor the API says otherwise")] = Mode.OBSERVE
+    exporter_address: Annotated[
+        str, Meta(pattern=r"^$|^[^\s:]+:[0-9]{1,5}$", description="HOST:PORT of /metrics, e.g. 127.0.0.1:9177; empty = off")
+    ] = ""
+    cgroup_root: Annotated[str, Meta(min_length=1, description="where the cgroup hierarchies are mounted")] = "/sys/fs/cgroup"
+    proc_root: Annotated[str, Meta(min_length=1, description="where procfs is mounted")] = "/proc"
+    guard: GuardConfig = GuardConfig()
+    reactive: ReactiveConfig = ReactiveConfig()
+    workload: Annotated[str, Meta(description="file that describes the simulated VMs; hypervisor simulated only")] = ""
+    clock: ClockConfig = ClockConfig()
+    cpu_commit_ratio: Annotated[float, Meta(ge=0.1, le=64, description="sum of CPU quotas allowed, per core of the host")] = 4.0
+    memory_commit_ratio: Annotated[float, Meta(ge=0.1, le=4, description="sum of balloons allowed, per byte after the reserve")] = 1.0
+    memory_reserve_bytes: Annotated[int, Meta(ge=0, le=2**50, description="memory kept for the host itself and QEMU's overhead")] = GIB
+    net_bits_per_s: Annotated[int, Meta(ge=1_000_000, le=2**50, description="what the host's uplink carries")] = 10_000_000_000
+
+    def __post_init__(self) -> None:
+        if not self.host_id:
+            raise ValueError("host_id: the machine has no host name; set host_id (letters, digits, . _ : @ -)")
+        if self.hypervisor == "simulated" and not self.workload:
+            raise ValueError('workload: required when hypervisor = "simulated"')
+        if self.coordinator_urls and not self.tls:
+            raise ValueError("tls: ca, certificate and key are required when coordinator_urls is set")
+
+
+class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the coordinator decides, and on what."""
+
+    bucket_grace_s: Annotated[int, Meta(ge=0, le=240, description="wait for late samples after a 5-minute bucket ends")] = 10
+    stale_host_s: Annotated[int, Meta(ge=10, le=3600, description="a host silent for this long counts as full")] = 60
+    history_buckets: Annotated[int, Meta(ge=24, le=20_160, description="5-minute buckets that the models learn from")] = 2016
+    place_every_cycles: Annotated[int, Meta(ge=1, le=2016, description="decision cycles from one placement to the next")] = 6
+    plan_deadline_s: Annotated[int, Meta(ge=30, le=3600, description="a plan not begun after this long is void")] = 600
+
+
+class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One number per priority."""
+
+    low: Annotated[float, Meta(ge=-10, le=10, description="for VMs of priority low")]
+    normal: Annotated[float, Meta(ge=-10, le=10, description="for VMs of priority normal")]
+    high: Annotated[float, Meta(ge=-10, le=10, description="for VMs of priority high")]
+    critical: Annotated[float, Meta(ge=-10, le=10, description="for VMs of priority critical")]
+
+    def of(self, priority: Priority) -> float:
+        """The number for this priority."""
+        return (self.low, self.normal, self.high, self.critical)[priority]
+
+
+class QuantileTable(PriorityTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One quantile level per priority, within the levels that forecasts carry."""
+
+    low: Annotated[float, Meta(ge=0.5, le=0.99, description="for VMs of priority low")]
+    normal: Annotated[float, Meta(ge=0.5, le=0.99, description="for VMs of priority normal")]
+    high: Annotated[float, Meta(ge=0.5, le=0.99, description="for VMs of priority high")]
+    critical: Annotated[float, Meta(ge=0.5, le=0.99, description="for VMs of priority critical")]
+
+
+class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a forecast leads to a change, and how large."""
+
+    confidence_multiplier: Annotated[PriorityTable, Meta(description="act when mean > value in force + this times stddev")] = PriorityTable(
+        low=1.0, normal=0.5, high=0.0, critical=-0.5
+    )
+    size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give")] = PriorityTable(
+        low=0.9, normal=0.95, high=0.975, critical=0.99
+    )
+    shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 3
+    dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 50
+
+
+class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one `tidegate run`."""
+
+    state_dir: Annotated[str, Meta(min_length=1, description="registry, history and frame log live here")] = "/var/lib/tidegate"
+    log_level: LogLevel = "info"
+    listen_agents: Annotated[ListenConfig, Meta(description="agents' door (WebSocket over mutual TLS)")] = ListenConfig(port=7443)
+    listen_http: Annotated[ListenConfig, Meta(description="status page, API and metrics")] = ListenConfig(port=8080)
+    tls: TlsConfig = TlsConfig()
+    ray: Annotated[bool, Meta(description="forecast and place in Ray workers; false = in this process")] = True
+    ray_workers: Annotated[int, Meta(ge=1, le=1024, description="forecast shards, one Ray actor each")] = 2
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="seed of everything random (placement search, boosting)")] = 1
+    cycle: CycleConfig = CycleConfig()
+    sizing: SizingConfig = SizingConfig()
+    wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
+    history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
+    max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
+    clock: ClockConfig = ClockConfig()
