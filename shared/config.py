@@ -203,7 +203,7 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     confidence_multiplier: Annotated[PriorityTable, Meta(description="act when mean > value in force + this times stddev")] = PriorityTable(
         low=1.0, normal=0.5, high=0.0, critical=-0.5
     )
-    size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give")] = PriorityTable(
+    size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give")] = QuantileTable(
         low=0.9, normal=0.95, high=0.975, critical=0.99
     )
     shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 3
