@@ -1,0 +1,146 @@
+"""All metrics that Tidegate exports, as one table per process, and the object through which code sets them.
+
+Invariants: a name or label outside the table is a bug and raises at once; base units; `_total` on counters and only there; a metric
+never has more than MAX_SERIES label combinations (further ones are counted under "other"). docs/metrics.md lists the table; a test
+compares the two.
+Source: https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+MAX_SERIES: Final = 500  # the largest honest set is route x method x status, about 200
+OTHER: Final = "other"
+
+Kind = Literal["counter", "gauge", "histogram"]
+_FAST: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_SLOW: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+AGENT_METRICS: Final = (
+    Metric("tidegate_agent_samples_total", "counter", "Sampling rounds finished"),
+    Metric("tidegate_agent_sample_duration_seconds", "histogram", "Time that one sampling round took", buckets=_FAST),
+    Metric("tidegate_agent_vms", "gauge", "VMs in the newest sample"),
+    Metric("tidegate_agent_vms_quarantined", "gauge", "VMs left alone because their monitor did not answer in time"),
+    Metric("tidegate_agent_collector_success", "gauge", "1 where the collector's newest run succeeded", ("collector",)),
+    Metric("tidegate_agent_collector_duration_seconds", "gauge", "Time that the collector's newest run took", ("collector",)),
+    Metric("tidegate_agent_spool_bytes", "gauge", "Disk used by frames that are not acknowledged yet"),
+    Metric("tidegate_agent_spool_frames", "gauge", "Frames that are not acknowledged yet"),
+    Metric("tidegate_agent_spool_dropped_frames_total", "counter", "Frames dropped, oldest first, because the spool was full"),
+    Metric("tidegate_agent_frames_sent_total", "counter", "Frames sent, repeats included"),
+    Metric("tidegate_agent_link_up", "gauge", "1 while connected to a coordinator"),
+    Metric("tidegate_agent_link_connects_total", "counter", "Connections made to a coordinator"),
+    Metric("tidegate_agent_steps_total", "counter", "Steps that ended, by lever, outcome and who asked", ("kind", "outcome", "origin")),
+    Metric("tidegate_agent_refusals_total", "counter", "Steps and plans refused on this host, by refusal code", ("code",)),
+    Metric("tidegate_agent_mode", "gauge", "1 for the control mode in force, 0 for the others", ("mode",)),
+)
+
+COORDINATOR_METRICS: Final = (
+    Metric("tidegate_agents_connected", "gauge", "Agents connected now"),
+    Metric("tidegate_hosts", "gauge", "Known hosts by state: alive, or stale and so counted as full", ("state",)),
+    Metric("tidegate_vms", "gauge", "Known VMs"),
+    Metric("tidegate_frames_received_total", "counter", "Frames made durable"),
+    Metric("tidegate_frames_duplicate_total", "counter", "Frames received again and not counted again"),
+    Metric("tidegate_frames_rejected_total", "counter", "Frames that broke the protocol, by reason", ("reason",)),
+    Metric("tidegate_wal_bytes", "gauge", "Disk used by frames not yet folded into history"),
+    Metric("tidegate_history_bytes", "gauge", "Disk used by history"),
+    Metric("tidegate_buckets_closed_total", "counter", "5-minute buckets closed"),
+    Metric("tidegate_newest_bucket_timestamp_seconds", "gauge", "Start of the newest closed bucket, Unix time of the coordinator's clock"),
+    Metric("tidegate_cycle_stage_duration_seconds", "histogram", "Time that one stage of the decision cycle took", ("stage",), _SLOW),
+    Metric("tidegate_forecasts_total", "counter", "Forecasts issued, one per VM and resource"),
+    Metric("tidegate_forecast_pinball_ratio", "gauge", "Pinball loss of late over the naive forecast's; below 1 is better", ("resource",)),
+    Metric("tidegate_forecast_coverage_ratio", "gauge", "Share of actuals inside the central 80 % band of late", ("resource",)),
+    Metric("tidegate_plans_total", "counter", "Plans sent to hosts"),
+    Metric(
+        "tidegate_steps_planned_total",
+        "counter",
+        "Steps in plans, by lever; shadow = for the record only",
+        ("kind", "shadow"),
+    ),
+    Metric("tidegate_outcomes_total", "counter", "Outcomes reported by hosts", ("kind", "outcome", "origin")),
+    Metric("tidegate_receipts_total", "counter", "Receipts written"),
+    Metric("tidegate_refusals_total", "counter", "Requests and steps refused by the coordinator, by refusal code", ("code",)),
+    Metric(
+        "tidegate_http_requests_total",
+        "counter",
+        "HTTP requests answered; route is the path's template",
+        ("method", "route", "status"),
+    ),
+    Metric("tidegate_http_request_duration_seconds", "histogram", "Time from request to answer", ("route",), _FAST),
+)
+
+
+class Metrics:
+    """The metrics of one process. Passed to whoever counts something; there is no global registry."""
+
+    def __init__(self, table: Iterable[Metric]) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._rows = {row.name: row for row in table}
+        self._made = {row.name: _make(row, self.registry) for row in self._rows.values()}
+        self._series: dict[str, set[tuple[str, ...]]] = {name: set() for name in self._rows}
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        child = self._child(name, labels)
+        assert isinstance(child, Counter), f"{name} is no counter"
+        child.inc(amount)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        child = self._child(name, labels)
+        assert isinstance(child, Gauge), f"{name} is no gauge"
+        child.set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add one observation to a histogram."""
+        child = self._child(name, labels)
+        assert isinstance(child, Histogram), f"{name} is no histogram"
+        child.observe(value)
+
+    def choose(self, name: str, label: str, chosen: str, options: Iterable[str]) -> None:
+        """Set a gauge to 1 for the chosen label value and to 0 for the other options."""
+        for option in options:
+            self.set(name, float(option == chosen), **{label: option})
+
+    def render(self) -> bytes:
+        """The text of /metrics; its type is CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def _child(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        row = self._rows[name]
+        if set(labels) != set(row.labels):
+            raise KeyError(f"{name} has labels {row.labels}, not {tuple(labels)}")
+        if not labels:
+            return self._made[name]
+        values = tuple(labels[label] for label in row.labels)
+        seen = self._series[name]
+        if values not in seen and len(seen) >= MAX_SERIES:
+            values = (OTHER,) * len(values)
+        seen.add(values)
+        return self._made[name].labels(*values)
+
+
+def _make(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    match row.kind:
+        case "counter":
+            return Counter(row.name, row.help, row.labels, registry=registry)
+        case "gauge":
+            return Gauge(row.name, row.help, row.labels, registry=registry)
+        case "histogram":
+            return Histogram(row.name, row.help, row.labels, registry=registry, buckets=row.buckets)
