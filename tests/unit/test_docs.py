@@ -1,0 +1,91 @@
+"""The reference pages say what the code says: every setting, metric and refusal code, with its words.
+
+`python tests/unit/test_docs.py` rewrites the generated tables of docs/settings.md and docs/metrics.md after a change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, CoordinatorConfig
+from shared.config_file import settings
+from shared.metrics import AGENT_METRICS, COORDINATOR_METRICS, Metric
+from shared.refusal import DESCRIPTIONS, RefusalCode
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+
+
+def settings_table(kind: type) -> str:
+    rows = settings(kind)
+    return table(
+        ("setting", "allowed", "default", "what it is"), ((f"`{r.key}`", r.allowed, f"`{r.default}`", r.description) for r in rows)
+    )
+
+
+def metrics_table(rows: Iterable[Metric]) -> str:
+    return table(
+        ("metric", "type", "labels", "what it counts"), ((f"`{r.name}`", r.kind, ", ".join(r.labels) or "none", r.help) for r in rows)
+    )
+
+
+GENERATED: dict[tuple[str, str], Callable[[], str]] = {
+    ("settings.md", "agent"): lambda: settings_table(AgentConfig),
+    ("settings.md", "coordinator"): lambda: settings_table(CoordinatorConfig),
+    ("metrics.md", "agent"): lambda: metrics_table(AGENT_METRICS),
+    ("metrics.md", "coordinator"): lambda: metrics_table(COORDINATOR_METRICS),
+}
+
+
+def section(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- generated: {name} -->\n\n)(.*?)(\n\n<!-- end: {name} -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize(("page", "name"), list(GENERATED))
+def test_generated_tables_are_current(page: str, name: str) -> None:
+    found = section(name).search((DOCS / page).read_text())
+    assert found, f"docs/{page} has no section {name}"
+    assert found[2] == GENERATED[page, name](), "run: python tests/unit/test_docs.py"
+
+
+@pytest.mark.parametrize("prefix", [AGENT_PREFIX, COORDINATOR_PREFIX])
+def test_environment_prefix_is_explained(prefix: str) -> None:
+    assert f"`{prefix}_" in (DOCS / "settings.md").read_text()
+
+
+def test_every_refusal_code_is_explained_in_the_same_words() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", (DOCS / "refusals.md").read_text(), re.MULTILINE)
+    assert {code: meaning for code, meaning, _ in rows} == {str(code): DESCRIPTIONS[code] for code in RefusalCode}
+    assert len(rows) == len(RefusalCode)
+    assert all(len(advice) > 10 for _, _, advice in rows)
+
+
+def test_decisions_are_numbered_and_linked() -> None:
+    pages = sorted(path.name for path in (DOCS / "adr").glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    index = (DOCS / "adr" / "README.md").read_text()
+    assert re.findall(r"\]\((\d{4}[^)]*)\)", index) == pages
+
+
+def rewrite() -> None:
+    """Put the current tables into the pages."""
+    for (page, name), build in GENERATED.items():
+        path = DOCS / page
+        text = build()
+        path.write_text(section(name).sub(lambda found, text=text: found[1] + text + found[3], path.read_text()))  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    rewrite()
