@@ -7,7 +7,8 @@ Unknown is NaN. Units are those of RESOURCES.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final
 
@@ -44,6 +45,12 @@ class BucketBlock:
     allocation: F64
     samples: NDArray[np.int64]  # [v]
 
+    def select(self, rows: Sequence[int]) -> BucketBlock:
+        """The same bucket with only the VMs of these rows, in this order."""
+        index = list(rows)
+        arrays = {name: getattr(self, name)[index] for name in ("mean", "peak", "usage", "censored", "allocation", "samples")}
+        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), host_ids=tuple(self.host_ids[i] for i in index), **arrays)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryBlock:
@@ -58,6 +65,12 @@ class HistoryBlock:
     peak: F32
     censored: F32
     capacity: F32
+
+    def select(self, rows: Sequence[int]) -> HistoryBlock:
+        """The same history with only the VMs of these rows, in this order."""
+        index = list(rows)
+        arrays = {name: getattr(self, name)[index] for name in ("mean", "peak", "censored", "capacity")}
+        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), **arrays)
 
 
 class NoForecast(IntEnum):

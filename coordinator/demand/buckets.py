@@ -1,7 +1,7 @@
 """Five-second samples to five-minute buckets of demand. Sans-I/O: samples go in, closed buckets come out, time comes with the samples.
 
-Averages weigh each sample by its period. Invariants: a sample counts once (host, wall_ns); a closed bucket never changes (late
-samples are counted and dropped); open buckets and pending samples are bounded. Samples wait in a list and are folded column-wise,
+Averages weigh each sample by its period. Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a
+closed bucket (an agent comes back and empties its spool) make it grow, and it is closed again; all buckets kept are bounded. Samples wait in a list and are folded column-wise,
 4,096 at a time: 4 microseconds a VM and sample, most of it reading the fields.
 """
 
@@ -18,6 +18,8 @@ from shared.model import HostSample, VmSample
 from shared.units import BUCKET_NS, BUCKET_S, NS_PER_S, bucket_start_s
 
 MAX_OPEN: Final = 36  # three hours: a host whose clock runs ahead cannot open buckets without end
+MAX_CLOSED: Final = 48  # four hours of closed buckets stay ready to grow; a spool replays in order, so the oldest touched may go
+MAX_LATE_S: Final = 7 * 86_400  # samples older than this before the newest closed bucket are refused
 MAX_PENDING: Final = 4096  # VM samples of one bucket kept unfolded, about 1.5 MB
 
 # Planes of the accumulator: weighted sums and their weights, all [v, r].
@@ -38,32 +40,33 @@ class _OpenBucket:
 class BucketFolder:
     """Collects samples of all hosts and closes buckets on demand.
 
-    Counters, all since the start: `late` (bucket already closed), `duplicates`, `refused` (too many open buckets), in host samples.
+    `closed_until_s`: start of the newest bucket stored before a restart (None = none). Counters, all since the start, in host
+    samples: `late` (bucket already closed), `duplicates`, `refused` (too old, or too many open buckets).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closed_until_s: int | None = None) -> None:
         self.late = 0
         self.duplicates = 0
         self.refused = 0
         self._open: dict[int, _OpenBucket] = {}
-        self._closed_s = -1
+        self._closed: dict[int, _OpenBucket] = {}  # least recently touched first
+        self._grown: set[int] = set()
+        self._closed_s = -1 if closed_until_s is None else closed_until_s
 
     def add(self, host_id: str, sample: HostSample) -> None:
         """Take one host sample; it belongs to the bucket that holds its `wall_ns`."""
         start_s = bucket_start_s(sample.wall_ns)
-        bucket = self._open.get(start_s)
+        bucket = self._bucket(start_s)
         if bucket is None:
-            if start_s <= self._closed_s:
-                self.late += 1
-                return
-            if len(self._open) >= MAX_OPEN:
-                self.refused += 1
-                return
-            bucket = self._open[start_s] = _OpenBucket()
+            self.refused += 1
+            return
         key = (host_id, sample.wall_ns)
         if key in bucket.known:
             self.duplicates += 1
             return
+        if start_s in self._closed:
+            self.late += 1
+            self._grown.add(start_s)
         bucket.known.add(key)
         weight = min(max(sample.period_ns, 1), BUCKET_NS)
         rows, pending = bucket.rows, bucket.pending
@@ -87,15 +90,21 @@ class BucketFolder:
         """Starts of the buckets that hold samples and are not closed, oldest first."""
         return tuple(sorted(self._open))
 
+    def grown_starts(self) -> tuple[int, ...]:
+        """Starts of closed buckets that have grown since they were closed, oldest first."""
+        return tuple(sorted(self._grown))
+
     def close(self, start_s: int) -> BucketBlock:
-        """Close one bucket for good. A bucket nobody reported in gives a block of no VMs. VMs come sorted by id.
+        """Close one bucket, or close a grown one again. A bucket nobody reported in gives a block of no VMs. VMs come sorted by id.
 
         Raises ValueError when `start_s` is not a bucket start.
         """
         if start_s % BUCKET_S:
             raise ValueError(f"start_s {start_s}: must be a multiple of {BUCKET_S}")
-        bucket = self._open.pop(start_s, _OpenBucket())
+        bucket = self._open.pop(start_s, None) or self._closed.pop(start_s, None) or _OpenBucket()
         self._closed_s = max(self._closed_s, start_s)
+        self._grown.discard(start_s)
+        self._keep(start_s, bucket)
         _fold(bucket)
         vm_ids = tuple(sorted(bucket.rows))
         order = np.array([bucket.rows[vm_id] for vm_id in vm_ids], dtype=np.int64)
@@ -113,6 +122,28 @@ class BucketFolder:
             allocation=planes[_LIMIT] / limit_weight,
             samples=np.array([bucket.counts[row] for row in order], dtype=np.int64),
         )
+
+    def _bucket(self, start_s: int) -> _OpenBucket | None:
+        bucket = self._open.get(start_s)
+        if bucket is not None:
+            return bucket
+        if start_s > self._closed_s:
+            if len(self._open) < MAX_OPEN:
+                bucket = self._open[start_s] = _OpenBucket()
+            return bucket
+        if start_s < self._closed_s - MAX_LATE_S:
+            return None
+        bucket = self._closed.pop(start_s, None) or _OpenBucket()
+        self._keep(start_s, bucket)
+        return bucket
+
+    def _keep(self, start_s: int, bucket: _OpenBucket) -> None:
+        """Newest place in the order of touch; the oldest that owes nothing goes when there are too many."""
+        self._closed[start_s] = bucket
+        if len(self._closed) > MAX_CLOSED:
+            settled = next((s for s in self._closed if s not in self._grown and s != start_s), None)
+            if settled is not None:
+                del self._closed[settled]
 
 
 def _fold(bucket: _OpenBucket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.demand.buckets import MAX_OPEN, MAX_PENDING, BucketFolder
+from coordinator.demand.buckets import MAX_CLOSED, MAX_OPEN, MAX_PENDING, BucketFolder
 from shared.model import HostSample, VmSample
 from shared.units import BUCKET_S, CPU, MEMORY, NS_PER_S
 
@@ -31,16 +31,27 @@ def test_means_weigh_by_period_and_peaks_do_not() -> None:
     assert np.isnan(block.peak[0, MEMORY])
 
 
-def test_duplicates_and_late_samples_count_and_change_nothing() -> None:
+def test_duplicates_change_nothing_and_late_samples_make_a_closed_bucket_grow() -> None:
     folder = BucketFolder()
     for _ in range(3):
         folder.add("h", host_sample(T0 + 5, a=100))
     folder.add("other", host_sample(T0 + 5, b=1))
     block = folder.close(T0)
     assert (folder.duplicates, block.vm_ids, tuple(block.samples)) == (2, ("a", "b"), (1, 1))
-    folder.add("h", host_sample(T0 + 10, a=100))
-    assert folder.late == 1
+    folder.add("h", host_sample(T0 + 10, a=300))
+    assert (folder.late, folder.open_starts(), folder.grown_starts()) == (1, (), (T0,))
+    grown = folder.close(T0)
+    assert (tuple(grown.samples), grown.mean[0, CPU], folder.grown_starts()) == ((2, 1), 200, ())
+
+
+def test_a_spool_from_before_a_restart_fills_buckets_and_stays_bounded() -> None:
+    folder = BucketFolder(closed_until_s=T0)
+    for i in range(MAX_CLOSED + 10):
+        folder.add("h", host_sample(T0 - i * BUCKET_S + 5, a=i))
+        assert folder.close(folder.grown_starts()[0]).samples[0] == 1
     assert folder.open_starts() == ()
+    folder.add("h", host_sample(T0 - 8 * 86_400, a=1))
+    assert (folder.refused, folder.grown_starts()) == (1, ())
 
 
 def test_the_later_host_wins_whatever_the_order_of_arrival() -> None:
