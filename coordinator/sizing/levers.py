@@ -1,0 +1,117 @@
+"""What is in force, what can be changed, and how long a change takes: the levers behind each resource.
+
+CPU is sized as a quota in millicores; vCPUs follow when the quota outgrows them. Memory is the balloon, the network two HTB ceilings.
+Disk is forecast but has no lever yet. Limits in force that are UNLIMITED count as the most the domain can take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from coordinator.model import HostState, VmState
+from coordinator.sizing.policy import SizingPolicy
+from shared.plan import StepKind
+from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, UNLIMITED
+
+NAN: Final = math.nan
+SIZED: Final = (CPU, MEMORY, NET_RX, NET_TX)
+KIND: Final[Mapping[int, StepKind]] = {
+    CPU: StepKind.CPU_QUOTA,
+    MEMORY: StepKind.MEMORY,
+    NET_RX: StepKind.NET_RX,
+    NET_TX: StepKind.NET_TX,
+}
+SHORT: Final = ("cpu", "memory", "disk", "net_rx", "net_tx")  # names in trails and receipts
+
+
+def in_force(vm: VmState) -> tuple[float, ...]:
+    """Effective limits now, [r]: a quota beyond the vCPUs counts as the vCPUs. NaN = could not be read (disk always)."""
+    now = vm.allocation
+    vcpu_limit = 1000.0 * (vm.domain.vcpus_max if now.vcpus is None else now.vcpus)
+    cpu = NAN if now.cpu_quota_millicores is None else vcpu_limit
+    if now.cpu_quota_millicores not in (None, UNLIMITED):
+        cpu = min(cpu, float(now.cpu_quota_millicores or 0))
+    top = float(vm.domain.net_max_bits_per_s)
+    return (
+        cpu,
+        NAN if now.memory_bytes is None else float(now.memory_bytes),
+        NAN,
+        limit(now.net_rx_bits_per_s, top),
+        limit(now.net_tx_bits_per_s, top),
+    )
+
+
+def limit(value: int | None, top: float) -> float:
+    """A ceiling in force as a number: unknown is NaN, UNLIMITED is `top`."""
+    if value is None:
+        return NAN
+    return top if value == UNLIMITED else float(value)
+
+
+def ceilings(vm: VmState) -> tuple[float, ...]:
+    """The most each resource may get, [r]: policy ceiling, domain maximum, and today's vCPUs where none can be added."""
+    domain, policy = vm.domain, vm.domain.policy
+    vcpus = domain.vcpus_max
+    if domain.capabilities.vcpu_hot_add is not None and vm.allocation.vcpus is not None:
+        vcpus = vm.allocation.vcpus
+    net = lowest(policy.net_ceiling_bits_per_s, domain.net_max_bits_per_s)
+    return (
+        lowest(policy.cpu_ceiling_millicores, 1000 * vcpus),
+        lowest(policy.memory_ceiling_bytes, domain.memory_max_bytes),
+        NAN,
+        net,
+        net,
+    )
+
+
+def lowest(own: int | None, top: int) -> float:
+    """The tighter of the owner's ceiling and the domain's maximum."""
+    return float(top if own is None else min(own, top))
+
+
+def floors(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:
+    """The least each resource may get, [r]: the owner's floor or the default, for memory also the working set; never above the ceiling."""
+    own = vm.domain.policy
+    wanted = [
+        policy.floor[CPU] if own.cpu_floor_millicores is None else float(own.cpu_floor_millicores),
+        policy.floor[MEMORY] if own.memory_floor_bytes is None else float(own.memory_floor_bytes),
+        NAN,
+        *(policy.floor[r] if own.net_floor_bits_per_s is None else float(own.net_floor_bits_per_s) for r in (NET_RX, NET_TX)),
+    ]
+    if not math.isnan(vm.working_set_bytes):
+        wanted[MEMORY] = max(wanted[MEMORY], vm.working_set_bytes * (1.0 + policy.working_set_margin))
+    return tuple(
+        NAN if r == DISK else min(round_up(value, policy.granule[r]), top)
+        for r, (value, top) in enumerate(zip(wanted, ceilings(vm), strict=True))
+    )
+
+
+def incapable(vm: VmState) -> tuple[str | None, ...]:
+    """Why a resource of this VM cannot be changed, [r]; None = it can."""
+    can = vm.domain.capabilities
+    return (can.cpu_quota, can.balloon, "no lever for disk in this release", can.shape_rx, can.shape_tx)
+
+
+def lead_time_s(kind: StepKind, policy: SizingPolicy, measured: Mapping[StepKind, float] | None) -> float:
+    """How long before a lever's effect shows: measured where it is, else the table's."""
+    seen = (measured or {}).get(kind, NAN)
+    return seen if math.isfinite(seen) and seen >= 0.0 else policy.lead_s.get(kind, 0.0)
+
+
+def commit_limits(host: HostState) -> tuple[float, ...]:
+    """What may be promised on this host, [r]; the network limit holds for each direction by itself (links are full duplex)."""
+    capacity = host.capacity
+    net = float(capacity.net_commit_bits_per_s)
+    return (float(capacity.cpu_commit_millicores), float(capacity.memory_commit_bytes), NAN, net, net)
+
+
+def round_up(value: float, granule: float) -> float:
+    """Smallest multiple of `granule` that is >= value; NaN stays NaN. 1e-9 forgives float noise."""
+    return math.ceil(value / granule - 1e-9) * granule if math.isfinite(value) else value
+
+
+def round_down(value: float, granule: float) -> float:
+    """Largest multiple of `granule` that is <= value; NaN stays NaN."""
+    return math.floor(value / granule + 1e-9) * granule if math.isfinite(value) else value

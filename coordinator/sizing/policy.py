@@ -1,0 +1,104 @@
+"""Every knob of sizing in one frozen record, checked once.
+
+Tuples by priority run LOW, NORMAL, HIGH, CRITICAL; tuples by resource follow shared.units.RESOURCES (CPU, memory, disk, net rx, net tx).
+Invariant: quantiles never fall and trigger multipliers never rise with priority, so that a higher priority never gets less for the
+same forecast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from shared.errors import ConfigError
+from shared.plan import StepKind
+from shared.units import HORIZON_STEPS, MBIT, MIB
+
+ByPriority = tuple[float, float, float, float]
+ByResource = tuple[float, float, float, float, float]
+Steps = tuple[int, int, int, int, int]
+
+LEAD_S: Final[Mapping[StepKind, float]] = {
+    StepKind.VCPUS: 15.0,  # QMP device_add, then the guest brings the CPU online
+    StepKind.CPU_QUOTA: 1.0,
+    StepKind.CPU_SHARES: 1.0,
+    StepKind.MEMORY: 60.0,  # the balloon moves in small steps, and growth may wait for somebody else's shrink
+    StepKind.NET_RX: 1.0,
+    StepKind.NET_TX: 1.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizingPolicy:
+    """How demand becomes a size. Shares and quantiles in 0..1, times in seconds; the defaults are what the demo runs.
+
+    Raises ConfigError naming the field when a value is out of its range.
+    """
+
+    confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
+    size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)
+    lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
+    quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
+    steps: Steps = (2, 4, 2, 2, 2)  # size = peak within so many 5-minute steps (slow levers look further)
+    margin: ByResource = (0.05, 0.05, 0.05, 0.05, 0.05)  # on top of the quantile
+    upper_slack: ByResource = (0.10, 0.08, 0.10, 0.15, 0.15)  # shrink only when the allocation is so far above the target
+    dead_band: ByResource = (0.02, 0.02, 0.02, 0.05, 0.05)  # growth smaller than this share of the target waits
+    shrink_evidence: Steps = (2, 4, 2, 2, 2)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
+    max_shrink: ByResource = (0.5, 0.2, 0.5, 0.75, 0.75)  # largest share of the allocation given up in one cycle
+    shrink_cooldown_s: float = 300.0  # no shrink so soon after a growth
+    censored_threshold: float = 0.02  # share of samples at a limit in the newest bucket above which a VM is not shrunk
+    working_set_margin: float = 0.10
+    floor: ByResource = (100.0, 64.0 * MIB, 0.0, 1.0 * MBIT, 1.0 * MBIT)  # for VMs whose policy sets none
+    granule: ByResource = (10.0, 4.0 * MIB, 1.0, 100_000.0, 100_000.0)  # sizes are whole multiples
+    strict_from: int = 3  # priorities from here on get their whole target before anybody's mean; 4 = means of all come first
+    spare_share: float = 0.0  # share of the room left that is handed out beyond the targets
+    burn_full: float = 4.0  # error-budget burn rate at which the quantile reaches the top level (it starts to rise at 1)
+    cycle_s: float = 300.0
+    lead_s: Mapping[StepKind, float] = field(default_factory=lambda: dict(LEAD_S))  # where nothing was measured
+    early_s: ByResource = (60.0, 300.0, 60.0, 60.0, 60.0)  # a growth ends so long before the bucket that needs it
+    contended_at: float = 0.90  # forecast CPU over physical CPU from which on shares follow priority
+    shares: tuple[int, int, int, int] = (512, 1024, 2048, 4096)  # cgroup v1 CPU shares by priority
+
+    def __post_init__(self) -> None:
+        within("size_quantile", self.size_quantile, 0.5, 1.0)
+        within("lower_quantile", self.lower_quantile, 0.0, 1.0)
+        within("confidence_multiplier", self.confidence_multiplier, -10.0, 10.0)
+        within("quantile_offset", self.quantile_offset, -0.5, 0.5)
+        within("steps", self.steps, 1, HORIZON_STEPS)
+        within("shrink_evidence", self.shrink_evidence, 1, 2016)  # at most a week
+        within("shares", self.shares, 2, 262_144)
+        within("granule", self.granule, 1.0, 2.0**40)
+        within("floor", self.floor, 0.0, 2.0**53)
+        for name in ("margin", "upper_slack", "dead_band"):
+            within(name, getattr(self, name), 0.0, 10.0)
+        within("max_shrink", self.max_shrink, 0.0, 1.0)
+        within("early_s", self.early_s, 0.0, 3600.0)
+        within("strict_from", (self.strict_from,), 0, 4)
+        for name in ("spare_share", "censored_threshold"):
+            within(name, (getattr(self, name),), 0.0, 1.0)
+        within("working_set_margin", (self.working_set_margin,), 0.0, 10.0)
+        within("shrink_cooldown_s", (self.shrink_cooldown_s,), 0.0, 86_400.0)
+        within("cycle_s", (self.cycle_s,), 1.0, 3600.0)
+        within("burn_full", (self.burn_full,), 1.001, 1000.0)
+        within("contended_at", (self.contended_at,), 0.0, 10.0)
+        ordered("size_quantile", self.size_quantile)
+        ordered("lower_quantile", self.lower_quantile)
+        ordered("confidence_multiplier", tuple(-k for k in self.confidence_multiplier))
+        if any(low > size for low, size in zip(self.lower_quantile, self.size_quantile, strict=True)):
+            raise ConfigError(f"sizing.lower_quantile {self.lower_quantile!r}: each must be <= size_quantile {self.size_quantile!r}")
+
+
+def within(name: str, values: tuple[float, ...], low: float, high: float) -> None:
+    """Raise ConfigError unless every value is a number in [low, high]."""
+    for value in values:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise ConfigError(f"sizing.{name} = {value!r}: allowed {low:g} to {high:g}")
+
+
+def ordered(name: str, values: tuple[float, ...]) -> None:
+    """Raise ConfigError unless the values by priority favour the higher priority."""
+    if any(low > high for low, high in pairwise(values)):
+        raise ConfigError(f"sizing.{name}: must not favour a lower priority over a higher one")
