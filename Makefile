@@ -1,0 +1,67 @@
+# `make demo` and `make test` do all their own set-up on Debian 12 or Ubuntu with Python 3.11 or newer.
+# Nothing outside this folder changes, but `make test` as root installs missing Debian packages (.ci/prepare-tests lists them).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+TEST_ARGS ?=
+TEST_WORKERS ?= 2
+
+# one stamp per content of the files that say what is installed: a changed pin reinstalls, a changed date does not
+KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
+READY_RUN := $(VENV)/.run-$(KEY)
+READY_DEV := $(VENV)/.dev-$(KEY)
+PIP_INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: help demo test lint types imports check clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## demo     run the product here with simulated hosts; DEMO_ARGS="--hours 6 --speed 300" and more: tidegate demo --help
+demo: $(READY_RUN)
+	$(BIN)/tidegate demo $(DEMO_ARGS)
+
+## test     every test that this machine can run; TEST_ARGS goes to pytest
+test: $(READY_DEV)
+	.ci/prepare-tests $(VENV)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not realhost and not browser" $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "realhost or browser" $(TEST_ARGS)
+
+## lint     ruff: rules and format
+lint: $(READY_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+## types    mypy --strict
+types: $(READY_DEV)
+	$(BIN)/mypy
+
+## imports  the floors of the house: who may import whom
+imports: $(READY_DEV)
+	$(BIN)/lint-imports
+
+## check    lint, types, imports
+check: lint types imports
+
+## clean    remove the environment, caches and what builds leave behind
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .tidegate
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	.ci/make-venv $(VENV)
+
+$(READY_RUN): $(VENV)/bin/python
+	$(PIP_INSTALL) -e '.[agent,coordinator]'
+	rm -f $(VENV)/.run-*
+	touch $@
+
+$(READY_DEV): $(READY_RUN)
+	$(PIP_INSTALL) -e '.[agent,coordinator,dev]'
+	rm -f $(VENV)/.dev-*
+	touch $@
