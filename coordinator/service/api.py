@@ -1,0 +1,298 @@
+"""The HTTP application: /api/v1 over a FleetView, probes, metrics, the OpenAPI document and the status page.
+
+Reads are open where the caller says so (loopback); writes always need a bearer token. Handlers hold no logic of their own: they
+check the edge, ask the view and return its structs. Invariant: every error is a problem+json of problems.py, and every response
+carries the security headers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Litestar, Request, Response, Router, get, post, put
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+
+from coordinator.model import Receipt
+from coordinator.service import edge, problems
+from coordinator.service.auth import TokenVerifier
+from coordinator.service.pages import page_handlers
+from coordinator.service.problems import InvalidValue, NotFound
+from coordinator.service.view import (
+    BOUNDS,
+    AdjustRequest,
+    AdjustResult,
+    FleetSummary,
+    FleetView,
+    ForecastView,
+    HistoryView,
+    HostView,
+    ModeOrder,
+    MoveAdvice,
+    OutcomeView,
+    Problem,
+    Resource,
+    Scores,
+    VmPage,
+    VmView,
+)
+from shared.errors import Refusal
+from shared.plan import Plan
+from shared.refusal import RefusalCode
+
+API_VERSION: Final = "1.0.0"  # of the interface, not of the product: additive changes raise the second number
+
+
+def _bounds(field: str) -> dict[str, int]:
+    low, high = BOUNDS[field]
+    return {"ge": low, "le": high}
+
+
+_ID: Final[dict[str, Any]] = {"min_length": 1, "max_length": 128, "pattern": r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$"}  # shared.model.Identifier
+PathId = Annotated[str, PathParameter(**_ID)]
+QueryId = Annotated[str | None, QueryParameter(**_ID)]
+Limit = Annotated[int, QueryParameter(**_bounds("limit"), description="At most so many")]
+Horizon = Annotated[int, QueryParameter(**_bounds("horizon_minutes"), description="Minutes ahead, rounded up to whole 5-minute steps")]
+Hours = Annotated[int, QueryParameter(**_bounds("hours"), description="Hours back")]
+
+
+def _answer(kind: type[msgspec.Struct], description: str) -> ResponseSpec:
+    media_type = problems.PROBLEM_JSON if kind is Problem else "application/json"
+    return ResponseSpec(kind, description=description, media_type=media_type, generate_examples=False)  # examples would be random
+
+
+_REFUSED: Final = {
+    400: _answer(Problem, "invalid_value: field, value and allowed"),
+    404: _answer(Problem, "no such host, VM or receipt"),
+}
+_WRITE_REFUSED: Final = _REFUSED | {
+    401: _answer(Problem, "unauthorized"),
+    409: _answer(Problem, "the state of the VM or host forbids it"),
+    422: _answer(Problem, "outside the VM's floor, ceiling or maximum"),
+}
+_DRY_RUN: Final = {200: _answer(AdjustResult, "dry_run: what would be sent")}
+_TOKEN: Final[list[dict[str, list[str]]]] = [{"token": []}]
+
+
+def create_app(
+    view: FleetView,
+    tokens: TokenVerifier,
+    *,
+    open_reads: bool = True,
+    host_names: Sequence[str] = edge.LOOPBACK_NAMES,
+) -> Litestar:
+    """The ASGI application. `open_reads` False: reads of data need a token as well.
+
+    `host_names`: accepted Host headers without port; others are refused, so that a foreign site cannot reach a loopback service by
+    re-binding its name (DNS rebinding). Empty = any.
+    """
+    return _application(State({"view": view, "tokens": tokens, "open_reads": open_reads, "host_names": frozenset(host_names)}))
+
+
+def openapi_json() -> bytes:
+    """The OpenAPI 3.1 document as committed in docs/openapi.json: keys sorted, indented. Needs no coordinator."""
+    schema = _application(State()).openapi_schema.to_schema()
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"
+
+
+def _application(state: State) -> Litestar:
+    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, adjust_resources])
+    return Litestar(
+        route_handlers=[api, metrics, livez, readyz, *page_handlers()],
+        state=state,
+        guards=[edge.check_host, edge.check_query, edge.check_token],
+        middleware=[edge.body_deadline],
+        before_send=[edge.add_security_headers],
+        before_request=edge.keep_body,
+        request_max_body_size=edge.MAX_BODY_BYTES,
+        exception_handlers={
+            Refusal: problems.refusal_response,
+            HTTPException: problems.http_error_response,
+            Exception: problems.bug_response,
+        },
+        openapi_config=_openapi(),
+        debug=False,
+    )
+
+
+# -- reads ------------------------------------------------------------------------------------------------------------------
+
+
+@get("/fleet", sync_to_thread=False)
+def fleet(state: State) -> FleetSummary:
+    """The fleet in one look: counts, epoch, clock and the durations of the last decision cycle."""
+    return _view(state).fleet()
+
+
+@get("/hosts", sync_to_thread=False)
+def hosts(state: State) -> list[HostView]:
+    """Every host, its mode, capacity and what is committed of it."""
+    return list(_view(state).hosts())
+
+
+@get("/hosts/{host_id:str}", responses=_REFUSED, sync_to_thread=False)
+def host(state: State, host_id: PathId) -> HostView:
+    """One host."""
+    return _known_host(state, host_id)
+
+
+@get("/vms", responses=_REFUSED, sync_to_thread=False)
+def vms(state: State, limit: Limit = 100, cursor: QueryId = None, host: QueryId = None, client: FromQuery[str | None] = None) -> VmPage:
+    """VMs in the order of their ids; `cursor` is the last page's `next_cursor`."""
+    view = _view(state)
+    ids = view.vm_ids(host, client)
+    rest = [vm_id for vm_id in ids if cursor is None or vm_id > cursor]
+    items = tuple(found for vm_id in rest[:limit] if (found := view.vm(vm_id)) is not None)
+    return VmPage(items=items, total=len(ids), next_cursor=rest[limit - 1] if len(rest) > limit else None)
+
+
+@get("/vms/{vm_id:str}", responses=_REFUSED, sync_to_thread=False)
+def vm(state: State, vm_id: PathId) -> VmView:
+    """One VM."""
+    return _known_vm(state, vm_id)
+
+
+@get("/vms/{vm_id:str}/forecast", responses=_REFUSED, sync_to_thread=False)
+def predict_load(state: State, vm_id: PathId, horizon_minutes: Horizon = 60) -> ForecastView:
+    """What the VM will need in the coming minutes: mean, stddev and quantiles per 5-minute step and resource."""
+    _known_vm(state, vm_id)
+    return _view(state).forecast(vm_id, horizon_minutes)
+
+
+@get("/vms/{vm_id:str}/history", responses=_REFUSED)
+async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: FromQuery[Resource | None] = None) -> HistoryView:
+    """Demand, allocation and the forecasts of the past; one resource or all."""
+    _known_vm(state, vm_id)
+    found = await _view(state).history(vm_id, hours)
+    kept = tuple(series for series in found.resources if resource in (None, series.resource))
+    return HistoryView(vm_id=found.vm_id, lead_minutes=found.lead_minutes, resources=kept)
+
+
+@get("/plans", responses=_REFUSED)
+async def plans(state: State, limit: Limit = 50, host: QueryId = None) -> list[Plan]:
+    """Plans as they were sent."""
+    return list(await _view(state).plans(limit, host))
+
+
+@get("/receipts", responses=_REFUSED)
+async def receipts(state: State, limit: Limit = 50, vm: QueryId = None) -> list[Receipt]:
+    """Why VMs got what they got."""
+    return list(await _view(state).receipts(limit, vm))
+
+
+@get("/receipts/{receipt_id:str}", responses=_REFUSED)
+async def receipt(state: State, receipt_id: PathId) -> Receipt:
+    """One decision with its inputs, trail and refused alternatives."""
+    found = await _view(state).receipt(receipt_id)
+    if found is None:
+        raise NotFound(RefusalCode.INVALID_VALUE, "receipt_id", receipt_id, "an id of /api/v1/receipts; old ones are pruned")
+    return found
+
+
+@get("/outcomes", responses=_REFUSED)
+async def outcomes(state: State, limit: Limit = 50, vm: QueryId = None) -> list[OutcomeView]:
+    """What the hosts answered to steps: applied, refused with its code, failed."""
+    return list(await _view(state).outcomes(limit, vm))
+
+
+@get("/scores", sync_to_thread=False)
+def scores(state: State) -> Scores:
+    """Violation minutes, allocation over use, steps and forecast error, by control mode."""
+    return _view(state).scores()
+
+
+@get("/moves", sync_to_thread=False)
+def moves(state: State) -> MoveAdvice:
+    """Migrations that placement advises, with their gain and cost."""
+    return _view(state).moves()
+
+
+_READS: Final = [fleet, hosts, host, vms, vm, predict_load, history, plans, receipts, receipt, outcomes, scores, moves]
+
+# -- writes -----------------------------------------------------------------------------------------------------------------
+
+
+@put("/hosts/{host_id:str}/mode", security=_TOKEN, responses=_WRITE_REFUSED)
+async def set_mode(request: Request[Any, Any, Any], state: State, host_id: PathId, data: JSONBody[ModeOrder]) -> HostView:
+    """Order a host into a control mode; a pin on the host itself wins (locally_pinned)."""
+    _known_host(state, host_id)
+    return await _view(state).set_mode(host_id, data.mode, request.state["actor"])
+
+
+@post("/vms/{vm_id:str}/resources", status_code=202, security=_TOKEN, responses=_WRITE_REFUSED | _DRY_RUN)
+async def adjust_resources(
+    request: Request[Any, Any, Any], state: State, vm_id: PathId, data: JSONBody[AdjustRequest]
+) -> Response[AdjustResult]:
+    """Give a VM vCPUs, memory or CPU quota now. 202: sent to the host; 200: dry_run, nothing was sent."""
+    _known_vm(state, vm_id)
+    if data.vcpus is None and data.memory_bytes is None and data.cpu_quota_millicores is None:
+        raise InvalidValue("body", "a request for nothing", "at least one of vcpus, memory_bytes, cpu_quota_millicores")
+    result = await _view(state).adjust(vm_id, data, request.state["actor"])
+    return Response(result, status_code=200 if data.dry_run else 202)
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------------
+
+
+@get("/metrics", media_type="text/plain; version=0.0.4", sync_to_thread=False)
+def metrics(state: State) -> str:
+    """Prometheus text format."""
+    return _view(state).metrics_text()
+
+
+@get("/livez", media_type="text/plain", sync_to_thread=False)
+def livez() -> str:
+    """200 while this process serves."""
+    return "ok\n"
+
+
+@get("/readyz", media_type="text/plain", sync_to_thread=False)
+def readyz(state: State) -> Response[str]:
+    """200 while the coordinator can decide, 503 and the reason while not."""
+    ready, why = _view(state).ready()
+    return Response(why + "\n", status_code=200 if ready else 503, media_type="text/plain")
+
+
+def _view(state: State) -> FleetView:
+    view: FleetView = state["view"]
+    return view
+
+
+def _known_host(state: State, host_id: str) -> HostView:
+    found = _view(state).host(host_id)
+    if found is None:
+        raise NotFound(RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "an id of /api/v1/hosts")
+    return found
+
+
+def _known_vm(state: State, vm_id: str) -> VmView:
+    found = _view(state).vm(vm_id)
+    if found is None:
+        raise NotFound(RefusalCode.UNKNOWN_VM, "vm_id", vm_id, "an id of /api/v1/vms")
+    return found
+
+
+def _openapi() -> OpenAPIConfig:
+    token = SecurityScheme(type="http", scheme="bearer", description="`tidegate token new` prints one")
+    return OpenAPIConfig(
+        title="Tidegate",
+        version=API_VERSION,
+        summary="Forecasts what every VM of a KVM fleet will need and reshapes the fleet before the demand arrives",
+        path="/openapi.json",
+        components=Components(security_schemes={"token": token}),
+        render_plugins=[JsonRenderPlugin(path="/")],
+        use_handler_docstrings=True,
+        operation_id_creator=lambda handler, _method, _path: handler.handler_name,
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(openapi_json())  # python -m coordinator.service.api > docs/openapi.json

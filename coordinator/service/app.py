@@ -1,0 +1,118 @@
+"""Runs the HTTP application inside the coordinator's own event loop, with uvicorn, on loopback unless told otherwise.
+
+The coordinator keeps its signal handling; uvicorn gets none. Bounds: MAX_CONNECTIONS at a time, KEEP_ALIVE_S between requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+from litestar import Litestar
+
+from coordinator.service.api import create_app
+from coordinator.service.auth import TokenVerifier
+from coordinator.service.edge import LOOPBACK_NAMES
+from coordinator.service.view import FleetView
+from shared.errors import ConfigError
+
+MAX_CONNECTIONS: Final = 256  # a status page needs 6, a scraper 1; more is somebody else's mistake
+KEEP_ALIVE_S: Final = 15
+STOP_S: Final = 3  # how long open requests may take when the process stops
+START_S: Final = 30.0
+
+
+class HttpService:
+    """The HTTP door of one coordinator. `start` binds and serves, `stop` ends; `task` ends early only by a fault."""
+
+    def __init__(self, view: FleetView, tokens: TokenVerifier, *, host: str = "127.0.0.1", port: int = 8080) -> None:
+        self.host = host
+        self.port = port  # 0 = any free one; the real one after `start`
+        self.task: asyncio.Task[None] | None = None
+        self._view = view
+        self._tokens = tokens
+        self._server: _Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the status page is."""
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{shown}:{self.port}/"
+
+    async def start(self) -> None:
+        """Returns once requests are answered. ConfigError: the address cannot be bound."""
+        listener = _listen(self.host, self.port)
+        self.port = listener.getsockname()[1]
+        loopback = is_loopback(self.host)
+        app = create_app(self._view, self._tokens, open_reads=loopback, host_names=LOOPBACK_NAMES if loopback else ())
+        server = self._server = _Server(_config(app))
+        self.task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        ready = asyncio.create_task(server.ready.wait())
+        await asyncio.wait({self.task, ready}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            self.task.cancel()
+            raise RuntimeError("the HTTP server did not start")
+
+    async def stop(self) -> None:
+        """Finish open requests (at most STOP_S seconds) and close the listener. Idempotent."""
+        if self._server is not None and self.task is not None:
+            self._server.should_exit = True
+            await self.task
+            self._server = None
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine can reach `host`. A name other than localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the process's own handlers stay in force
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def _config(app: Litestar) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_S,
+        h11_max_incomplete_event_size=16 * 1024,  # bytes of request line and headers
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"http: cannot listen on {host} port {port}: {error}") from error
+    listener.setblocking(False)
+    return listener

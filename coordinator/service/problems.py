@@ -1,0 +1,169 @@
+"""Every error of the HTTP layer as RFC 9457 application/problem+json, with the product's own refusal code as its type.
+
+Invariant: a refused value is answered with its field, the value and what is allowed; a bug of ours is answered without its inside
+and logged with it.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from coordinator.service.view import BOUNDS, Problem
+from shared.errors import Refusal
+from shared.model import Mode
+from shared.refusal import DESCRIPTIONS, RefusalCode
+from shared.units import RESOURCES
+
+AnyRequest = Request[Any, Any, Any]
+
+PROBLEM_JSON: Final = "application/problem+json"
+URN: Final = "urn:tidegate:refusal:"
+BODY_KEY: Final = "body"  # where edge.keep_body leaves the request's body for the wording of a refusal
+MAX_ECHO_CHARS: Final = 64
+
+# A refusal is a conflict with the state of the host (409) unless the caller's input or identity is at fault.
+STATUS: Final[dict[RefusalCode, int]] = {
+    RefusalCode.UNKNOWN_VM: 404,
+    RefusalCode.UNAUTHORIZED: 401,
+    RefusalCode.INVALID_VALUE: 400,
+    RefusalCode.BELOW_FLOOR: 422,
+    RefusalCode.ABOVE_CEILING: 422,
+    RefusalCode.ABOVE_DOMAIN_MAXIMUM: 422,
+    RefusalCode.BELOW_WORKING_SET: 422,
+    RefusalCode.STEP_TOO_LARGE: 422,
+    RefusalCode.RATE_LIMITED: 429,
+}
+
+_log = structlog.get_logger(__name__)
+_at_field = re.compile(r"at `\$\.?([^`]*)`")
+_unknown_field = re.compile(r"unknown field `([^`]*)`")
+
+
+class InvalidValue(Refusal):
+    """INVALID_VALUE that names the field, the value as it came, and what is allowed. `status` where 400 is not the word."""
+
+    def __init__(self, field: str, value: object, allowed: str, status: int = 400) -> None:
+        self.field = field
+        self.value = echo(value)
+        self.allowed = allowed
+        self.status = status
+        super().__init__(RefusalCode.INVALID_VALUE, f"{field}: {self.value} is not allowed; allowed: {allowed}")
+
+
+class NotFound(Refusal):
+    """Nothing of that id. `code` is the nearest refusal code."""
+
+    status = 404
+
+    def __init__(self, code: RefusalCode, field: str, value: str, allowed: str) -> None:
+        self.field = field
+        self.value = echo(value)
+        self.allowed = allowed
+        super().__init__(code, f"{field}: {self.value} is not known; allowed: {allowed}")
+
+
+def allowed_text(field: str) -> str:
+    """What a field of the API accepts, in words."""
+    if field in BOUNDS:
+        low, high = BOUNDS[field]
+        return f"an integer from {low} to {high}"
+    if field == "mode":
+        return ", ".join(Mode)
+    if field == "resource":
+        return ", ".join(RESOURCES)
+    if field == "dry_run":
+        return "true, false"
+    return "an identifier of 1 to 128 letters, digits or . _ : @ -"
+
+
+def echo(value: object) -> str:
+    """A value as it came, short enough to repeat."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_ECHO_CHARS else text[: MAX_ECHO_CHARS - 1] + "…"
+
+
+def refusal_response(request: AnyRequest, error: Refusal) -> Response[bytes]:
+    """A guard said no."""
+    status = getattr(error, "status", None) or STATUS.get(error.code, 409)
+    problem = Problem(
+        type=URN + error.code,
+        title=DESCRIPTIONS[error.code],
+        status=status,
+        detail=error.detail,
+        instance=request.url.path,
+        code=error.code,
+        field=getattr(error, "field", None),
+        value=getattr(error, "value", None),
+        allowed=getattr(error, "allowed", None),
+        numbers=error.numbers,
+    )
+    headers = {"WWW-Authenticate": 'Bearer realm="tidegate"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    return _response(problem, headers)
+
+
+def http_error_response(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What the framework itself refused: bad values become INVALID_VALUE, the rest keeps its HTTP meaning."""
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return refusal_response(request, _invalid_value(request, error))
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return refusal_response(request, InvalidValue("body", "its size", "at most 65536 bytes", status=413))
+    status = HTTPStatus(error.status_code)
+    detail = f"{request.method} {echo(request.url.path)}: {status.description or status.phrase}"
+    problem = Problem(type="about:blank", title=status.phrase, status=status, detail=detail, instance=request.url.path)
+    return _response(problem, {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"})
+
+
+def bug_response(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Anything else is a bug: the log gets all of it, the caller none."""
+    if isinstance(error, RecursionError):
+        return refusal_response(request, InvalidValue("body", "its nesting", "a flat JSON object"))
+    _log.error("http_request_failed", path=request.url.path, method=request.method, exc_info=error)
+    problem = Problem(
+        type="about:blank", title="Internal Server Error", status=500, detail="a bug of ours; the log has it", instance=request.url.path
+    )
+    return _response(problem, {})
+
+
+def _invalid_value(request: AnyRequest, error: HTTPException) -> InvalidValue:
+    """Find out which field it was: Litestar names query and path parameters, msgspec names the place in the body."""
+    first = next(iter(error.extra), None) if isinstance(error.extra, list) else None
+    key = str(first.get("key", "")) if isinstance(first, dict) else ""
+    if key in request.query_params:
+        return InvalidValue(key, str(request.query_params[key]), allowed_text(key))
+    if key in request.path_params:
+        return InvalidValue(key, str(request.path_params[key]), allowed_text(key))
+    message = str(first["message"]) if isinstance(first, dict) and "message" in first else str(error.detail)
+    if unknown := _unknown_field.search(message):
+        return InvalidValue(unknown[1], "a field of this name", "only the fields of the schema in /openapi.json")
+    if found := _at_field.search(message):
+        key = found[1] or key
+    raw = request.state.get(BODY_KEY)
+    body = _json_object(raw)
+    if key in body:
+        return InvalidValue(key, body[key], allowed_text(key))
+    return InvalidValue("body", _without_internals(message) if raw else "nothing", "a JSON object as in /openapi.json")
+
+
+def _json_object(raw: object) -> dict[str, Any]:
+    if not isinstance(raw, bytes):
+        return {}
+    try:
+        parsed = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _without_internals(message: str) -> str:
+    return message.rsplit("msgspec.", maxsplit=1)[-1].strip() or "what came"
+
+
+def _response(problem: Problem, headers: dict[str, str]) -> Response[bytes]:
+    return Response(msgspec.json.encode(problem), status_code=problem.status, media_type=PROBLEM_JSON, headers=headers)

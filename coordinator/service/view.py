@@ -1,0 +1,338 @@
+"""What the HTTP layer needs from the running coordinator: one Protocol and the structs that it returns.
+
+The API answers with exactly these structs, so this file is the schema of /api/v1. Units are in the names; `_s` is Unix seconds
+of the coordinator's clock (simulated in a demo). Per-resource numbers are in the unit that the resource's name ends with.
+Invariant: unknown is None, UNLIMITED (-1) is "nothing limits"; no method blocks: what reads a disk is async.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from coordinator.model import Placement, Receipt
+from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
+from shared.plan import Outcome, Plan, Step
+from shared.refusal import RefusalCode
+
+Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
+PriorityName = Literal["low", "normal", "high", "critical"]
+
+# Every number a caller may send, with both bounds; refusals quote this table.
+BOUNDS: Final[dict[str, tuple[int, int]]] = {
+    "horizon_minutes": (5, 60),
+    "hours": (1, 168),
+    "limit": (1, 1000),
+    "vcpus": (1, 4096),
+    "memory_bytes": (1, 2**53),
+    "cpu_quota_millicores": (10, 4_096_000),  # below 10 the kernel's smallest quota (1 ms in 100 ms) cannot follow
+}
+
+
+def _bounded(name: str) -> Meta:
+    low, high = BOUNDS[name]
+    return Meta(ge=low, le=high)
+
+
+class StageTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Duration of one stage of the last decision cycle, real milliseconds."""
+
+    stage: str
+    wall_ms: float
+
+
+class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet in one look."""
+
+    name: str
+    version: str
+    epoch: int
+    cycle: int  # decision cycles completed in this epoch
+    now_s: float  # the coordinator's clock
+    clock_speed: float | None  # simulated seconds per real second; None = real time
+    hosts_alive: int
+    hosts_silent: int
+    vms: int
+    agents_connected: int
+    last_cycle_s: float | None  # when the last cycle ended; None = none yet
+    last_cycle_wall_ms: float | None  # its real duration
+    stages: tuple[StageTime, ...] = ()
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """Sum of the allocations in force on a host; None = a VM's allocation is unknown or unlimited, so no sum can be given."""
+
+    cpu_millicores: int | None = None
+    memory_bytes: int | None = None
+    net_bits_per_s: int | None = None
+
+
+class HostView(msgspec.Struct, frozen=True, kw_only=True):
+    """One host. A silent host counts as full: nothing is planned for it or moved to it; `silent_reason` says why."""
+
+    id: str
+    alive: bool
+    counts_as_full: bool
+    silent_reason: str | None
+    mode: Mode  # in force, as the agent reported it last
+    mode_pinned: bool  # pinned on the host: wins over the API
+    mode_ordered: Mode | None  # what the API asked for, None = nothing
+    capacity: HostCapacity
+    committed: Committed
+    cpu_used_millicores: int | None
+    memory_available_bytes: int | None
+    vm_ids: tuple[str, ...]
+    last_seen_s: float | None
+    spool_frames: int | None  # waiting on the agent's disk for acknowledgement
+    spool_dropped: int | None  # lost for ever because the spool was full
+    hypervisor: str = ""
+    agent_version: str = ""
+
+
+class ResourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One resource of one VM now."""
+
+    resource: Resource
+    allocation: int | None  # in force; -1 = unlimited
+    demand: float | None  # mean demand of the newest bucket, de-censored
+    peak: float | None  # largest 5-second demand in that bucket
+    censored: float | None  # share of its samples (0..1) in which usage ran into the limit
+    model: str | None  # forecast model with the largest weight
+    reason: str | None  # why there is no model of its own: cold_start, all_unknown, gap, out_of_calibration
+    coverage: float | None  # realised coverage of the 80 % band of late, 0..1
+
+
+class VmView(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM: what it may have, has, and needs."""
+
+    id: str
+    name: str
+    host_id: str
+    client: str
+    priority: PriorityName
+    running: bool
+    mode: Mode  # in force for this VM: its host's, or less
+    mode_reason: str | None  # why it is less than the host's
+    vcpus_max: int
+    memory_max_bytes: int
+    net_max_bits_per_s: int
+    allocation: Allocation
+    resources: tuple[ResourceState, ...]
+    capabilities: Capabilities
+    policy: Policy
+    violation_minutes: float | None  # since the scores began; demand above what was granted
+
+
+class VmPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of VMs in the order of their ids. `next_cursor` None = this was the last page."""
+
+    items: tuple[VmView, ...]
+    total: int
+    next_cursor: str | None
+
+
+class ForecastRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One 5-minute step: bucket mean, and the largest 5-second demand from now to this step's end (`peak_quantiles`)."""
+
+    start_s: int
+    mean: float | None
+    stddev: float | None
+    quantiles: tuple[float | None, ...]  # in the order of ForecastView.levels
+    peak_quantiles: tuple[float | None, ...]
+
+
+class ResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The coming steps of one resource."""
+
+    resource: Resource
+    model: str | None
+    reason: str | None
+    coverage: float | None
+    rows: tuple[ForecastRow, ...]
+
+
+class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
+    """predict_load: what one VM will need. Rows are 300 s long and begin at `issued_s`."""
+
+    vm_id: str
+    issued_s: int | None  # None = no forecast was made yet; every `rows` is empty then
+    horizon_minutes: int
+    levels: tuple[float, ...]
+    resources: tuple[ResourceForecast, ...]
+
+
+class ResourceHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """Aligned series of 5-minute buckets, oldest first. `forecast_*` were issued `lead_minutes` before the bucket began."""
+
+    resource: Resource
+    start_s: tuple[int, ...]
+    demand: tuple[float | None, ...]
+    peak: tuple[float | None, ...]
+    censored: tuple[float | None, ...]
+    allocation: tuple[float | None, ...]  # None = unknown or unlimited
+    forecast_mean: tuple[float | None, ...]
+    forecast_q10: tuple[float | None, ...]
+    forecast_q90: tuple[float | None, ...]
+
+
+class HistoryView(msgspec.Struct, frozen=True, kw_only=True):
+    """What one VM needed, was given, and was expected to need."""
+
+    vm_id: str
+    lead_minutes: int
+    resources: tuple[ResourceHistory, ...]
+
+
+class OutcomeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's true answer to one step."""
+
+    host_id: str
+    vm_name: str
+    outcome: Outcome
+
+
+class ModeScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How one control mode did over the same period. None = not known yet."""
+
+    mode: Mode
+    hosts: int
+    vms: int
+    violation_minutes: float | None  # VM-minutes in which demand passed the grant
+    violation_depth: float | None  # mean share of demand not served while in violation, 0..1
+    allocation_over_use: float | None  # mean allocation / mean demand
+    steps_applied: int
+    steps_refused: int
+    pinball: float | None  # mean pinball loss of the forecasts, divided by the mean demand
+    naive_pinball: float | None  # the same for Naive (last value)
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores by mode over [since_s, until_s)."""
+
+    since_s: float
+    until_s: float
+    modes: tuple[ModeScore, ...]
+
+
+class MoveAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest placement per shard. Advice: nothing is migrated."""
+
+    solved_s: float | None
+    placements: tuple[Placement, ...]
+    code: RefusalCode = RefusalCode.ADVICE_ONLY
+
+
+class AdjustRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """adjust_resources: what one VM shall get. At least one of the three; None = leave alone."""
+
+    vcpus: Annotated[int, _bounded("vcpus")] | None = None
+    memory_bytes: Annotated[int, _bounded("memory_bytes")] | None = None
+    cpu_quota_millicores: Annotated[int, _bounded("cpu_quota_millicores")] | None = None
+    dry_run: bool = False
+
+
+class AdjustResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps that were sent to the host (dry_run: would be sent). The host's answer follows in /outcomes."""
+
+    vm_id: str
+    host_id: str
+    dry_run: bool
+    steps: tuple[Step, ...]
+    receipt_id: str | None = None
+    trail: tuple[str, ...] = ()
+
+
+class ModeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Order one host into a control mode."""
+
+    mode: Mode
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 9457 problem. `type` is urn:tidegate:refusal:CODE where a refusal code applies, about:blank otherwise."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: RefusalCode | None = None
+    field: str | None = None
+    value: str | None = None
+    allowed: str | None = None
+    numbers: dict[str, int | float] = {}
+
+
+class FleetView(Protocol):
+    """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
+
+    def fleet(self) -> FleetSummary:
+        """The fleet now."""
+        ...
+
+    def hosts(self) -> Sequence[HostView]:
+        """Every host ever registered, in the order of their ids."""
+        ...
+
+    def host(self, host_id: str) -> HostView | None:
+        """None = unknown."""
+        ...
+
+    def vm_ids(self, host_id: str | None = None, client: str | None = None) -> Sequence[str]:
+        """Ids in ascending order, filtered. Cheap: paging calls it on every request."""
+        ...
+
+    def vm(self, vm_id: str) -> VmView | None:
+        """None = unknown."""
+        ...
+
+    def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
+        """ceil(horizon_minutes / 5) steps of a known VM."""
+        ...
+
+    async def history(self, vm_id: str, hours: int) -> HistoryView:
+        """The newest `hours` of a known VM."""
+        ...
+
+    async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
+        """Newest first."""
+        ...
+
+    async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
+        """Newest first."""
+        ...
+
+    async def receipt(self, receipt_id: str) -> Receipt | None:
+        """None = unknown or already pruned."""
+        ...
+
+    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
+        """Newest first."""
+        ...
+
+    def scores(self) -> Scores:
+        """Observed so far, by mode."""
+        ...
+
+    def moves(self) -> MoveAdvice:
+        """What placement advises."""
+        ...
+
+    async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
+        """Order a known host into `mode`; remembered for a silent one. Raises Refusal(LOCALLY_PINNED)."""
+        ...
+
+    async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:
+        """Send (dry_run: only check) steps for a known VM. Raises Refusal with the guard's code; all or nothing."""
+        ...
+
+    def metrics_text(self) -> str:
+        """Prometheus text format 0.0.4."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this process can decide now, and why (not)."""
+        ...
