@@ -1,0 +1,133 @@
+"""Two raw readings of a host → one sample of rates and gauges. Pure; the same for real and simulated hosts.
+
+Rates divide by monotonic time, so a step of the wall clock does not touch them, and a suspend (which monotonic time leaves out, as the
+counters do) neither. No rate is made across a reboot, a new epoch of a VM, a counter that went backwards, or a gap of more than one
+bucket (a longer mean cannot be put into any bucket). Guest figures are foreign input: what cannot be true is unknown.
+Invariant: every value is None or within 0..2**53 (limits: or UNLIMITED).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from agent.ports import RawHost, RawVm
+from shared.model import HostSample, VmSample
+from shared.units import BUCKET_NS, NS_PER_MS, NS_PER_S
+
+MAX_GAP_NS: Final = BUCKET_NS
+FRESH_MS: Final = 30_000  # a guest reading older than this says nothing about now
+CLOCK_SLACK_MS: Final = 2_000  # guest readings carry whole seconds and another clock read: this far in the future still counts as now
+_LARGEST: Final = 2**53
+
+
+def derive(previous: RawHost | None, current: RawHost, memory_max: Mapping[str, int]) -> HostSample:
+    """The sample of `current`, with rates since `previous`.
+
+    `memory_max`: VM -> bytes its domain was defined with; a balloon above it is not believed. VMs missing there are not bounded.
+    With `previous` None (or another boot, or no time between) there are gauges only and `period_ns` is 0.
+    """
+    elapsed = 0 if previous is None or previous.boot_id != current.boot_id else current.monotonic_ns - previous.monotonic_ns
+    elapsed = max(0, elapsed)
+    over = elapsed if elapsed <= MAX_GAP_NS else 0
+    before = {} if previous is None or not over else {vm.vm_id: vm for vm in previous.vms}
+    host = previous or current
+    return HostSample(
+        wall_ns=current.wall_ns,
+        monotonic_ns=current.monotonic_ns,
+        period_ns=elapsed,
+        cpu_used_millicores=rate(host.cpu_busy_ns_total, current.cpu_busy_ns_total, 1000, over),
+        memory_available_bytes=_bounded(current.memory_available_bytes),
+        psi_cpu_some_permille=_stall(host.psi_cpu_some_us_total, current.psi_cpu_some_us_total, over),
+        psi_memory_some_permille=_stall(host.psi_memory_some_us_total, current.psi_memory_some_us_total, over),
+        vms={vm.vm_id: _vm_sample(before.get(vm.vm_id), vm, current.wall_ns, over, memory_max.get(vm.vm_id)) for vm in current.vms},
+    )
+
+
+def rate(before: int | None, now: int | None, scale: int, elapsed_ns: int) -> int | None:
+    """Growth of a counter per time, times `scale`, rounded; None where it is unknown, went backwards or no time passed.
+
+    With counters in ns, scale 1000 gives millicores or permille of one CPU; with counters in bytes, scale 8e9 gives bits/s.
+    """
+    growth = _growth(before, now)
+    return None if growth is None or elapsed_ns <= 0 else _bounded((growth * scale + elapsed_ns // 2) // elapsed_ns)
+
+
+def ready(delay: tuple[int | None, int | None], throttled: tuple[int | None, int | None], elapsed_ns: int) -> int | None:
+    """Permille of one CPU for which vCPUs were ready and did not run, less what their own quota took. Pairs are (before, now).
+
+    2990 ms of delay in 4 s, of which 2970 ms throttled: 5. Throttling unknown (no group of its own, so no quota of ours): delay alone.
+    """
+    if throttled == (None, None):
+        return rate(*delay, 1000, elapsed_ns)
+    waited, held = _growth(*delay), _growth(*throttled)
+    return None if waited is None or held is None else rate(0, max(0, waited - held), 1000, elapsed_ns)
+
+
+def _growth(before: int | None, now: int | None) -> int | None:
+    return None if before is None or now is None or now < before else now - before
+
+
+def _stall(before: int | None, now: int | None, elapsed_ns: int) -> int | None:
+    permille = rate(before, now, 1_000_000, elapsed_ns)  # µs per ns
+    return None if permille is None else min(1000, permille)
+
+
+def _bounded(value: int | None, most: int = _LARGEST) -> int | None:
+    return value if value is not None and 0 <= value <= most else None
+
+
+def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memory_max: int | None) -> VmSample:
+    if before is None or before.epoch != vm.epoch:
+        before, elapsed = vm, 0
+    actual = _bounded(vm.memory_actual_bytes, memory_max or _LARGEST)
+    usable = None if actual is None else _bounded(vm.memory_usable_bytes, actual)
+    age_ms = _reading_age_ms(vm, wall_ns)
+    return VmSample(
+        cpu_used_millicores=rate(before.cpu_used_ns_total, vm.cpu_used_ns_total, 1000, elapsed),
+        cpu_throttled_permille=rate(before.throttled_ns_total, vm.throttled_ns_total, 1000, elapsed),
+        cpu_ready_permille=ready(
+            (before.run_delay_ns_total, vm.run_delay_ns_total), (before.throttled_ns_total, vm.throttled_ns_total), elapsed
+        ),
+        psi_cpu_some_permille=_stall(before.psi_cpu_some_us_total, vm.psi_cpu_some_us_total, elapsed),
+        psi_memory_some_permille=_stall(before.psi_memory_some_us_total, vm.psi_memory_some_us_total, elapsed),
+        psi_memory_full_permille=_stall(before.psi_memory_full_us_total, vm.psi_memory_full_us_total, elapsed),
+        psi_io_some_permille=_stall(before.psi_io_some_us_total, vm.psi_io_some_us_total, elapsed),
+        memory_used_bytes=_memory_used(before, vm, actual, usable, age_ms),
+        memory_usable_bytes=usable,
+        memory_rss_bytes=_bounded(vm.memory_rss_bytes),
+        memory_reading_age_ms=age_ms,
+        memory_major_faults_per_s=rate(before.major_faults_total, vm.major_faults_total, NS_PER_S, elapsed),
+        memory_swap_bytes_per_s=rate(before.swap_bytes_total, vm.swap_bytes_total, NS_PER_S, elapsed),
+        disk_read_bytes_per_s=rate(before.disk_read_bytes_total, vm.disk_read_bytes_total, NS_PER_S, elapsed),
+        disk_write_bytes_per_s=rate(before.disk_write_bytes_total, vm.disk_write_bytes_total, NS_PER_S, elapsed),
+        net_rx_bits_per_s=rate(before.net_rx_bytes_total, vm.net_rx_bytes_total, 8 * NS_PER_S, elapsed),
+        net_tx_bits_per_s=rate(before.net_tx_bytes_total, vm.net_tx_bytes_total, 8 * NS_PER_S, elapsed),
+        net_rx_dropped_per_s=rate(before.net_rx_dropped_total, vm.net_rx_dropped_total, NS_PER_S, elapsed),
+        net_tx_dropped_per_s=rate(before.net_tx_dropped_total, vm.net_tx_dropped_total, NS_PER_S, elapsed),
+        vcpus=vm.vcpus,
+        cpu_quota_millicores=vm.cpu_quota_millicores,
+        cpu_shares=vm.cpu_shares,
+        memory_allocated_bytes=actual,
+        disk_limit_bytes_per_s=vm.disk_limit_bytes_per_s,
+        net_rx_ceil_bits_per_s=vm.net_rx_ceil_bits_per_s,
+        net_tx_ceil_bits_per_s=vm.net_tx_ceil_bits_per_s,
+    )
+
+
+def _reading_age_ms(vm: RawVm, wall_ns: int) -> int | None:
+    if vm.memory_reading_wall_ns is None:
+        return None
+    age = (wall_ns - vm.memory_reading_wall_ns) // NS_PER_MS
+    return None if age < -CLOCK_SLACK_MS else _bounded(max(0, age))
+
+
+def _memory_used(before: RawVm, vm: RawVm, actual: int | None, usable: int | None, age_ms: int | None) -> int | None:
+    """Balloon less usable, from a fresh guest reading.
+
+    None while the balloon moves: 256 → 200 MiB with a `usable` of 150 written before the move would read as 50 MiB used instead of 106,
+    and invite the next cut.
+    """
+    if actual is None or usable is None or age_ms is None or age_ms > FRESH_MS:
+        return None
+    return actual - usable if before.memory_actual_bytes in (None, vm.memory_actual_bytes) else None

@@ -1,0 +1,225 @@
+"""cgroup: the layouts of v1, v2, hybrid and systemd as small trees copied from real hosts; nothing shared is taken for a VM's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.adapters.kernel_files import RootedFiles
+from agent.sampling.cgroup import (
+    CpuReading,
+    VmGroups,
+    below,
+    domain_group,
+    locate,
+    parse_cpu_max,
+    parse_mountinfo,
+    parse_proc_cgroup,
+    quota_millicores,
+    read_cpu,
+    shares_of_weight,
+    weight_of_shares,
+)
+from shared.units import UNLIMITED
+
+PID = 8568
+PLAIN = "machine/qemu-1-g1.libvirt-qemu"
+SCOPE = "machine.slice/machine-qemu\\x2d1\\x2dg1.scope"
+V1_STAT = "nr_periods 336\nnr_throttled 335\nthrottled_time {}\nnr_bursts 0\nburst_time 0\n"
+V2_STAT = "usage_usec {}\nuser_usec 3330125\nsystem_usec 209394\nnr_periods 336\nnr_throttled 335\nthrottled_usec {}\n"
+
+HYBRID_MOUNTS = """31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:7 - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+V2_MOUNTS = "30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
+V1_MOUNTS = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+
+
+def build(root: Path, mounts: str, cgroup: str, files: dict[str, str]) -> RootedFiles:
+    texts = {"proc/self/mountinfo": mounts, f"proc/{PID}/cgroup": cgroup} | {f"cgroup/{name}": text for name, text in files.items()}
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return RootedFiles(proc=root / "proc", sys=root / "sys", cgroup=root / "cgroup")
+
+
+def v1_group(path: str, quota: int, throttled: int, shares: int = 1024) -> dict[str, str]:
+    return {
+        f"{path}/cpu.cfs_quota_us": f"{quota}\n",
+        f"{path}/cpu.cfs_period_us": "100000\n",
+        f"{path}/cpu.shares": f"{shares}\n",
+        f"{path}/cpu.stat": V1_STAT.format(throttled),
+    }
+
+
+def v2_group(path: str, quota: str, throttled: int, usage: int = 0, weight: int = 100) -> dict[str, str]:
+    return {
+        f"{path}/cpu.max": f"{quota} 100000\n",
+        f"{path}/cpu.weight": f"{weight}\n",
+        f"{path}/cpu.stat": V2_STAT.format(usage, throttled),
+    }
+
+
+def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
+    cgroup = (
+        f"9:name=systemd:/\n7:blkio:/{PLAIN}\n4:memory:/own/group/{PLAIN}\n2:cpuacct:/\n1:cpu:/{PLAIN}/emulator\n0::/{PLAIN}/emulator\n"
+    )
+    files = build(
+        tmp_path,
+        HYBRID_MOUNTS,
+        cgroup,
+        v1_group(f"cpu/{PLAIN}", -1, 1000, shares=2048)
+        | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 200)
+        | v1_group(f"cpu/{PLAIN}/vcpu1", 25_000, 30)
+        | v1_group(f"cpu/{PLAIN}/emulator", 5_000, 7_000_000)
+        | {"cpuacct/cpuacct.usage": "1\n", f"unified/{PLAIN}/cpu.stat": "usage_usec 3539520\nuser_usec 3330125\nnice_usec 0\n"},
+    )
+    groups = locate(files, PID)
+    assert groups == VmGroups(cpu=(tmp_path / "cgroup/cpu" / PLAIN,), unified=tmp_path / "cgroup/unified" / PLAIN)
+    expected = CpuReading(used_ns_total=3_539_520_000, throttled_ns_total=1230, quota_millicores=500, shares=2048)
+    assert read_cpu(files, groups) == expected
+
+
+def test_v2_with_systemd(tmp_path: Path) -> None:
+    files = build(
+        tmp_path,
+        V2_MOUNTS,
+        f"0::/{SCOPE}/libvirt/emulator\n",
+        v2_group(SCOPE, "max", 5, usage=9, weight=200)
+        | v2_group(f"{SCOPE}/libvirt", "60000", 100, usage=1_000_000)
+        | v2_group(f"{SCOPE}/libvirt/vcpu0", "50000", 20)
+        | v2_group(f"{SCOPE}/libvirt/vcpu1", "50000", 3),
+    )
+    groups = locate(files, PID)
+    inner = tmp_path / "cgroup" / SCOPE / "libvirt"
+    assert groups == VmGroups(cpu=(inner, inner.parent), cpu_is_v2=True, unified=inner)
+    expected = CpuReading(used_ns_total=1_000_000_000, throttled_ns_total=128_000, quota_millicores=600, shares=2048)
+    assert read_cpu(files, groups) == expected
+
+
+def test_pure_v1_with_joined_controllers(tmp_path: Path) -> None:
+    where = f"cpu,cpuacct/{SCOPE}"
+    files = build(
+        tmp_path,
+        V1_MOUNTS,
+        f"3:cpu,cpuacct:/{SCOPE}/emulator\n1:name=systemd:/{SCOPE}\n",
+        v1_group(where, -1, 0) | v1_group(f"{where}/vcpu0", -1, 4) | {f"{where}/cpuacct.usage": "77\n"},
+    )
+    groups = locate(files, PID)
+    assert groups.cpuacct == groups.cpu[0] == tmp_path / "cgroup" / where
+    assert read_cpu(files, groups) == CpuReading(used_ns_total=77, throttled_ns_total=4, quota_millicores=UNLIMITED, shares=1024)
+
+
+def test_a_group_shared_with_others_is_nobodys(tmp_path: Path) -> None:
+    files = build(tmp_path, V2_MOUNTS, "0::/user.slice/user-1000.slice/session-1.scope\n", {"cpu.stat": V2_STAT.format(5, 5)})
+    assert locate(files, PID) == VmGroups(cpu_is_v2=True)
+    assert read_cpu(files, locate(files, PID)) == CpuReading()
+    assert locate(files, 1) == VmGroups(cpu_is_v2=True)
+
+
+def test_v2_without_the_cpu_controller_has_usage_and_no_limits(tmp_path: Path) -> None:
+    files = build(
+        tmp_path, V2_MOUNTS, f"0::/{PLAIN}/emulator\n", {f"{PLAIN}/cpu.stat": "usage_usec 4\n", f"{PLAIN}/vcpu0/cpu.stat": "usage_usec 3\n"}
+    )
+    assert read_cpu(files, locate(files, PID)) == CpuReading(used_ns_total=4000)
+
+
+def test_one_unreadable_vcpu_makes_the_quota_unknown(tmp_path: Path) -> None:
+    files = build(
+        tmp_path,
+        HYBRID_MOUNTS,
+        f"1:cpu:/{PLAIN}/emulator\n",
+        v1_group(f"cpu/{PLAIN}", -1, 0) | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 0) | {f"cpu/{PLAIN}/vcpu1/cpu.cfs_quota_us": "25000\n"},
+    )
+    assert read_cpu(files, locate(files, PID)).quota_millicores is None
+
+
+def test_reader_and_vm_in_different_namespaces(tmp_path: Path) -> None:
+    """The reader's cgroup namespace lies beside the VM's group; its mount was made from above."""
+    mounts = "30 23 0:26 /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    files = build(tmp_path, mounts, f"0::/../{PLAIN}/emulator\n", {})
+    assert locate(files, PID).unified == tmp_path / "cgroup" / PLAIN
+
+
+def test_mounts_of_the_process_serve_where_we_have_none(tmp_path: Path) -> None:
+    files = build(tmp_path, "22 27 0:21 / /proc rw - proc proc rw\n", f"0::/{PLAIN}/emulator\n", {})
+    (tmp_path / f"proc/{PID}/mountinfo").write_text(V2_MOUNTS)
+    assert locate(files, PID).unified == tmp_path / f"proc/{PID}/root/sys/fs/cgroup" / PLAIN
+
+
+def test_mount_elsewhere_and_with_a_space(tmp_path: Path) -> None:
+    mounts = f"30 23 0:26 / {tmp_path}/my\\040groups rw - cgroup2 cgroup2 rw\n"
+    assert parse_mountinfo(mounts)[0].mount_point == f"{tmp_path}/my groups"
+    files = build(tmp_path, mounts, f"0::/{PLAIN}/vcpu0\n", {})
+    assert locate(files, PID).unified == tmp_path / "my groups" / PLAIN
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "expected"),
+    [
+        ("/a/b", "/", "a/b"),
+        ("/a/b", "/a", "b"),
+        ("/a", "/a", ""),
+        ("/ab", "/a", None),
+        ("/../a/b", "/..", "a/b"),
+        ("/../a/b", "/../a", "b"),
+        ("/../../a", "/..", None),
+        ("/../a", "/", None),
+        ("/a", "/..", None),
+    ],
+)
+def test_below(path: str, root: str, expected: str | None) -> None:
+    assert below(path, root) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "group"),
+    [
+        (f"/{PLAIN}/emulator", f"/{PLAIN}"),
+        (f"/{PLAIN}/vcpu12", f"/{PLAIN}"),
+        (f"/{PLAIN}", f"/{PLAIN}"),
+        (f"/{SCOPE}/libvirt/emulator", f"/{SCOPE}/libvirt"),
+        (f"/{SCOPE}/emulator", f"/{SCOPE}"),
+        (f"/machine/gold.partition/{PLAIN.rpartition('/')[2]}/emulator", f"/machine/gold.partition/{PLAIN.rpartition('/')[2]}"),
+        ("/", None),
+        ("/libvirt", None),
+        ("/system.slice/libvirtd.service", None),
+        ("/emulator", None),
+    ],
+)
+def test_domain_group(path: str, group: str | None) -> None:
+    assert domain_group(path) == group
+
+
+@pytest.mark.parametrize(
+    ("per_vcpu", "overall", "expected"),
+    [
+        ([0.25, 0.25], [2.0], 500),
+        ([0.5, 0.5], [0.6, float("inf")], 600),
+        ([float("inf"), 0.5], [float("inf")], UNLIMITED),
+        ([0.33333, 0.33333, 0.33333], [], 1000),
+        ([], [1.5], 1500),
+    ],
+)
+def test_quota_millicores(per_vcpu: list[float], overall: list[float], expected: int) -> None:
+    assert quota_millicores(per_vcpu, overall) == expected
+
+
+def test_cpu_max_and_proc_cgroup() -> None:
+    assert parse_cpu_max("20000 100000\n") == 0.2
+    assert parse_cpu_max("max 100000\n") == float("inf")
+    assert parse_cpu_max("") is parse_cpu_max("5 0") is parse_cpu_max("x 100000") is None
+    assert parse_proc_cgroup("3:cpu,cpuacct:/a:b\n0::/c\nrubbish\n") == {"cpu": "/a:b", "cpuacct": "/a:b", "": "/c"}
+
+
+@given(st.integers(1, 10_000))
+def test_weights_survive_the_way_through_shares(weight: int) -> None:
+    assert weight_of_shares(shares_of_weight(weight)) == weight
