@@ -8,6 +8,7 @@ durable once `sync` returned a token beyond its own; a torn tail loses only what
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -71,6 +72,7 @@ class Wal:
         self._next = 0
         self._file: BinaryIO | None = None
         self._current = 0
+        self._broken = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._segments = self._scan()
@@ -98,6 +100,8 @@ class Wal:
             with self._lock:
                 records, self._buffer = self._buffer, []
                 upto = self._next
+            if self._broken:
+                raise HostError(f"log {self._folder}: an earlier write failed")
             if not records:
                 return self._durable
             chunk = b"".join(record[0] for record in records)
@@ -108,6 +112,9 @@ class Wal:
                 os.fsync(file.fileno())
             except OSError as error:
                 # What reached the disk is unknown: nothing of it counts as durable, and this log is not to be used further.
+                self._broken = True
+                with contextlib.suppress(OSError):
+                    self._close_segment()
                 raise HostError(f"log {self._folder}: {error}") from error
             self._segments[self._current] += len(chunk)
             with self._lock:
@@ -159,8 +166,9 @@ class Wal:
             return self._bytes
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
+        """Sync (unless a write has failed) and close."""
+        if not self._broken:
+            self.sync()
         with self._file_lock:
             self._close_segment()
 
