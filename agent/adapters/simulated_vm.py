@@ -74,6 +74,7 @@ class SimulatedVm:
         *("observed_s", "violated_s", "any_s", "unmet", "allocated", "used", "ooms"),
     )
     __slots__ = (*STATE, "index", "spec")
+    high_water: float
 
     def __init__(self, spec: VmWorkload, index: int, wall_ns: int, demand: Demand) -> None:
         self.spec = spec
@@ -127,7 +128,9 @@ class SimulatedVm:
         need = demand.memory_bytes
         if self.actual != self.target:
             self._move_balloon(dt, need, faults)
-        held = self.actual * (1.0 - host_short)
+        held = self.actual
+        if host_short > 0:  # the host swaps out a share of what is resident, needed or not
+            held = min(held, need) * (1.0 - host_short)
         full = 0.0
         if need > held:
             full = self._starve(dt, need, held)
@@ -137,10 +140,11 @@ class SimulatedVm:
         self._carry(dt, demand)
         self._score(dt, demand, granted, held)
         self.high_water = min(max(self.high_water, need), self.actual)
-        late = end_ns - self.reading_ns
-        if late >= GUEST_PERIOD_NS and (late >= faults.late_guest_s * NS_PER_S or not self.named(faults.late_guests)):
-            self.reading_ns = end_ns
-            self.usable = max(0.0, held - need)
+        if end_ns % GUEST_PERIOD_NS == 0:
+            late = self.named(faults.late_guests) and end_ns - self.reading_ns < faults.late_guest_s * NS_PER_S
+            if not late:
+                self.reading_ns = end_ns
+                self.usable = max(0.0, held - need)
         if self.starved_s >= OOM_AFTER_S:
             self._die(need)
 
@@ -206,7 +210,7 @@ class SimulatedVm:
 
     def _restart_counters(self, need: float) -> None:
         self.starved_s = 0.0
-        self.high_water: float = min(need, self.actual)
+        self.high_water = min(need, self.actual)
         self.used_ns = self.throttled_ns = self.run_delay_ns = 0.0
         self.psi_cpu_us = self.psi_some_us = self.psi_full_us = self.psi_io_us = 0.0
         self.faults = self.swap_bytes = 0.0
