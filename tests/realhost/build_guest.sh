@@ -1,0 +1,39 @@
+#!/bin/sh
+# build_guest.sh DIRECTORY: makes the tiny guest there, DIRECTORY/vmlinuz and DIRECTORY/initrd.img.
+# Kernel and modules come from Debian's cloud kernel (downloaded, not installed), user space is busybox-static and our load agent.
+# A finished directory is left as it is; a half-made one never looks finished, because the parts are moved in last.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+out=$1
+stamp=$(cat "$0" "$here/guest_init.sh" "$here/load_agent.c" | sha256sum | cut -c1-16)
+[ -e "$out/stamp.$stamp" ] && exit 0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+[ -n "$package" ] || { echo "apt knows no linux-image-cloud-amd64 (apt-get update?)" >&2; exit 1; }
+if [ ! -e "$out/kernel.deb" ]; then
+  apt-get download "$package" >/dev/null 2>&1 || { echo "apt-get download $package failed" >&2; exit 1; }
+  mkdir -p "$out" && mv ./*.deb "$out/kernel.deb"
+fi
+dpkg-deb -x "$out/kernel.deb" kernel
+version=$(ls kernel/lib/modules)
+modules=kernel/lib/modules/$version/kernel
+
+mkdir -p root/bin root/proc root/sys root/dev root/tmp root/modules
+cp /bin/busybox root/bin/busybox
+for applet in sh mount mkdir insmod ip sleep cat echo ln ls nproc grep sed free dd yes poweroff; do ln -s busybox "root/bin/$applet"; done
+gcc -O2 -static -pthread -o root/bin/load_agent "$here/load_agent.c"
+cp "$here/guest_init.sh" root/init && chmod 755 root/init
+number=10
+for module in drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev drivers/virtio/virtio_pci_modern_dev \
+  drivers/virtio/virtio_pci drivers/virtio/virtio_balloon drivers/char/virtio_console net/core/failover drivers/net/net_failover \
+  drivers/net/virtio_net drivers/block/virtio_blk; do
+  cp "$modules/$module.ko" "root/modules/$number.ko"
+  number=$((number + 1))
+done
+(cd root && find . | cpio -o -H newc --quiet | gzip -1) > initrd.img
+mv "kernel/boot/vmlinuz-$version" "$out/vmlinuz"
+mv initrd.img "$out/initrd.img"
+: > "$out/stamp.$stamp"

@@ -1,0 +1,24 @@
+#!/bin/sh
+# PID 1 of the tiny guest: load drivers, take the address from the kernel command line (guest_ip=A.B.C.D/N), online what is
+# hot-added (udev does that in a real guest), run the load agent on the control channel.
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod "$module" || echo "insmod $module failed"; done
+ip link set lo up
+for word in $(cat /proc/cmdline); do
+  case $word in guest_ip=*) ip addr add "${word#guest_ip=}" dev eth0 && ip link set eth0 up ;; esac
+done
+(while sleep 0.2; do
+  for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
+    read -r online < "$cpu" && [ "$online" = 0 ] && echo 1 > "$cpu"
+  done
+done) 2>/dev/null &
+for port in /sys/class/virtio-ports/*; do
+  read -r name < "$port/name" && [ "$name" = tidegate.control ] && device=/dev/${port##*/}
+done
+echo TIDEGATE-GUEST-UP
+/bin/load_agent "$device"
+echo "load agent ended"
+while :; do sleep 3600; done

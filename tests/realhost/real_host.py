@@ -1,0 +1,274 @@
+"""A private libvirtd with tiny TCG guests, for tests: what `host.sh` and `build_guest.sh` make, as objects.
+
+Everything lives in its own namespaces and one temporary directory; `close()` takes all of it away again. Guests run without hardware
+virtualization, so they are slow: allow a minute for a boot on a busy machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import NetNS
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate-realhost"
+PROGRAMS = ("qemu-system-x86_64", "/usr/sbin/libvirtd", "ip", "nsenter", "unshare", "gcc", "cpio", "/bin/busybox", "apt-get", "dpkg-deb")
+
+
+def reason_to_skip() -> str | None:
+    """Why no real host can be built here; None when it can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs root on Linux"
+    for program in PROGRAMS:
+        if shutil.which(program) is None:
+            return f"{program} is missing (tests/realhost/install_packages.sh installs what is needed)"
+    try:
+        pwd.getpwnam("libvirt-qemu")
+    except KeyError:
+        return "user libvirt-qemu is missing (tests/realhost/install_packages.sh makes it)"
+    try:
+        import libvirt  # noqa: F401, PLC0415  # only its presence is asked
+    except ImportError:
+        return "libvirt-python is not installed (pip install tidegate[libvirt])"
+    probe = f"tgp{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"network namespaces are not permitted: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "del", probe], check=True)
+    return None
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """The first true value of `condition`, asked every 50 ms; AssertionError naming `what` when the time is over."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.05)
+    return value
+
+
+class Guest:
+    """One running guest and its control channel."""
+
+    def __init__(self, host: RealHost, name: str, xml: str, address: str) -> None:
+        self.host = host
+        self.name = name
+        self.tap = f"tap-{name}"
+        self.address = str(ipaddress.ip_interface(address).ip)
+        self.host_address = str(next(ipaddress.ip_interface(address).network.hosts()))
+        self.console = host.directory / f"{name}.console"
+        self._channel: socket.socket | None = None
+        self.domain = host.connection.defineXML(xml)
+        self.domain.create()
+        self.vm_id: str = self.domain.UUIDString()
+
+    def wait_until_up(self, seconds: float = 90.0) -> None:
+        """Return when the guest's init has finished."""
+
+        def up() -> bool:
+            return self.console.exists() and b"TIDEGATE-GUEST-UP" in self.console.read_bytes()
+
+        wait_for(up, f"guest {self.name} to boot (see {self.console})", seconds)
+
+    def command(self, line: str, seconds: float = 30.0) -> str:
+        """One line of the load agent's protocol (see load_agent.c); its answer without the final dot."""
+        if self._channel is None:
+            path = re.findall(r"<source mode='bind' path='/var/lib/libvirt([^']+)'", self.domain.XMLDesc(0))[0]
+            self._channel = socket.socket(socket.AF_UNIX)
+            self._channel.connect(f"{self.host.directory}/lib{path}")
+        self._channel.settimeout(seconds)
+        self._channel.sendall(line.encode() + b"\n")
+        answer = b""
+        while answer != b".\n" and not answer.endswith(b"\n.\n"):
+            received = self._channel.recv(65536)
+            if not received:
+                raise AssertionError(f"guest {self.name} closed its control channel")
+            answer += received
+        return answer[:-2].decode().strip()
+
+    def cpu(self, permille: int, threads: int = 1) -> None:
+        """Burn `permille` of a CPU in each of `threads` threads."""
+        self.command(f"cpu {permille} {threads}")
+
+    def mem(self, mib: int) -> None:
+        """Hold and keep touching `mib` of memory."""
+        self.command(f"mem {mib}")
+
+    def net(self, kbit: int, address: str | None = None, port: int = 9999) -> None:
+        """Send UDP at `kbit` kbit/s, to the host's end of the tap by default; 0 stops."""
+        self.command(f"net {address or self.host_address} {port} {kbit}")
+
+    def work(self) -> int:
+        """Units of CPU work done since boot."""
+        return int(self.command("work"))
+
+    def sh(self, command: str) -> str:
+        """Output of a shell command in the guest."""
+        return self.command(f"sh {command}")
+
+    def close(self) -> None:
+        """Destroy and undefine the guest."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self.domain.isActive():
+            self.domain.destroy()
+        self.domain.undefine()
+
+
+class RealHost:
+    """A libvirtd of our own in a network namespace of its own. Use as a context manager or call `close`."""
+
+    def __init__(self) -> None:
+        import libvirt  # noqa: PLC0415  # absent where these tests are skipped
+
+        self._libvirt = libvirt
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        subprocess.run([HERE / "build_guest.sh", CACHE], check=True, timeout=300)
+        self.name = f"tg{os.getpid()}"
+        self.netns = f"/run/netns/{self.name}"
+        self.directory = Path(tempfile.mkdtemp(prefix="tg", dir="/tmp"))  # socket paths must stay under 108 characters
+        (CACHE / "probed").mkdir(exist_ok=True)
+        (self.directory / "cache").symlink_to(CACHE / "probed")  # libvirt's knowledge of this QEMU: 7 s the first time
+        self.uri = f"qemu:///system?socket={self.directory}/run/libvirt-sock"
+        self.guests: list[Guest] = []
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True)
+        self._daemon = self._start()
+        self.connection = wait_for(self._connect, "libvirtd to answer")
+        self._raise_machine_shares()
+
+    def __enter__(self) -> RealHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self.directory / "daemon.out").open("ab") as output:
+            command = [HERE / "host.sh", self.name, self.directory, str(uuid.uuid4())]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+    def _connect(self) -> Any:
+        if self._daemon.poll() is not None:
+            raise AssertionError(f"libvirtd ended with {self._daemon.returncode}: {(self.directory / 'daemon.out').read_text()[-2000:]}")
+        try:
+            return self._libvirt.open(self.uri)
+        except self._libvirt.libvirtError:
+            return None
+
+    def restart_daemon(self) -> None:
+        """Kill libvirtd and start it again; the guests stay."""
+        self._daemon.kill()
+        self._daemon.wait(30)
+        self._daemon = self._start()
+        self.connection = wait_for(self._connect, "libvirtd to answer again")
+        for guest in self.guests:
+            guest.domain = self.connection.lookupByName(guest.name)
+
+    def define_guest(
+        self,
+        name: str,
+        vcpus: int = 1,
+        vcpus_max: int = 2,
+        memory_mib: int = 128,
+        ip: str = "10.77.0.2/24",
+        *,
+        memory_max_mib: int | None = None,
+        interface: str = "",
+        metadata: str = "",
+        wait: bool = True,
+    ) -> Guest:
+        """Define and start a guest, give its tap the first address of the guest's network, and wait until it is up.
+
+        `memory_mib` is the balloon's size at start, `memory_max_mib` the domain's maximum (the same when left out);
+        `interface` and `metadata` are XML put inside <interface> and <metadata>.
+        """
+        xml = self._domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata)
+        guest = Guest(self, name, xml, ip)
+        self.guests.append(guest)
+        with NetNS(self.netns) as namespace:
+            tap = namespace.link_lookup(ifname=guest.tap)[0]
+            namespace.addr("add", index=tap, address=guest.host_address, prefixlen=ipaddress.ip_interface(ip).network.prefixlen)
+            namespace.link("set", index=tap, state="up")
+        if wait:
+            guest.wait_until_up()
+        return guest
+
+    def _domain_xml(
+        self, name: str, vcpus: int, vcpus_max: int, memory: int, memory_max: int, ip: str, interface: str, metadata: str
+    ) -> str:
+        return f"""<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata>
+<memory unit='MiB'>{memory_max}</memory><currentMemory unit='MiB'>{memory}</currentMemory>
+<vcpu placement='static' current='{vcpus}'>{vcpus_max}</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type><kernel>{CACHE}/vmlinuz</kernel><initrd>{CACHE}/initrd.img</initrd>
+<cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr guest_ip={ip}</cmdline></os>
+<features><acpi/><apic/><tcg><tb-cache unit='MiB'>16</tb-cache></tcg></features>
+<cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
+<on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<serial type='file'><source path='{self.directory}/{name}.console'/><target port='0'/></serial>
+<channel type='unix'><target type='virtio' name='tidegate.control'/></channel>
+<interface type='ethernet'><target dev='tap-{name}' managed='yes'/><model type='virtio'/>{interface}</interface>
+<memballoon model='virtio' autodeflate='off'/></devices></domain>"""
+
+    def _raise_machine_shares(self) -> None:
+        """On cgroup v1 all guests together weigh as much as one ordinary process; a busy machine would starve them."""
+        for directory in self._machine_groups():
+            if directory.parent.name in ("cpu", "cpu,cpuacct") and (directory.parent / "cpu.shares").exists():
+                directory.mkdir(exist_ok=True)
+                (directory / "cpu.shares").write_text("8192")
+
+    def _machine_groups(self) -> list[Path]:
+        """libvirt's group in each hierarchy: below our own group, because host.sh makes that the root of its cgroup namespace."""
+        groups = []
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for mount in {"": ("unified", "."), "name=systemd": ("systemd",)}.get(controllers, (controllers,)):
+                directory = Path("/sys/fs/cgroup") / mount / path.lstrip("/") / "machine"
+                if directory.parent.is_dir():
+                    groups.append(directory)
+        return groups
+
+    def close(self) -> None:
+        """End everything and leave nothing behind: guests, daemon, namespace, cgroups, files."""
+        for guest in self.guests:
+            with contextlib.suppress(self._libvirt.libvirtError):
+                guest.close()
+        self.guests.clear()
+        with contextlib.suppress(self._libvirt.libvirtError):
+            self.connection.close()
+        self._daemon.terminate()
+        try:
+            self._daemon.wait(10)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            self._daemon.wait(10)
+        for pid in self._left_in_namespace():
+            os.kill(pid, 9)
+        wait_for(lambda: not self._left_in_namespace(), "the last processes to end", 10)
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+        for group in self._machine_groups():
+            for directory, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):  # in use by another libvirtd
+                    Path(directory).rmdir()
+        shutil.rmtree(self.directory)
+
+    def _left_in_namespace(self) -> list[int]:
+        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
