@@ -27,15 +27,11 @@ SHORT: Final = ("cpu", "memory", "disk", "net_rx", "net_tx")  # names in trails 
 
 
 def in_force(vm: VmState) -> tuple[float, ...]:
-    """Effective limits now, [r]: a quota beyond the vCPUs counts as the vCPUs. NaN = could not be read (disk always)."""
+    """Limits now, [r], as the host's promises count them: no quota counts as the vCPUs. NaN = could not be read (disk always)."""
     now = vm.allocation
-    vcpu_limit = 1000.0 * (vm.domain.vcpus_max if now.vcpus is None else now.vcpus)
-    cpu = NAN if now.cpu_quota_millicores is None else vcpu_limit
-    if now.cpu_quota_millicores not in (None, UNLIMITED):
-        cpu = min(cpu, float(now.cpu_quota_millicores or 0))
     top = float(vm.domain.net_max_bits_per_s)
     return (
-        cpu,
+        limit(now.cpu_quota_millicores, 1000.0 * (vm.domain.vcpus_max if now.vcpus is None else now.vcpus)),
         NAN if now.memory_bytes is None else float(now.memory_bytes),
         NAN,
         limit(now.net_rx_bits_per_s, top),
@@ -43,8 +39,16 @@ def in_force(vm: VmState) -> tuple[float, ...]:
     )
 
 
+def promised(vm: VmState, r: int) -> float:
+    """What this VM takes of the host's promise. Unknown counts as the most it could have, or 0 where nothing of ours can limit it."""
+    held = in_force(vm)[r]
+    if not math.isnan(held):
+        return held
+    return 0.0 if r in (NET_RX, NET_TX) and incapable(vm)[r] is not None else ceilings(vm)[r]
+
+
 def limit(value: int | None, top: float) -> float:
-    """A ceiling in force as a number: unknown is NaN, UNLIMITED is `top`."""
+    """A limit in force as a number: unknown is NaN, UNLIMITED is `top`."""
     if value is None:
         return NAN
     return top if value == UNLIMITED else float(value)

@@ -47,7 +47,9 @@ class SizingPolicy:
     upper_slack: ByResource = (0.10, 0.08, 0.10, 0.15, 0.15)  # shrink only when the allocation is so far above the target
     dead_band: ByResource = (0.02, 0.02, 0.02, 0.05, 0.05)  # growth smaller than this share of the target waits
     shrink_evidence: Steps = (2, 4, 2, 2, 2)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
-    max_shrink: ByResource = (0.5, 0.2, 0.5, 0.75, 0.75)  # largest share of the allocation given up in one cycle
+    max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
+    memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
+    memory_spacing_s: float = 65.0  # ... so far apart
     shrink_cooldown_s: float = 300.0  # no shrink so soon after a growth
     censored_threshold: float = 0.02  # share of samples at a limit in the newest bucket above which a VM is not shrunk
     working_set_margin: float = 0.10
@@ -77,6 +79,8 @@ class SizingPolicy:
         within("max_shrink", self.max_shrink, 0.0, 1.0)
         within("early_s", self.early_s, 0.0, 3600.0)
         within("strict_from", (self.strict_from,), 0, 4)
+        within("memory_stride", (self.memory_stride,), 0.001, 1.0)
+        within("memory_spacing_s", (self.memory_spacing_s,), 0.0, 3600.0)
         for name in ("spare_share", "censored_threshold"):
             within(name, (getattr(self, name),), 0.0, 1.0)
         within("working_set_margin", (self.working_set_margin,), 0.0, 10.0)

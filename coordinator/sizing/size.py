@@ -29,6 +29,7 @@ from coordinator.sizing.levers import (
     in_force,
     incapable,
     lead_time_s,
+    promised,
     round_up,
 )
 from coordinator.sizing.policy import SizingPolicy
@@ -36,6 +37,7 @@ from coordinator.sizing.share import Claim, share_capacity, spare_grants
 from coordinator.sizing.target import UNUSABLE, interpolate, last_step, raised
 from coordinator.sizing.trigger import bucket_that_matters, confidence, fires
 from shared.plan import StepKind
+from shared.refusal import RefusalCode
 from shared.units import MEMORY, RESOURCES
 
 NO_WINDOWS: Final[tuple[tuple[float, ...], ...]] = ((),) * N_RESOURCES
@@ -72,6 +74,10 @@ class Draft:
 
     def note(self, text: str) -> None:
         self.trail.append(f"{SHORT[self.resource]} {text}")
+
+    def refuse(self, code: RefusalCode, text: str) -> None:
+        """An alternative that was not taken: receipts list these lines as refused."""
+        self.trail.append(f"{code}: {SHORT[self.resource]} {text}")
 
     @property
     def settled(self) -> float:
@@ -168,7 +174,10 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
     drafts = [Draft(vm, r, now[r], low[r], high[r], need=float(outlook.mean[i, r])) for r in range(N_RESOURCES)]
     for r in SIZED:
         draft = drafts[r]
-        why_not = cannot[r] or no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(now[r]) else None)
+        if cannot[r] is not None:
+            draft.refuse(RefusalCode.NOT_CAPABLE, f"left alone: {cannot[r]}")
+            continue
+        why_not = no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(now[r]) else None)
         if why_not is not None:
             draft.note(f"left alone: {why_not}")
             continue
@@ -221,7 +230,7 @@ def clip(draft: Draft, policy: SizingPolicy) -> None:
     if wanted < draft.floor:
         draft.note(f"floor = {draft.floor:.0f}")
     elif wanted > draft.ceiling:
-        draft.note(f"ceiling = {draft.ceiling:.0f}")
+        draft.refuse(RefusalCode.ABOVE_CEILING, f"{wanted:.0f} wanted, ceiling = {draft.ceiling:.0f}")
     if draft.allocation > draft.ceiling:
         draft.upper = min(draft.upper, draft.ceiling)
 
@@ -265,21 +274,21 @@ def veto_shrink(draft: Draft, *, cold: bool, policy: SizingPolicy) -> None:
     vm, r = draft.vm, draft.resource
     censored = float(vm.censored_now[r])
     if censored > policy.censored_threshold:
-        veto = f"censored: {100 * censored:.0f} % of samples at the limit"
+        code, veto = RefusalCode.PRESSURE_VETO, f"censored: {100 * censored:.0f} % of samples at the limit"
     elif vm.pressured:
-        veto = "under memory pressure"
+        code, veto = RefusalCode.PRESSURE_VETO, "under memory pressure"
     elif vm.since_grow_s < policy.shrink_cooldown_s:
-        veto = f"grown {vm.since_grow_s:.0f} s ago"
+        code, veto = RefusalCode.COOLDOWN, f"grown {vm.since_grow_s:.0f} s ago"
     elif r == MEMORY and math.isnan(vm.working_set_bytes):
-        veto = "no fresh guest reading"
+        code, veto = RefusalCode.READING_STALE, "no fresh guest reading"
     elif cold:
-        veto = "cold start"
+        code, veto = RefusalCode.READING_STALE, "cold start, too little history"
     else:
         return
     draft.may_shrink = False
     if draft.allocation > draft.target:
         draft.upper = max(draft.upper, draft.allocation)
-        draft.note(f"no shrink: {veto}")
+        draft.refuse(code, f"no shrink: {veto}")
 
 
 def limit_shrink(draft: Draft, policy: SizingPolicy) -> None:
@@ -308,7 +317,7 @@ def fit_host(host: HostState, drafts: list[Draft], r: int, policy: SizingPolicy)
             draft.target, draft.upper = grant, max(draft.upper, grant * (1.0 + policy.upper_slack[r]))
         elif grant < draft.settled:
             draft.clipped, draft.price = True, 1.0 - open_room / asked
-            draft.note(f"host commit {limit:.0f} cuts {draft.settled:.0f} to {grant:.0f}")
+            draft.refuse(RefusalCode.HOST_CAPACITY, f"host commit {limit:.0f} cuts {draft.settled:.0f} to {grant:.0f}")
             draft.target = draft.upper = grant
             draft.lower = min(draft.lower, grant)
 
@@ -328,14 +337,9 @@ def claim_of(draft: Draft, policy: SizingPolicy) -> Claim:
 
 
 def reserved(host: HostState, sized: list[Draft], r: int) -> float:
-    """What VMs hold that are not sized here: their allocation, or the most they could have where it is unknown."""
+    """What VMs hold that are not sized here."""
     taken = {d.vm.domain.vm_id for d in sized}
-    total = 0.0
-    for vm in host.vms:
-        if vm.domain.running and vm.domain.vm_id not in taken:
-            held = in_force(vm)[r]
-            total += ceilings(vm)[r] if math.isnan(held) else held
-    return total
+    return sum(promised(vm, r) for vm in host.vms if vm.domain.running and vm.domain.vm_id not in taken)
 
 
 def finished(vm: VmState, host_id: str, drafts: Iterable[Draft]) -> VmSize:
