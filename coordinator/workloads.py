@@ -358,7 +358,7 @@ def _spec(source: SourceVm, seed: int) -> VmWorkload:
         memory_max_bytes=source.memory_max_bytes,
         initial=Allocation(),
         seed=seed,
-        noise_permille=round(1000 * source.noise_sigma),
+        noise_permille=50 * round(20 * source.noise_sigma),  # few distinct values share their tables
         cpu_millicores=cpu,
         memory_bytes=memory,
         disk_read_bytes_per_s=read,

@@ -116,7 +116,7 @@ def _check_initial(vm: VmWorkload) -> None:
         raise ConfigError(f"workload file: initial memory_bytes {memory} of {vm.name}: allowed 1 to {vm.memory_max_bytes}")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)  # preparation rounds sigma to 50: at most 31 sigmas x 3 blocks
 def noise_factors(sigma_permille: int, block: int) -> tuple[float, ...]:
     """Factors of one of the three blocks for the 1024 values of a hash field: lognormal by inverse CDF, mean exactly 1."""
     sigma = sigma_permille / 1000 * math.sqrt(BLOCK_SHARES[block])

@@ -22,15 +22,18 @@ from shared.errors import ConfigError, HostError, Refusal
 from shared.model import Allocation, Capabilities, Domain, HostCapacity
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
-from shared.units import NS_PER_S, UNLIMITED
-from shared.workload import mix64
+from shared.units import BUCKET_S, NS_PER_S, UNLIMITED
+from shared.workload import SLOT_S, mix64
 
 OVERHEAD_SHARE: Final = 0.02  # of the VMs' CPU time that the host itself needs for them
 MAX_LAPSE_NS: Final = 7 * 86_400 * NS_PER_S  # a longer silence is lived through only for its last week: bounds one call's work
 
 
 class SimulatedHost:
-    """One host of a workload file. `now` gives (wall_ns, monotonic_ns); the model runs on monotonic time, anchored at the start."""
+    """One host of a workload file. `now` gives (wall_ns, monotonic_ns); the model runs on monotonic time, anchored at the start.
+
+    `step_s` is the model's resolution: above 5, demand is taken at the beginning of each step, for worlds of many hosts.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,11 @@ class SimulatedHost:
         now: Callable[[], tuple[int, int]],
         faults: SimulationFaults | None = None,
         snapshot: bytes | None = None,
+        step_s: int = SLOT_S,
     ) -> None:
+        if step_s % SLOT_S or not SLOT_S <= step_s <= BUCKET_S:
+            raise ConfigError(f"step_s {step_s}: allowed multiples of {SLOT_S} from {SLOT_S} to {BUCKET_S}")
+        self._step_ns = step_s * NS_PER_S
         self.faults = faults or SimulationFaults()  # may be replaced at any time
         self._workload = workload
         self._now = now
@@ -189,7 +196,7 @@ class SimulatedHost:
         self._reached_ns = max(self._reached_ns, end - MAX_LAPSE_NS)
         while self._reached_ns < end:
             start = self._reached_ns
-            stop = min(end, (start // SLOT_NS + 1) * SLOT_NS)
+            stop = min(end, (start // self._step_ns + 1) * self._step_ns)
             for vm in self._vms:
                 if vm.pending:
                     vm.settle(start)
@@ -202,10 +209,10 @@ class SimulatedHost:
         return monotonic_ns
 
     def _step(self, start: int, stop: int) -> None:
-        """One sub-step within one slot, during which no lever changes."""
+        """One sub-step, within one slot (or `step_s`), during which no lever changes."""
         dt = (stop - start) / NS_PER_S
         capacity = self._workload.file.capacity
-        demands = self._workload.demands(start // SLOT_NS)
+        demands = self._workload.demands(start // self._step_ns * self._step_ns // SLOT_NS)
         vms = self._vms
         wants = [vm.want(demand[0]) for vm, demand in zip(vms, demands, strict=True)]
         total, available = sum(wants), capacity.cpu_millicores / (1.0 + OVERHEAD_SHARE)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.adapters.simulated_host import SimulatedHost, share_out
 from agent.adapters.simulated_vm import SimulationFaults
@@ -279,6 +282,53 @@ def test_counters_rise_and_do_not_depend_on_how_often_they_are_read() -> None:
     for name in RawVm.__struct_fields__:
         value = getattr(often, name)
         assert getattr(seldom, name) == (pytest.approx(value, abs=1, rel=1e-9) if name.endswith("_total") else value), name
+
+
+def test_a_coarser_step_keeps_the_averages() -> None:
+    def used(step_s: int) -> int:
+        clock = ManualClock(START_S * NS_PER_S)
+        host = SimulatedHost(workload(steady_vm(noise=200)), lambda: (clock.now_ns, clock.now_ns), step_s=step_s)
+        clock.advance(4 * 3600)
+        return number(host.read().vms[0].cpu_used_ns_total)
+
+    assert used(30) == pytest.approx(used(5), rel=0.05)
+    with pytest.raises(ConfigError, match="step_s 7"):
+        used(7)
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(list(StepKind)), st.integers(0, 1), st.integers(-1, 10 * GIB) | st.integers(-1, 6000), st.floats(0, 90)),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions=ACTIONS)
+def test_whatever_is_asked_nothing_impossible_shows(actions: list[tuple[StepKind, int, int, float]]) -> None:
+    world = World(workload(steady_vm("a", noise=500, bursts=200), steady_vm("b", cpu_millicores=3500), cpu=3000, memory=3 * GIB))
+    before = world.host.read()
+    for kind, vm, value, pause in actions:
+        with suppress(Refusal):
+            world.host.submit(before.vms[vm].vm_id, kind, value)
+        world.clock.advance(pause)
+        after = world.host.read()
+        elapsed = after.monotonic_ns - before.monotonic_ns
+        assert number(after.cpu_busy_ns_total) - number(before.cpu_busy_ns_total) <= 3 * elapsed + 10
+        for old, new in zip(before.vms, after.vms, strict=True):
+            assert 1 <= number(new.vcpus) <= 4
+            assert number(old.vcpus) <= number(new.vcpus)
+            assert 0 < number(new.memory_actual_bytes) <= 8 * GIB
+            assert number(new.memory_rss_bytes) <= number(new.memory_actual_bytes) + 1
+            if old.epoch == new.epoch:
+                for name in RawVm.__struct_fields__:
+                    if name.endswith("_total"):
+                        assert getattr(old, name) <= getattr(new, name), name
+                stalled = number(new.psi_memory_some_us_total) - number(old.psi_memory_some_us_total)
+                assert stalled <= elapsed / 1000 + 1
+        before = after
+    truth = world.host.truth()["total"]
+    assert max(truth["violation_s"].values()) <= truth["violation_any_s"] + 1e-6 <= truth["observed_s"] + 1e-5
+    assert all(truth["used"][name] <= truth["allocated"][name] * (1 + 1e-9) for name in truth["used"])
 
 
 def test_the_same_calls_give_the_same_history() -> None:
