@@ -1,0 +1,202 @@
+"""Point forecasts to calibrated quantiles: pooled, signed, scaled conformal residuals with an online correction per VM.
+
+1. *Scale.* What size an error will have is itself forecast, for each side (too low, too high) apart, as a log-linear function of local
+   features (own recent errors, spread of the last hours, disagreement of the members, level), learned online per resource by ridge
+   regression on the errors that arrived, starting from a sensible prior.
+2. *Shape.* Residuals divided by their scale are pooled over all VMs of a resource, per horizon; their quantiles (blended with a Laplace
+   prior while the pool is small) are the bands. Ten residuals of one VM cannot give a 97.5 % quantile, the fleet's can.
+3. *Own correction.* Each VM, horizon and level tracks its own offset, moved up by a miss and down by a hit in the ratio of the level
+   (adaptive conformal inference: Gibbs and Candes 2021), so that a VM unlike its fleet finds its own coverage.
+
+The same class serves the bucket mean and the running peak. Pure; no randomness. Axes: v VM, r resource, h step, g part of the horizon,
+q level, p feature. Invariants: quantiles are finite where the point is, monotone in q, inside [0, capacity].
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.forecast.combine import GROUP_OF_STEP, GROUP_STARTS, GROUPS
+from coordinator.forecast.rows import take_rows
+from coordinator.model import F32, F64, LEVELS, N_RESOURCES
+from shared.units import HORIZON_STEPS
+
+Q: Final = len(LEVELS)
+TAU: Final = np.array(LEVELS)
+BAND: Final = (LEVELS.index(0.1), LEVELS.index(0.9))  # the central 80 %
+POOL: Final = 96  # origins of pooled residuals: eight hours
+RESHAPE_EVERY: Final = 6  # buckets between two looks at the pool
+POOL_PRIOR: Final = 40.0  # the Laplace prior counts like this many independent residuals
+# Scales are geometric means of |error|; for a Laplace law of mean |error| 1 that is exp(-Euler's gamma) = .5615
+PRIOR_SHAPE: Final = -np.sign(TAU - 0.5) * np.log(2.0 * np.minimum(TAU, 1.0 - TAU)) / 0.5615
+TRACK: Final = 0.04  # step of the own correction in units of the scale
+TRACK_LIMIT: Final = 4.0
+TRACK_LEAK: Final = 0.999
+FORGET: Final = 0.995  # of the scale regression, per bucket: half-life 11 hours
+RIDGE: Final = 60.0
+ERROR_DECAY: Final = 0.97  # own error memory: half-life 23 buckets
+COVERAGE_DECAY: Final = 0.986
+_LEAST: Final = 0.05  # an error below this share of the unit counts as this share: logs need a floor
+_CLIP: Final = 3.0  # |log| of a residual or feature beyond this is clipped: one wild reading must not bend the fleet's law
+
+
+class Issue(NamedTuple):
+    """What was said at one origin, kept until the actuals arrive."""
+
+    point: F64  # [v, r, h]
+    unit: F64  # [v, r]
+    features: F64  # [v, r, g, side, p]
+    scale: F64  # [v, r, g, side]
+    quantiles: F32  # [v, r, h, q]
+
+
+class Calibrator:
+    """Scales, pool and corrections of one target. `features` counts the local features without intercept and own error."""
+
+    def __init__(self, features: int, prior: tuple[float, ...]) -> None:
+        self._p = features + 2
+        self._prior: F64 = np.array(prior)  # intercept, own error, features
+        self._normal: F64 = np.zeros((N_RESOURCES, GROUPS, 2, self._p, self._p))
+        self._moment: F64 = np.zeros((N_RESOURCES, GROUPS, 2, self._p))
+        self._beta: F64 = np.broadcast_to(self._prior, (N_RESOURCES, GROUPS, 2, self._p)).copy()
+        self._shape: F64 = np.broadcast_to(PRIOR_SHAPE, (N_RESOURCES, HORIZON_STEPS, Q)).copy()
+        self._pool: F32 = np.full((POOL, 0, N_RESOURCES, HORIZON_STEPS), np.nan, dtype=np.float32)
+        self._errors: F64 = np.zeros((2, 0, N_RESOURCES, GROUPS))
+        self._offset: F64 = np.zeros((0, N_RESOURCES, HORIZON_STEPS, Q))
+        self._covered: F64 = np.zeros((2, 0, N_RESOURCES))
+        self._issued: list[Issue | None] = [None] * HORIZON_STEPS  # newest first
+        self._count = 0
+
+    def rearrange(self, take: NDArray[np.int64]) -> None:
+        """Follow the fleet (see rows.take_rows)."""
+        self._pool = take_rows(self._pool, take, 1, np.nan)
+        self._errors = take_rows(self._errors, take, 1, 0.0)
+        self._offset = take_rows(self._offset, take, 0, 0.0)
+        self._covered = take_rows(self._covered, take, 1, 0.0)
+        self._issued = [None if issue is None else Issue(*(take_rows(part, take, 0, np.nan) for part in issue)) for issue in self._issued]
+
+    def learn(self, actual: F64) -> None:
+        """Take the actuals that became known now: float64[v, r, h], for step h the target of the issue h + 1 buckets ago; NaN = none.
+
+        Called once per bucket, before `issue`.
+        """
+        v = actual.shape[0]
+        residual = np.full((v, N_RESOURCES, HORIZON_STEPS), np.nan)
+        scaled = np.full_like(residual, np.nan)
+        for step, issue in enumerate(self._issued):
+            if issue is None:
+                continue
+            group = GROUP_OF_STEP[step]
+            error = actual[..., step] - issue.point[..., step]
+            residual[..., step] = error
+            side = issue.scale[..., group, :]
+            scaled[..., step] = error / np.where(error >= 0, side[..., 0], side[..., 1])
+            self._correct(step, actual[..., step], issue)
+            self._regress(group, error, issue)
+        self._remember(residual)
+        self._pool[self._count % POOL] = scaled
+        self._count += 1
+        if self._count % RESHAPE_EVERY == 0:
+            self._solve()
+            self._reshape()
+
+    def issue(self, point: F64, unit: F64, local: F64, capacity: F64) -> F32:
+        """Quantiles float32[v, r, h, q] for point forecasts [v, r, h].
+
+        unit float64[v, r] > 0: the size of a usual change, which errors and features are measured in; local float64[v, r, g, side, p]
+        (positive, in the data's unit; side 0 = the actual may be higher, 1 = lower); capacity float64[v, r], NaN = unbounded.
+        """
+        own = self._own_error(unit)
+        features = np.empty((*local.shape[:-1], self._p))
+        features[..., 0] = 1.0
+        relative = np.log(np.maximum(np.concatenate([np.repeat(own[..., None, None], 2, axis=-2), local], axis=-1), 1e-30))
+        relative -= np.log(unit)[..., None, None, None]
+        features[..., 1:] = np.clip(relative, -_CLIP, 2 * _CLIP)
+        scale = np.exp(np.clip((features * self._beta).sum(axis=-1), -_CLIP, 2 * _CLIP)) * unit[..., None, None]
+        by_step = scale[:, :, GROUP_OF_STEP]  # [v, r, h, side]
+        z = self._shape + self._offset
+        bands = point[..., None] + z * np.where(z > 0, by_step[..., :1], by_step[..., 1:])
+        bands = np.maximum.accumulate(np.maximum(bands, 0.0), axis=-1)
+        bands = np.where(np.isnan(capacity)[..., None, None], bands, np.minimum(bands, capacity[..., None, None]))
+        quantiles = bands.astype(np.float32)
+        self._issued = [Issue(point, unit, features, scale, quantiles), *self._issued[:-1]]
+        return quantiles
+
+    def pause(self) -> None:
+        """A bucket without an issue: keeps later actuals aligned with their origins."""
+        self._issued = [None, *self._issued[:-1]]
+
+    def withdraw(self) -> None:
+        """Take back the newest issue, because its bucket is issued again."""
+        self._issued = [*self._issued[1:], None]
+
+    def coverage(self) -> tuple[F64, F64]:
+        """Realised share inside the central 80 % band of late and its evidence in buckets, both float64[v, r]; NaN = not known yet."""
+        inside, weight = self._covered
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(weight > 0, inside / weight, np.nan), weight
+
+    def _own_error(self, unit: F64) -> F64:
+        """Own mean absolute error of late [v, r, g], leaning on the unit while there is little evidence."""
+        total, weight = self._errors
+        own: F64 = (total + 3.0 * unit[..., None]) / (weight + 3.0)
+        return own
+
+    def _remember(self, residual: F64) -> None:
+        known = ~np.isnan(residual)
+        total = np.add.reduceat(np.where(known, np.abs(residual), 0.0), GROUP_STARTS, axis=-1)
+        count = np.add.reduceat(known.astype(np.float64), GROUP_STARTS, axis=-1)
+        scored = count > 0
+        held = np.where(scored, ERROR_DECAY, 1.0)
+        self._errors[0] = self._errors[0] * held + total / np.maximum(count, 1.0)
+        self._errors[1] = self._errors[1] * held + scored
+
+    def _correct(self, step: int, actual: F64, issue: Issue) -> None:
+        known = ~np.isnan(actual) & ~np.isnan(issue.point[..., step])
+        band = issue.quantiles[..., step, :]
+        missed = actual[..., None] > band * (1.0 + 1e-6)
+        move = np.where(missed, TAU, TAU - 1.0) * (TRACK * (1.0 + np.abs(PRIOR_SHAPE)))
+        offset = self._offset[..., step, :]
+        self._offset[..., step, :] = np.where(known[..., None], np.clip(offset * TRACK_LEAK + move, -TRACK_LIMIT, TRACK_LIMIT), offset)
+        inside = (actual >= band[..., BAND[0]] * (1.0 - 1e-6)) & ~missed[..., BAND[1]]
+        held = np.where(known, COVERAGE_DECAY ** (1.0 / HORIZON_STEPS), 1.0)
+        self._covered[0] = self._covered[0] * held + np.where(known, inside / HORIZON_STEPS, 0.0)
+        self._covered[1] = self._covered[1] * held + known / HORIZON_STEPS
+
+    def _regress(self, group: int, error: F64, issue: Issue) -> None:
+        known = ~np.isnan(error) & ~np.isnan(issue.unit)
+        size = np.log(np.maximum(np.abs(np.where(known, error, 0.0)) / np.where(known, issue.unit, 1.0), _LEAST))
+        target = np.clip(size, -_CLIP, 2 * _CLIP)
+        for side, mine in ((0, known & (error >= 0)), (1, known & (error < 0))):
+            rows = np.where(mine[..., None], issue.features[:, :, group, side], 0.0)  # [v, r, p]
+            by_resource = rows.transpose(1, 2, 0)  # [r, p, v]
+            weighted = np.where(mine, target, 0.0).T[..., None]
+            # twelve overlapping horizons of one origin are far from independent: each counts for one group's share
+            self._normal[:, group, side] += by_resource @ by_resource.transpose(0, 2, 1) / 4.0
+            self._moment[:, group, side] += (by_resource @ weighted)[..., 0] / 4.0
+
+    def _solve(self) -> None:
+        ridge = RIDGE * np.eye(self._p)
+        solved = np.linalg.solve(self._normal + ridge, (self._moment + RIDGE * self._prior)[..., None])
+        self._beta = solved[..., 0].astype(np.float64)
+        self._normal *= FORGET**RESHAPE_EVERY
+        self._moment *= FORGET**RESHAPE_EVERY
+
+    def _reshape(self) -> None:
+        """Pooled quantiles per resource and horizon, blended with the prior by the number of independent residuals."""
+        for resource in range(N_RESOURCES):
+            for step in range(HORIZON_STEPS):
+                pool = self._pool[:, :, resource, step].ravel()
+                pool = np.sort(pool[~np.isnan(pool)])
+                if not len(pool):
+                    continue
+                place = TAU * (len(pool) - 1)
+                low = place.astype(np.int64)
+                high = np.minimum(low + 1, len(pool) - 1)
+                empirical = pool[low] + (place - low) * (pool[high] - pool[low])
+                independent = len(pool) / (step + 1.0) ** 0.5 / 4.0
+                trust = independent / (independent + POOL_PRIOR)
+                self._shape[resource, step] = trust * empirical + (1.0 - trust) * PRIOR_SHAPE

@@ -1,0 +1,295 @@
+"""The forecast shard: demand history in, calibrated distributions of the next hour out, one bucket at a time.
+
+Each bucket: append → score what arrived (combine, calibrate) → forecast with every member → weigh → calibrate. A start from history
+replays recent origins through exactly these steps, so scores and calibration exist at once. State is a cache: `load` rebuilds it.
+Invariants: the same calls give the same bytes; never raises on data (constant, zero, short, gapped, spiky); quantiles are finite where
+anything is known, monotone, inside [0, capacity].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.forecast import boosting
+from coordinator.forecast.calendar import slot_of
+from coordinator.forecast.calibrate import Calibrator
+from coordinator.forecast.combine import GROUP_MIDDLES, Combiner, blend, leader
+from coordinator.forecast.history import DemandWindow
+from coordinator.forecast.kernels import fit_damped
+from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
+from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
+from coordinator.forecast.rows import NEW, take_rows
+from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
+from coordinator.model import F32, F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
+from shared.units import BUCKET_S, HORIZON_STEPS
+
+GAP_BUCKETS: Final = 3
+FORGET_AFTER: Final = 288  # a VM unseen for a day loses its state
+REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
+OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
+OFF_EVIDENCE: Final = 24.0  # two hours
+PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
+# Share of probability that each level stands for: bounds half way between neighbours
+_BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
+LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastOptions:
+    """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load."""
+
+    boosting: bool = True
+    statsforecast: bool = True
+    ring: int = 2322
+    replay: int = 324  # one day and three hours: yesterday at this time is among them
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (("ring", self.ring, 48, 20_000), ("replay", self.replay, 0, 5_000)):
+            if not low <= value <= high:
+                raise ValueError(f"{name} {value}: allowed {low} to {high}")
+
+
+class ForecastEngine:
+    """Implements coordinator.ports.ForecastShard."""
+
+    def __init__(self, options: ForecastOptions | None = None) -> None:
+        self.options = options or ForecastOptions()
+        self._booster: boosting.QuantileBooster | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        extra = (STATISTICAL if self.options.statsforecast else ()) + (("boosting",) if self.options.boosting else ())
+        self.members: tuple[str, ...] = (*MEMBERS, *extra)
+        self._vm_ids: list[str] = []
+        self._row: dict[str, int] = {}
+        self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._capacity: F64 = np.zeros((0, N_RESOURCES))
+        self._newest_s: int | None = None
+        self._window = DemandWindow(self.options.ring)
+        self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
+        self._combiner = Combiner(self.members)
+        self._peak_combiner = Combiner(PEAK_MEMBERS)
+        spreads = 4 + self.options.boosting
+        self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
+        self._peak_calibrator = Calibrator(4, PRIOR)
+        self._said: list[F64] = []  # member forecasts [k, v, r, 12] of the newest twelve origins, newest first
+        self._peaks_said: list[F64] = []
+        self._statistics = StatisticalPool() if self.options.statsforecast else None
+
+    # ---- the port
+
+    def load(self, history: HistoryBlock) -> None:
+        """Start or restart: forget everything, take the history, replay its newest origins."""
+        self._reset()
+        self._follow(history.vm_ids)
+        self._capacity[:] = history.capacity
+        buckets = history.mean.shape[2]
+        first = max(0, buckets - self.options.ring)
+        replay_from = max(first, buckets - self.options.replay)
+        for b in range(first, buckets):
+            self._newest_s = history.end_s - (buckets - 1 - b) * BUCKET_S
+            self._window.append(history.mean[:, :, b], history.peak[:, :, b])
+            if b >= replay_from:
+                self._learn()
+                self._issue(self._newest_s, live=b >= buckets - HORIZON_STEPS)
+
+    def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
+        """Append one closed bucket and forecast its VMs. Buckets in between that never came count as missing.
+
+        The same bucket again adds VMs or values to it; an older bucket raises ValueError.
+        """
+        if self._newest_s is not None and bucket.start_s < self._newest_s:
+            raise ValueError(f"start_s {bucket.start_s}: the newest bucket is {self._newest_s}, older ones are closed")
+        if bucket.start_s % BUCKET_S:
+            raise ValueError(f"start_s {bucket.start_s}: must be a multiple of {BUCKET_S}")
+        self._follow(bucket.vm_ids)
+        rows = np.array([self._row[vm_id] for vm_id in bucket.vm_ids], dtype=np.int64)
+        mean = np.full((len(self._vm_ids), N_RESOURCES), np.nan, dtype=np.float32)
+        peak = mean.copy()
+        mean[rows], peak[rows] = bucket.mean, bucket.peak
+        np.copyto(mean, np.nan, where=~np.isfinite(mean))
+        np.copyto(peak, np.nan, where=~np.isfinite(peak))
+        for vm_id, row in zip(bucket.vm_ids, rows, strict=True):
+            if vm_id in capacity:
+                self._capacity[row] = capacity[vm_id]
+        if bucket.start_s == self._newest_s:
+            self._window.merge_newest(mean, peak)
+            self._said, self._peaks_said = self._said[1:], self._peaks_said[1:]
+            self._calibrator.withdraw()
+            self._peak_calibrator.withdraw()
+        else:
+            self._skip_to(bucket.start_s)
+            self._unseen += 1
+            self._window.append(mean, peak)
+            self._newest_s = bucket.start_s
+            self._learn()
+        self._unseen[rows] = 0
+        return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+
+    def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes:
+        """Train the global quantile model (seconds); a pure function, meant to run elsewhere. `install` takes the result."""
+        return boosting.train(history, seed)
+
+    def install(self, model: bytes) -> None:
+        """Use a model from `retrain` from the next bucket on; it earns its weight by its scores. No effect when boosting is off."""
+        if self.options.boosting:
+            self._booster = boosting.QuantileBooster(model)
+
+    # ---- fleet
+
+    def _follow(self, vm_ids: Sequence[str]) -> None:
+        new = [vm_id for vm_id in vm_ids if vm_id not in self._row]
+        stale = self._unseen >= FORGET_AFTER
+        if not new and not stale.any():
+            return
+        kept = [row for row, vm_id in enumerate(self._vm_ids) if not stale[row] or vm_id in set(vm_ids)]
+        take = np.array(kept + [NEW] * len(new), dtype=np.int64)
+        self._vm_ids = [self._vm_ids[row] for row in kept] + new
+        self._row = {vm_id: row for row, vm_id in enumerate(self._vm_ids)}
+        self._unseen = take_rows(self._unseen, take, 0, 0)
+        self._capacity = take_rows(self._capacity, take, 0, np.nan)
+        self._damped = take_rows(self._damped, take, 0, np.nan)
+        self._said = [take_rows(said, take, 1, np.nan) for said in self._said]
+        self._peaks_said = [take_rows(said, take, 1, np.nan) for said in self._peaks_said]
+        for part in (self._window, self._combiner, self._peak_combiner, self._calibrator, self._peak_calibrator):
+            part.rearrange(take)
+        if self._statistics is not None:
+            self._statistics.rearrange(take)
+
+    def _skip_to(self, start_s: int) -> None:
+        """Empty columns for buckets that never came, so that seasons stay in phase. Beyond a whole ring only its length matters."""
+        if self._newest_s is None:
+            return
+        missing = (start_s - self._newest_s) // BUCKET_S - 1
+        empty = np.full((len(self._vm_ids), N_RESOURCES), np.nan, dtype=np.float32)
+        for _ in range(min(missing, self.options.ring)):
+            self._window.append(empty, empty)
+            self._learn()
+            self._said.insert(0, np.full((len(self.members), *empty.shape, HORIZON_STEPS), np.nan))
+            self._peaks_said.insert(0, np.full((len(PEAK_MEMBERS), *empty.shape, HORIZON_STEPS), np.nan))
+            del self._said[HORIZON_STEPS:], self._peaks_said[HORIZON_STEPS:]
+            self._calibrator.pause()
+            self._peak_calibrator.pause()
+
+    # ---- one bucket
+
+    def _learn(self) -> None:
+        """Score everything that the newest bucket decides. `_said[h]` was issued h + 1 buckets ago."""
+        v = len(self._vm_ids)
+        newest = self._window.means(1)[:, :, 0].astype(np.float64)
+        actual = np.repeat(newest[..., None], HORIZON_STEPS, axis=-1)
+        peaks = self._window.peaks(HORIZON_STEPS).astype(np.float64)
+        highest = np.full((v, N_RESOURCES, HORIZON_STEPS), np.nan)
+        highest[..., : peaks.shape[-1]] = np.maximum.accumulate(peaks[..., ::-1], axis=-1)
+        now_s = self._newest_s or 0
+        slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
+        for said, target, combiner in ((self._said, actual, self._combiner), (self._peaks_said, highest, self._peak_combiner)):
+            if said:
+                errors = np.full((len(combiner.members), v, N_RESOURCES, HORIZON_STEPS), np.nan)
+                for step, forecasts in enumerate(said):
+                    errors[..., step] = np.abs(forecasts[..., step] - target[..., step])
+                combiner.score(errors, slots)
+        self._calibrator.learn(actual)
+        self._peak_calibrator.learn(highest)
+
+    def _issue(self, now_s: int, live: bool) -> ForecastBlock:
+        """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
+        v = len(self._vm_ids)
+        shape = (v, N_RESOURCES)
+        series = self._window.means(self.options.ring).reshape(v * N_RESOURCES, -1)
+        peaks = self._window.peaks(self.options.ring).reshape(v * N_RESOURCES, -1)
+        seen, peaks_seen = look(series), look(peaks)
+        self._refit(seen, now_s)
+        forecasts = np.full((len(self.members), *shape, HORIZON_STEPS), np.nan)
+        cheap = len(MEMBERS)
+        forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
+        if self._statistics is not None and live:
+            said = self._statistics.forecast(series, seen.filled, now_s // BUCKET_S)
+            forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
+        boosted_spread = None
+        if self._booster is not None:
+            low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
+            forecasts[-1] = middle
+            boosted_spread = np.stack([high - middle, middle - low], axis=-1)
+        slot = slot_of(now_s)
+        weights = self._combiner.weights(slot, forecasts)
+        point = blend(forecasts, weights)
+        unknown = (seen.readings == 0).reshape(shape)
+        point[unknown] = np.nan
+        peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))
+        peak_forecasts = peak_forecasts.reshape(len(PEAK_MEMBERS), *shape, HORIZON_STEPS)
+        peak_point = blend(peak_forecasts, self._peak_combiner.weights(slot, peak_forecasts))
+        peak_point[unknown] = np.nan
+        unit, floor = usual_change(seen, shape)
+        peak_unit, peak_floor = usual_change(peaks_seen, shape)
+        if self.options.boosting and boosted_spread is None:
+            boosted_spread = np.full((*shape, HORIZON_STEPS, 2), np.nan)
+        local = local_features(seen, forecasts[:cheap], point, floor, boosted_spread)
+        quantiles = self._calibrator.issue(point, unit, local, self._capacity)
+        peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
+        peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
+        self._said.insert(0, forecasts)
+        self._peaks_said.insert(0, peak_forecasts)
+        del self._said[HORIZON_STEPS:], self._peaks_said[HORIZON_STEPS:]
+        return self._block(now_s, seen, model=leader(weights), point=point, quantiles=quantiles, peaks=peak_quantiles)
+
+    def _refit(self, seen: Window, now_s: int) -> None:
+        """Refit the damped trend of one series in twelve, and of those that have none."""
+        flat = self._damped.reshape(-1, 3)
+        due = (np.arange(len(flat)) + now_s // BUCKET_S) % REFIT_EVERY == 0
+        due |= np.isnan(flat[:, 0])
+        if due.any():
+            flat[due] = fit_damped(seen.filled[due])[0]
+
+    def _block(self, now_s: int, seen: Window, *, model: NDArray[np.int8], point: F64, quantiles: F32, peaks: F32) -> ForecastBlock:
+        shape = point.shape[:2]
+        age = seen.age.reshape(shape)
+        gap = np.where(age > GAP_BUCKETS, np.sqrt(1.0 + age / HORIZON_STEPS), 1.0)[..., None, None]
+        top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None]
+        centre = np.minimum(point[..., None], top)
+        wide = np.clip(centre + (quantiles - centre) * gap, 0.0, top)
+        # whatever the mean of a bucket may reach, its peak may: the two distributions must not contradict each other
+        highest = np.maximum(peaks, np.maximum.accumulate(wide, axis=2))
+        highest = np.clip(np.maximum.accumulate(highest, axis=2), 0.0, top)
+        mean = (wide * LEVEL_WEIGHTS).sum(axis=-1)
+        variance = ((wide - mean[..., None]) ** 2 * LEVEL_WEIGHTS).sum(axis=-1)
+        covered, evidence = self._calibrator.coverage()
+        readings = seen.readings.reshape(shape)
+        reason = np.zeros(shape, dtype=np.int8)
+        reason[(covered < OFF_COVERAGE) & (evidence >= OFF_EVIDENCE)] = NoForecast.OUT_OF_CALIBRATION
+        reason[age > GAP_BUCKETS] = NoForecast.GAP
+        reason[readings < COLD_BUCKETS] = NoForecast.COLD_START
+        reason[readings == 0] = NoForecast.ALL_UNKNOWN
+        return ForecastBlock(
+            issued_s=now_s,
+            vm_ids=tuple(self._vm_ids),
+            mean=mean.astype(np.float32),
+            stddev=np.sqrt(variance).astype(np.float32),
+            quantiles=wide.astype(np.float32),
+            peak_quantiles=highest.astype(np.float32),
+            model=model,
+            models=self.members,
+            reason=reason,
+            coverage=covered.astype(np.float32),
+        )
+
+    @staticmethod
+    def _select(block: ForecastBlock, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> ForecastBlock:
+        return ForecastBlock(
+            issued_s=block.issued_s,
+            vm_ids=vm_ids,
+            mean=block.mean[rows],
+            stddev=block.stddev[rows],
+            quantiles=block.quantiles[rows],
+            peak_quantiles=block.peak_quantiles[rows],
+            model=block.model[rows],
+            models=block.models,
+            reason=block.reason[rows],
+            coverage=block.coverage[rows],
+        )
