@@ -282,7 +282,7 @@ def _capacity(vms: list[_Vm], overcommit: float) -> HostCapacity:
     peaks = np.sum([vm.peak for vm in vms], axis=0)
     cpu = limit(peaks[CPU], sum(policy.cpu_floor_millicores or 0 for policy in policies))
     memory = _mib(limit(peaks[MEMORY], sum(policy.memory_floor_bytes or 0 for policy in policies)))
-    net = limit(peaks[NET_RX] + peaks[NET_TX], 2 * NET_FLOOR_BITS_PER_S * len(vms))
+    net = max(limit(peaks[direction], NET_FLOOR_BITS_PER_S * len(vms)) for direction in (NET_RX, NET_TX))  # full duplex: holds for each
     return HostCapacity(
         cpu_millicores=math.ceil(PEAK_MARGIN * cpu),  # room for the host's own work
         memory_bytes=memory + HOST_RESERVE_BYTES,
@@ -304,8 +304,8 @@ def _fit(vms: list[_Vm], capacity: HostCapacity) -> list[_Vm]:
 
     cpu = scaled("cpu_quota_millicores", "cpu_floor_millicores", capacity.cpu_commit_millicores)
     memory = scaled("memory_bytes", "memory_floor_bytes", capacity.memory_commit_bytes - MIB * len(vms))
-    rx = scaled("net_rx_bits_per_s", "net_floor_bits_per_s", capacity.net_commit_bits_per_s / 2)
-    tx = scaled("net_tx_bits_per_s", "net_floor_bits_per_s", capacity.net_commit_bits_per_s / 2)
+    rx = scaled("net_rx_bits_per_s", "net_floor_bits_per_s", capacity.net_commit_bits_per_s)
+    tx = scaled("net_tx_bits_per_s", "net_floor_bits_per_s", capacity.net_commit_bits_per_s)
     fitted = []
     for i, vm in enumerate(vms):
         initial = Allocation(

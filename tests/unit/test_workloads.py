@@ -160,9 +160,8 @@ def test_capacity_is_short_of_the_sum_of_the_maxima_and_starts_fit(generated: li
         assert capacity.memory_commit_bytes < sum(vm.memory_max_bytes for vm in vms)
         assert sum(vm.initial.cpu_quota_millicores or 0 for vm in vms) <= capacity.cpu_commit_millicores
         assert sum(vm.initial.memory_bytes or 0 for vm in vms) <= capacity.memory_commit_bytes
-        assert (
-            sum((vm.initial.net_rx_bits_per_s or 0) + (vm.initial.net_tx_bits_per_s or 0) for vm in vms) <= capacity.net_commit_bits_per_s
-        )
+        for field in ("net_rx_bits_per_s", "net_tx_bits_per_s"):
+            assert sum(getattr(vm.initial, field) for vm in vms) <= capacity.net_commit_bits_per_s
         for vm in vms:
             assert (vm.initial.cpu_quota_millicores or 0) >= (vm.policy.cpu_floor_millicores or 0)
             assert (vm.initial.memory_bytes or 0) >= (vm.policy.memory_floor_bytes or 0)
