@@ -1,0 +1,240 @@
+"""History port on local Parquet: demand buckets and issued forecasts, one table each (coordinator/store/parts.py).
+
+Buckets: one row per (bucket, VM), a float32 column per resource and measure (`mean_cpu_millicores`, ...). Forecasts: one row per
+(issue, VM, resource) with lists over the 12 steps; of the quantiles only STORED_LEVELS are kept, which is what scoring and the
+pages read. Unknown is NaN, absent columns are null. Invariant: a write that returned is durable; the same (VM, bucket) or (VM, issue)
+written again replaces the older row whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from coordinator.model import F32, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.store.parts import PartTable, day_of, days
+from shared.units import BUCKET_S, GIB, HORIZON_STEPS, RESOURCES
+
+STORED_LEVELS: Final = (0.1, 0.5, 0.9, 0.95)
+MAX_LOAD_BUCKETS: Final = 366 * 288
+_LOADED: Final = ("mean", "peak", "censored")
+_MEASURES: Final = (*_LOADED, "usage", "allocation")
+_KEYS: Final = ["start_s", "vm_id"]
+_FORECAST_KEYS: Final = ["issued_s", "vm_id", "resource"]
+_STEPS: Final = pa.list_(pa.float32(), HORIZON_STEPS)
+_STEP_COLUMNS: Final = ("mean", "stddev", *(f"{kind}_q{round(level * 1000)}" for kind in ("bucket", "peak") for level in STORED_LEVELS))
+
+
+class ParquetHistory:
+    """See the module. One process writes; `retention_days` and `max_bytes` bound each table (forecasts keep a quarter of both)."""
+
+    def __init__(self, folder: Path, *, retention_days: int = 42, max_bytes: int = 8 * GIB) -> None:
+        self._lock = threading.Lock()  # the cycle writes from a worker thread while pages read
+        self._buckets = PartTable(
+            folder / "buckets",
+            lambda table: _last_of_each(table, _KEYS, ["vm_id", "start_s"]),
+            row_group_rows=1 << 20,
+            retention_days=retention_days,
+            max_bytes=max_bytes,
+            dictionary=["vm_id", "host_id"],
+        )
+        self._forecasts = PartTable(
+            folder / "forecasts",
+            lambda table: _last_of_each(table, _FORECAST_KEYS, ["vm_id", "issued_s", "resource"]),
+            row_group_rows=4096,  # sorted by VM: one VM's day is 1,440 rows, so reading it touches a row group or two
+            retention_days=max(1, retention_days // 4),
+            max_bytes=max_bytes // 4,
+            dictionary=["vm_id", "model"],
+        )
+
+    def append_buckets(self, block: BucketBlock) -> None:
+        """Store one closed bucket; the same (VM, bucket) again replaces it. Raises HostError when the disk refuses."""
+        _check_start(block.start_s)
+        if not block.vm_ids:
+            return
+        arrays: dict[str, Any] = {
+            "start_s": pa.array(np.full(len(block.vm_ids), block.start_s, np.int64)),
+            "vm_id": pa.array(block.vm_ids, pa.string()),
+            "host_id": pa.array(block.host_ids, pa.string()),
+            "samples": pa.array(block.samples.astype(np.int32)),
+        }
+        for measure in _MEASURES:
+            values = getattr(block, measure)
+            arrays |= {_column(measure, r): pa.array(values[:, r].astype(np.float32)) for r in range(N_RESOURCES)}
+        with self._lock:
+            self._buckets.append(day_of(block.start_s), pa.table(arrays))
+
+    def append_history(self, block: HistoryBlock) -> None:
+        """Store many buckets at once (a preload). Buckets with no value at all are left out; host and samples are unknown."""
+        _check_start(block.end_s)
+        n_buckets = block.mean.shape[2]
+        first_s = block.end_s - (n_buckets - 1) * BUCKET_S
+        names = pa.array(block.vm_ids, pa.string())
+        known: NDArray[np.bool_] = np.any(~np.isnan(block.mean) | ~np.isnan(block.peak), axis=1)
+        for day, start_s, stop_s in days(first_s, block.end_s + BUCKET_S):
+            low, high = (start_s - first_s) // BUCKET_S, (stop_s - first_s) // BUCKET_S
+            vm, bucket = np.nonzero(known[:, low:high])
+            if not len(vm):
+                continue
+            arrays: dict[str, Any] = {
+                "start_s": pa.array(start_s + bucket.astype(np.int64) * BUCKET_S),
+                "vm_id": names.take(pa.array(vm)),
+                "host_id": pa.nulls(len(vm), pa.string()),
+                "samples": pa.nulls(len(vm), pa.int32()),
+            }
+            for measure in _LOADED:
+                values = getattr(block, measure)
+                arrays |= {_column(measure, r): pa.array(values[vm, r, low + bucket].astype(np.float32)) for r in range(N_RESOURCES)}
+            for measure in ("usage", "allocation"):
+                arrays |= {_column(measure, r): pa.nulls(len(vm), pa.float32()) for r in range(N_RESOURCES)}
+            with self._lock:
+                self._buckets.append(day, pa.table(arrays), bulk=True)
+
+    def load(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> HistoryBlock:
+        """float32[v, r, buckets] ending with bucket `end_s`; NaN where nothing is stored; capacity NaN."""
+        _check_start(end_s)
+        if not 1 <= buckets <= MAX_LOAD_BUCKETS:
+            raise ValueError(f"buckets {buckets}: allowed 1 to {MAX_LOAD_BUCKETS}")
+        first_s = end_s - (buckets - 1) * BUCKET_S
+        index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
+        arrays = {measure: np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32) for measure in _LOADED}
+        columns = [*_KEYS, *(_column(measure, r) for measure in _LOADED for r in range(N_RESOURCES))]
+        with self._lock:
+            for part in self._buckets.parts(day_of(first_s), day_of(end_s)):
+                for batch in self._buckets.read(part, columns).to_batches():
+                    _scatter(batch, index, first_s, arrays)
+        capacity = np.full((len(vm_ids), N_RESOURCES), np.nan, np.float32)
+        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, capacity=capacity, **arrays)
+
+    def newest_s(self) -> int | None:
+        """Start of the newest stored bucket; None when empty."""
+        with self._lock:
+            return self._buckets.newest("start_s")
+
+    def append_forecast(self, block: ForecastBlock) -> None:
+        """Store an issued forecast: mean, stddev and the STORED_LEVELS of both kinds of quantiles."""
+        missing = [level for level in STORED_LEVELS if level not in block.levels]
+        if missing:
+            raise ValueError(f"forecast levels {block.levels}: {missing} are needed")
+        if not block.vm_ids:
+            return
+        rows = len(block.vm_ids) * N_RESOURCES
+        values = [block.mean, block.stddev]
+        at = [block.levels.index(level) for level in STORED_LEVELS]
+        values += [kind[..., i] for kind in (block.quantiles, block.peak_quantiles) for i in at]
+        arrays: dict[str, Any] = {
+            "issued_s": pa.array(np.full(rows, block.issued_s, np.int64)),
+            "vm_id": pa.array(block.vm_ids, pa.string()).take(pa.array(np.repeat(np.arange(len(block.vm_ids)), N_RESOURCES))),
+            "resource": pa.array(np.tile(np.arange(N_RESOURCES, dtype=np.int8), len(block.vm_ids))),
+            "model": pa.array(block.models, pa.string()).take(pa.array(block.model.ravel().astype(np.int32))),
+            "reason": pa.array(block.reason.ravel().astype(np.int8)),
+            "coverage": pa.array(block.coverage.ravel().astype(np.float32)),
+        }
+        for name, value in zip(_STEP_COLUMNS, values, strict=True):
+            flat = pa.array(np.ascontiguousarray(value, np.float32).ravel())
+            arrays[name] = pa.FixedSizeListArray.from_arrays(flat, HORIZON_STEPS)
+        with self._lock:
+            self._forecasts.append(day_of(block.issued_s), pa.table(arrays))
+
+    def forecasts(self, vm_id: str, since_s: int) -> list[ForecastBlock]:
+        """Issued forecasts of one VM from `since_s` on, oldest first; `levels` of these blocks are STORED_LEVELS."""
+        columns = [*_FORECAST_KEYS, "model", "reason", "coverage", *_STEP_COLUMNS]
+        wanted = (pc.field("vm_id") == vm_id) & (pc.field("issued_s") >= since_s)
+        issues: dict[int, ForecastBlock] = {}
+        with self._lock:
+            tables = [self._forecasts.read(part, columns, wanted) for part in self._forecasts.parts(day_of(since_s))]
+        for table in tables:
+            issued = _numpy(table, "issued_s")
+            for at in np.unique(issued):
+                # a replaced issue comes again from a later part, and the later one counts
+                issues[int(at)] = _forecast_of(table.filter(pa.array(issued == at)), vm_id, int(at))
+        return [issues[at] for at in sorted(issues)]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes on disk, both tables."""
+        return self._buckets.total_bytes + self._forecasts.total_bytes
+
+    @property
+    def days_dropped(self) -> int:
+        """Days given up to retention or the disk budget since the start."""
+        return self._buckets.days_dropped + self._forecasts.days_dropped
+
+
+def _scatter(batch: Any, index: dict[str, int], first_s: int, arrays: dict[str, F32]) -> None:
+    """Put a batch's rows in their places; rows of other VMs or times are left out."""
+    names = batch.column("vm_id")
+    place = np.array([index.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
+    vm = place[names.indices.to_numpy(zero_copy_only=False)]
+    bucket = (batch.column("start_s").to_numpy() - first_s) // BUCKET_S
+    keep = (vm >= 0) & (bucket >= 0) & (bucket < next(iter(arrays.values())).shape[2])
+    everything = bool(keep.all())
+    vm, bucket = (vm, bucket) if everything else (vm[keep], bucket[keep])
+    for measure, array in arrays.items():
+        for r in range(N_RESOURCES):
+            values = batch.column(_column(measure, r)).to_numpy(zero_copy_only=False)
+            array[vm, r, bucket] = values if everything else values[keep]
+
+
+def _forecast_of(rows: Any, vm_id: str, issued_s: int) -> ForecastBlock:
+    order = _numpy(rows, "resource").astype(np.int64)
+    names = rows.column("model").to_pylist()
+    models = tuple(sorted(set(names)))
+
+    def steps(name: str) -> F32:
+        out = np.full((1, N_RESOURCES, HORIZON_STEPS), np.nan, np.float32)
+        flat = rows.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        out[0, order] = flat.reshape(-1, HORIZON_STEPS)
+        return out
+
+    def scalars(values: NDArray[Any], missing: float) -> NDArray[Any]:
+        out = np.full((1, N_RESOURCES), missing, values.dtype)
+        out[0, order] = values
+        return out
+
+    levels = [f"q{round(level * 1000)}" for level in STORED_LEVELS]
+    return ForecastBlock(
+        issued_s=issued_s,
+        vm_ids=(vm_id,),
+        mean=steps("mean"),
+        stddev=steps("stddev"),
+        quantiles=np.stack([steps(f"bucket_{level}") for level in levels], axis=-1),
+        peak_quantiles=np.stack([steps(f"peak_{level}") for level in levels], axis=-1),
+        model=scalars(np.array([models.index(name) for name in names], np.int8), 0),
+        models=models,
+        reason=scalars(_numpy(rows, "reason").astype(np.int8), 0),
+        coverage=scalars(_numpy(rows, "coverage").astype(np.float32), np.nan),
+        levels=STORED_LEVELS,
+    )
+
+
+def _last_of_each(table: Any, keys: list[str], order: list[str]) -> Any:
+    """Rows sorted by `order`; of rows with equal keys the last one stays."""
+    numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
+    kept = numbered.group_by(keys).aggregate([("_row", "max")])
+    kept = kept.sort_by([(key, "ascending") for key in order])
+    return table.take(kept.column("_row_max"))
+
+
+def _numpy(table: Any, name: str) -> NDArray[Any]:
+    array: NDArray[Any] = table.column(name).to_numpy()
+    return array
+
+
+def _column(measure: str, resource: int) -> str:
+    return f"{measure}_{RESOURCES[resource]}"
+
+
+def _check_start(start_s: int) -> None:
+    if start_s % BUCKET_S or not 0 <= start_s < 2**33:
+        raise ValueError(f"bucket start {start_s}: allowed are multiples of {BUCKET_S} from 0 to 2**33 s")
+
+
+assert set(STORED_LEVELS) <= set(LEVELS)

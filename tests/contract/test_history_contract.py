@@ -1,0 +1,236 @@
+"""The History port: one suite on the fake and on Parquet, then what only files can get wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.ports import History
+from coordinator.store.history import STORED_LEVELS, ParquetHistory
+from shared.errors import HostError
+from shared.units import BUCKET_S, HORIZON_STEPS
+
+DAY_S = 86_400
+T0 = 20_000 * DAY_S
+
+
+def fakes() -> ModuleType:
+    """tests/ is no package, so its neighbour is loaded by path."""
+    spec = importlib.util.spec_from_file_location("contract_fakes", Path(__file__).with_name("fakes.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["memory", "parquet"])
+def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
+    made: History = fakes().MemoryHistory() if request.param == "memory" else ParquetHistory(tmp_path)
+    return made
+
+
+def bucket(start_s: int, vm_ids: tuple[str, ...] = ("a", "b"), value: float = 1.0) -> BucketBlock:
+    shape = (len(vm_ids), N_RESOURCES)
+    mean = np.full(shape, value) + np.arange(N_RESOURCES) + 10 * np.arange(len(vm_ids))[:, None]
+    return BucketBlock(
+        start_s=start_s,
+        vm_ids=vm_ids,
+        host_ids=("h",) * len(vm_ids),
+        mean=mean,
+        peak=mean * 2,
+        usage=mean / 2,
+        censored=np.zeros(shape),
+        allocation=np.full(shape, np.nan),
+        samples=np.full(len(vm_ids), 60),
+    )
+
+
+def block(vm_ids: tuple[str, ...], end_s: int, buckets: int, seed: int = 1) -> HistoryBlock:
+    rng = np.random.default_rng(seed)
+    shape = (len(vm_ids), N_RESOURCES, buckets)
+    mean = rng.uniform(0, 4000, shape).astype(np.float32)
+    capacity = np.full(shape[:2], np.nan, np.float32)
+    return HistoryBlock(vm_ids=vm_ids, end_s=end_s, mean=mean, peak=mean * 2, censored=np.zeros(shape, np.float32), capacity=capacity)
+
+
+def forecast(issued_s: int, vm_ids: tuple[str, ...] = ("a", "b"), seed: int = 1) -> ForecastBlock:
+    rng = np.random.default_rng(seed)
+    shape = (len(vm_ids), N_RESOURCES, HORIZON_STEPS)
+    return ForecastBlock(
+        issued_s=issued_s,
+        vm_ids=vm_ids,
+        mean=rng.uniform(0, 1, shape).astype(np.float32),
+        stddev=rng.uniform(0, 1, shape).astype(np.float32),
+        quantiles=rng.uniform(0, 1, (*shape, len(LEVELS))).astype(np.float32),
+        peak_quantiles=rng.uniform(0, 1, (*shape, len(LEVELS))).astype(np.float32),
+        model=rng.integers(0, 3, shape[:2]).astype(np.int8),
+        models=("naive", "ses", "gbm"),
+        reason=rng.integers(0, 5, shape[:2]).astype(np.int8),
+        coverage=np.full(shape[:2], np.nan, np.float32),
+    )
+
+
+def same(left: HistoryBlock, right: HistoryBlock) -> None:
+    assert (left.vm_ids, left.end_s) == (right.vm_ids, right.end_s)
+    for name in ("mean", "peak", "censored", "capacity"):
+        assert getattr(left, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+
+
+class TestEveryHistory:
+    def test_empty(self, history: History) -> None:
+        assert history.newest_s() is None
+        assert np.isnan(history.load(["a"], T0, 3).mean).all()
+        assert history.forecasts("a", 0) == []
+
+    def test_buckets_come_back_in_their_places(self, history: History) -> None:
+        history.append_buckets(bucket(T0))
+        history.append_buckets(bucket(T0 + 2 * BUCKET_S, ("b", "c"), 5.0))
+        loaded = history.load(["c", "a", "b", "never"], T0 + 2 * BUCKET_S, 4)
+        assert loaded.mean.shape == (4, N_RESOURCES, 4)
+        assert loaded.mean.dtype == np.float32
+        nan = np.nan
+        expected = [[nan, nan, nan, 15], [nan, 1, nan, nan], [nan, 11, nan, 5], [nan] * 4]
+        np.testing.assert_array_equal(loaded.mean[:, 0], expected)
+        np.testing.assert_array_equal(loaded.peak, loaded.mean * 2)
+        assert loaded.censored[1, 0, 1] == 0
+        assert np.isnan(loaded.capacity).all()
+        assert history.newest_s() == T0 + 2 * BUCKET_S
+
+    def test_the_same_bucket_again_replaces(self, history: History) -> None:
+        history.append_buckets(bucket(T0, ("a", "b"), 1.0))
+        later = bucket(T0, ("a",), 7.0)
+        history.append_buckets(replace(later, peak=np.full((1, N_RESOURCES), np.nan)))
+        loaded = history.load(["a", "b"], T0, 1)
+        assert loaded.mean[:, 0, 0].tolist() == [7, 11]
+        assert np.isnan(loaded.peak[0]).all()
+        assert loaded.peak[1, 0, 0] == 22
+
+    def test_bulk_preload_over_midnight(self, history: History) -> None:
+        preload = block(("a", "b", "c"), T0 + 100 * BUCKET_S, 700)
+        preload.mean[1, :, :300] = preload.peak[1, :, :300] = preload.censored[1, :, :300] = np.nan
+        history.append_history(preload)  # type: ignore[attr-defined]
+        same(history.load(["a", "b", "c"], preload.end_s, 700), preload)
+        assert history.newest_s() == preload.end_s
+
+    def test_buckets_after_a_preload_replace_it(self, history: History) -> None:
+        history.append_history(block(("a",), T0, 10))  # type: ignore[attr-defined]
+        history.append_buckets(bucket(T0, ("a",), 3.0))
+        assert history.load(["a"], T0, 1).mean[0, 0, 0] == 3.0
+
+    def test_forecasts_of_one_vm_oldest_first(self, history: History) -> None:
+        blocks = {at: forecast(at, seed=at % 97) for at in (T0 + 600, T0, T0 + DAY_S)}
+        for issued in blocks.values():
+            history.append_forecast(issued)
+        history.append_forecast(forecast(T0, ("other",)))
+        found = history.forecasts("b", T0 + 300)
+        assert [one.issued_s for one in found] == [T0 + 600, T0 + DAY_S]
+        for one in found:
+            original, at = blocks[one.issued_s], [LEVELS.index(level) for level in STORED_LEVELS]
+            assert (one.vm_ids, one.levels) == (("b",), STORED_LEVELS)
+            for name in ("mean", "stddev", "coverage", "reason"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(original, name)[1:])
+            np.testing.assert_array_equal(one.quantiles, original.quantiles[1:][..., at])
+            np.testing.assert_array_equal(one.peak_quantiles, original.peak_quantiles[1:][..., at])
+            assert [one.models[m] for m in one.model[0]] == [original.models[m] for m in original.model[1]]
+
+    def test_the_same_issue_again_replaces(self, history: History) -> None:
+        history.append_forecast(forecast(T0, seed=1))
+        history.append_forecast(forecast(T0, seed=2))
+        (found,) = history.forecasts("a", T0)
+        np.testing.assert_array_equal(found.mean, forecast(T0, seed=2).mean[:1])
+
+
+def test_a_week_of_buckets_reads_back_after_a_restart_from_few_files(tmp_path: Path) -> None:
+    history, memory = ParquetHistory(tmp_path), fakes().MemoryHistory()
+    step = 12 * BUCKET_S  # an hour between buckets keeps the test short; merging counts parts, not hours
+    for i in range(24 * 4):
+        one = bucket(T0 + i * step, value=float(i))
+        history.append_buckets(one)
+        memory.append_buckets(one)
+    again = ParquetHistory(tmp_path)
+    end_s = T0 + 95 * step
+    same(again.load(["b", "a"], end_s, 95 * 12 + 1), memory.load(["b", "a"], end_s, 95 * 12 + 1))
+    assert again.newest_s() == end_s
+    assert len(list((tmp_path / "buckets").iterdir())) <= 3 + 2 + 11
+
+
+def test_a_kill_between_merge_and_clean_up_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = ParquetHistory(tmp_path)
+    history.append_buckets(bucket(T0, value=99.0))
+    monkeypatch.setattr(Path, "unlink", _raise_killed)
+    with pytest.raises(KeyboardInterrupt):
+        for i in range(12):
+            history.append_buckets(bucket(T0 + i * BUCKET_S, value=float(i)))
+    monkeypatch.undo()
+    again = ParquetHistory(tmp_path)
+    assert len(list((tmp_path / "buckets").iterdir())) == 13
+    assert again.newest_s() == T0 + 10 * BUCKET_S
+    expected = [float(i) for i in range(11)]  # the 99 of the first write is replaced
+    assert again.load(["a"], T0 + 10 * BUCKET_S, 11).mean[0, 0].tolist() == expected
+    for i in range(11, 40):
+        again.append_buckets(bucket(T0 + i * BUCKET_S, value=1.0))
+    assert again.load(["a"], T0 + 10 * BUCKET_S, 11).mean[0, 0].tolist() == expected
+
+
+def _raise_killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_scratch_files_of_a_killed_write_go(tmp_path: Path) -> None:
+    ParquetHistory(tmp_path).append_buckets(bucket(T0))
+    scratch = tmp_path / "buckets" / "2024-10-04.00000009.0.parquet.tmp"
+    scratch.write_bytes(b"half")
+    assert ParquetHistory(tmp_path).newest_s() == T0
+    assert not scratch.exists()
+
+
+def test_old_days_go_by_retention_and_by_budget(tmp_path: Path) -> None:
+    history = ParquetHistory(tmp_path / "a", retention_days=4)
+    for day in range(10):
+        history.append_buckets(bucket(T0 + day * DAY_S))
+    loaded = history.load(["a"], T0 + 9 * DAY_S, 9 * 288 + 1).mean[0, 0, ::288]
+    assert np.isnan(loaded).tolist() == [True] * 5 + [False] * 5
+    small = ParquetHistory(tmp_path / "b", max_bytes=1)
+    for day in range(3):
+        small.append_buckets(bucket(T0 + day * DAY_S))
+    assert small.newest_s() == T0 + 2 * DAY_S
+    assert small.days_dropped == 2
+
+
+def test_a_disk_that_refuses_is_a_host_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = ParquetHistory(tmp_path)
+    history.append_buckets(bucket(T0))
+
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HostError, match="no space left"):
+        history.append_buckets(bucket(T0 + BUCKET_S))
+    monkeypatch.undo()
+    assert ParquetHistory(tmp_path).newest_s() == T0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda history: history.append_buckets(bucket(T0 + 1)), "allowed are multiples of 300"),
+        (lambda history: history.load(["a"], T0 + 1, 1), "allowed are multiples of 300"),
+        (lambda history: history.load(["a"], T0, 0), "buckets 0: allowed 1 to"),
+        (lambda history: history.append_forecast(replace(forecast(T0), levels=(0.5,))), "are needed"),
+        (lambda history: ParquetHistory(Path("/proc/nowhere")), "history folder"),
+    ],
+)
+def test_impossible_input(tmp_path: Path, call: Callable[[ParquetHistory], None], message: str) -> None:
+    with pytest.raises((ValueError, HostError), match=message):
+        call(ParquetHistory(tmp_path))
