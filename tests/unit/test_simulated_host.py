@@ -17,6 +17,7 @@ from agent.adapters.simulated_host import SimulatedHost, share_out
 from agent.adapters.simulated_vm import SimulationFaults
 from agent.adapters.workload import Workload
 from agent.ports import RawVm
+from agent.sampling.derive import derive
 from shared.clock import ManualClock
 from shared.errors import ConfigError, HostError, Refusal
 from shared.model import Allocation, HostCapacity
@@ -93,6 +94,19 @@ def test_cpu_above_the_quota_is_throttled_and_counted_as_violation() -> None:
     assert truth["violation_s"]["cpu_millicores"] == truth["violation_any_s"] == pytest.approx(60)
     assert truth["unmet"]["cpu_millicores"] == pytest.approx(750 * 60)
     assert truth["allocated"]["cpu_millicores"] == truth["used"]["cpu_millicores"] == pytest.approx(250 * 60)
+
+
+def test_a_sample_derived_from_two_readings_says_what_happened() -> None:
+    tight = Allocation(vcpus=2, cpu_quota_millicores=250, memory_bytes=2 * GIB)
+    world = World(workload(steady_vm(initial=tight)), at_s=2.3)
+    before = world.host.read()
+    world.clock.advance(5)
+    sample = derive(before, world.host.read(), {"id-vm": 8 * GIB}).vms["id-vm"]
+    assert (sample.cpu_used_millicores, sample.cpu_throttled_permille, sample.cpu_ready_permille) == (250, 750, 0)
+    assert number(sample.memory_used_bytes) == pytest.approx(GIB, rel=0.003)
+    assert number(sample.memory_reading_age_ms) < 5000
+    assert number(sample.net_rx_bits_per_s) > 0
+    assert sample.allocation() == world.host.allocation("id-vm")
 
 
 def test_cpu_above_the_vcpus_saturates_them_without_throttling() -> None:
