@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shared.clock import ScaledClock, SystemClock
 from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, ClockConfig, CoordinatorConfig, load
+from shared.config_check import main as check
 from shared.config_file import environment_name, settings
-from shared.errors import ConfigError
+from shared.errors import EXIT_CONFIG, ConfigError
 from shared.model import Mode, Priority
 
 
@@ -170,3 +171,13 @@ def test_clock_follows_its_settings() -> None:
     clock = ClockConfig(simulated_start_ns=5, real_start_ns=7, speed=60.0).open()
     assert isinstance(clock, ScaledClock)
     assert (clock.anchor.simulated_start_ns, clock.anchor.real_start_ns, clock.anchor.speed) == (5, 7, 60.0)
+
+
+def test_check_command_tells_good_from_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("ray = false")
+    assert check(["coordinator", str(path)]) == 0
+    assert check(["agent", str(path)]) == EXIT_CONFIG
+    assert "unknown setting 'ray'" in capsys.readouterr().err
+    assert check(["fleet", str(path)]) == EXIT_CONFIG
+    assert capsys.readouterr().err.startswith("usage:")
