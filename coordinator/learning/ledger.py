@@ -1,0 +1,95 @@
+"""Everything that is learned, behind one object: the cycle reports what happened, pages and metrics read the scores.
+
+Pure: no clock, no I/O; the same reports give the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.learning.errors import ForecastErrors
+from coordinator.learning.outcomes import OutcomeLedger
+from coordinator.learning.shadow import ShadowLedger
+from coordinator.learning.sla import SlaSums, SlaTracker
+from coordinator.model import BucketBlock, ForecastBlock, HostState, VmSize
+from shared.model import HostSample, Mode
+from shared.plan import Outcome, OutcomeState, StepKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One mode's score since the start. None = nothing observed."""
+
+    mode: Mode
+    observed_minutes: float  # VM-minutes
+    violation_minutes: float | None  # VM-minutes
+    violation_depth: float | None
+    minutes_by_cause: dict[str, float]
+    allocation_over_use: float | None
+    steps_applied: int
+    steps_refused: int
+    steps_failed: int
+    pinball: float | None  # mean over resources of mean pinball / mean demand
+    naive_pinball: float | None
+
+
+class Ledger:
+    """Errors, SLA, shadow and outcomes of one coordinator run."""
+
+    def __init__(self) -> None:
+        self.errors = ForecastErrors()
+        self.sla = SlaTracker()
+        self.shadow = ShadowLedger()
+        self.outcomes = OutcomeLedger()
+
+    def sample(self, host_id: str, mode: Mode, sample: HostSample) -> None:
+        """A sample that was not seen before."""
+        self.sla.observe(host_id, mode, sample)
+
+    def bucket(self, bucket: BucketBlock, modes: Mapping[str, Mode]) -> None:
+        """A closed bucket; `modes` host -> mode now."""
+        self.errors.score(bucket, modes)
+        self.shadow.score(bucket, modes)
+
+    def forecast(self, forecast: ForecastBlock) -> None:
+        """A forecast was issued."""
+        self.errors.issue(forecast)
+
+    def sized(self, host: HostState, sizes: Sequence[VmSize]) -> None:
+        """A host was sized, for real or in shadow."""
+        self.shadow.propose(host, sizes)
+
+    def outcome(self, host_id: str, mode: Mode, outcome: Outcome) -> None:
+        """A step ended."""
+        self.outcomes.record(host_id, mode, outcome)
+
+    def lead_times_s(self, host_id: str) -> dict[StepKind, float]:
+        """Measured lead times of a host's levers."""
+        return self.outcomes.lead_times_s(host_id)
+
+    def burn_rates(self, budget_share: float = 0.01) -> Mapping[str, float]:
+        """vm_id -> how fast its error budget is used; the default budget is 1 % of the time."""
+        return self.sla.burn_rates(budget_share)
+
+    def score(self, mode: Mode) -> Score:
+        """What one mode has to show so far."""
+        sums = self.sla.by_mode.get(mode, SlaSums())
+        ours, naive = self.errors.totals(mode).relative()
+        return Score(
+            mode=mode,
+            observed_minutes=sums.observed_ns / 60e9,
+            violation_minutes=sums.violation_minutes if sums.observed_ns else None,
+            violation_depth=sums.depth,
+            minutes_by_cause={cause: ns / 60e9 for cause, ns in sorted(sums.by_cause_ns.items())},
+            allocation_over_use=sums.allocation_over_use(),
+            steps_applied=self.outcomes.total(mode, OutcomeState.VERIFIED, OutcomeState.PARTIAL),
+            steps_refused=self.outcomes.total(mode, OutcomeState.REFUSED),
+            steps_failed=self.outcomes.total(mode, OutcomeState.FAILED, OutcomeState.UNDONE),
+            pinball=ours,
+            naive_pinball=naive,
+        )
+
+    def scores(self) -> tuple[Score, ...]:
+        """Scores of the modes that were seen."""
+        return tuple(self.score(mode) for mode in Mode if mode in self.sla.by_mode)
