@@ -1,0 +1,214 @@
+"""What the agent knows of its VMs: values in force, readings, steps of late, failures, and what the host has promised in sum. Pure.
+
+Invariant: a value in flight is charged at the larger of what is and what will be, so an in-flight growth uses room at once and an in-flight
+shrink frees none before it is verified; a value never read is charged as full.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from agent.acting.guard import MINUTE_NS, View
+from agent.acting.levers import FIELDS, PROMISE_OF, Promise, bounds, charge, commit_limit, grows
+from agent.acting.reactive import Demand, Situation
+from agent.events import Decision
+from shared.config import GuardConfig
+from shared.model import Allocation, Domain, HostCapacity, VmSample
+from shared.plan import StepKind
+from shared.units import NS_PER_S, UNLIMITED
+
+# Decisions kept per VM for `why VM`: an hour of a busy VM, a day of a quiet one.
+STORY_LENGTH: Final = 20
+
+_SAMPLE_COLUMNS: Final = tuple((kind, column) for kind, (_, column) in FIELDS.items())
+_ALLOCATION_FIELDS: Final = tuple((kind, name) for kind, (name, _) in FIELDS.items())
+
+
+class VmRecord:
+    """One VM. Mutable; owned by the Ledger."""
+
+    __slots__ = (
+        "_read_at_ns",
+        "backoff_until",
+        "demand",
+        "domain",
+        "failures",
+        "grown_at",
+        "in_force",
+        "pending",
+        "reading",
+        "reading_at_ns",
+        "shrunk_at",
+        "situation",
+        "steps",
+        "story",
+        "told_at",
+    )
+
+    def __init__(self, domain: Domain, config: GuardConfig) -> None:
+        self.domain = domain
+        self.in_force: dict[StepKind, int] = {}
+        self.pending: dict[StepKind, tuple[int, int]] = {}  # lever with a step in flight -> (before, value)
+        self.reading: VmSample | None = None
+        self.reading_at_ns = 0
+        self.demand = Demand()
+        self.grown_at: dict[StepKind, int] = {}
+        self.shrunk_at: dict[StepKind, int] = {}
+        self.failures: dict[StepKind, int] = {}
+        self.backoff_until: dict[StepKind, int] = {}
+        self.steps: deque[int] = deque()
+        self.story: deque[Decision] = deque(maxlen=STORY_LENGTH)
+        self.told_at: dict[tuple[StepKind, str], int] = {}  # (lever, verdict) of a local step -> when it was last reported
+        self._read_at_ns = 0
+        self.define(domain, config)
+
+    def define(self, domain: Domain, config: GuardConfig) -> None:
+        """Take over a (new) definition."""
+        self.domain = domain
+        limits = {kind: bounds(kind, domain, config) for kind in FIELDS}
+        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s)
+
+    def note_sample(self, reading: VmSample, wall_ns: int) -> None:
+        """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value."""
+        self.reading, self.reading_at_ns = reading, wall_ns
+        if wall_ns <= self._read_at_ns:
+            return
+        in_force = self.in_force
+        for kind, column in _SAMPLE_COLUMNS:
+            value = getattr(reading, column)
+            if value is not None:
+                in_force[kind] = value
+
+    def note_allocation(self, allocation: Allocation, now_ns: int) -> None:
+        """Take in what was read back."""
+        self._read_at_ns = now_ns
+        for kind, name in _ALLOCATION_FIELDS:
+            value = getattr(allocation, name)
+            if value is not None:
+                self.in_force[kind] = value
+
+    @property
+    def vcpus(self) -> int:
+        """vCPUs in force or on their way; the domain's maximum when not known."""
+        now = self.in_force.get(StepKind.VCPUS, self.domain.vcpus_max)
+        before, value = self.pending.get(StepKind.VCPUS, (0, 0))
+        return max(now, before, value)
+
+    def charged(self, promise: Promise) -> int:
+        """What this VM takes of one promise."""
+        domain = self.domain
+        if not domain.running:
+            return 0
+        kind = _LEVER_OF[promise]
+        vcpus = self.vcpus
+        charges = [charge(kind, self.in_force.get(kind), domain, vcpus)]
+        charges.extend(charge(kind, value, domain, vcpus) for value in self.pending.get(kind, ()))
+        return max(charges)
+
+
+_LEVER_OF: Final = {
+    Promise.CPU: StepKind.CPU_QUOTA,
+    Promise.MEMORY: StepKind.MEMORY,
+    Promise.NET_RX: StepKind.NET_RX,
+    Promise.NET_TX: StepKind.NET_TX,
+}
+
+
+class Ledger:
+    """All VMs of the host, by id."""
+
+    def __init__(self, config: GuardConfig, capacity: HostCapacity) -> None:
+        self.config = config
+        self.capacity = capacity
+        self.vms: dict[str, VmRecord] = {}
+        self._steps: deque[int] = deque()
+
+    def define(self, domains: tuple[Domain, ...]) -> list[str]:
+        """Take over the inventory; returns the VMs that are gone or no longer run, sorted."""
+        named = {domain.vm_id: domain for domain in domains}
+        lost = [vm_id for vm_id in self.vms if vm_id not in named]
+        for vm_id in lost:
+            del self.vms[vm_id]
+        for vm_id, domain in sorted(named.items()):
+            record = self.vms.get(vm_id)
+            if record is None:
+                self.vms[vm_id] = VmRecord(domain, self.config)
+                continue
+            if record.domain.running and not domain.running:
+                # Stopped: what was read of it says nothing about its next run.
+                lost.append(vm_id)
+                self.vms[vm_id] = VmRecord(domain, self.config)
+                self.vms[vm_id].story = record.story
+            elif record.domain != domain:
+                record.define(domain, self.config)
+        return sorted(lost)
+
+    def view(self, vm_id: str, kind: StepKind, now_ns: int) -> View:
+        """What the guard may look at for one lever of one VM."""
+        record = self.vms.get(vm_id)
+        if record is None:
+            return View(domain=None, in_force=None, vcpus=0, reading=None, reading_at_ns=0)
+        _forget_before(record.steps, now_ns - MINUTE_NS)
+        _forget_before(self._steps, now_ns - MINUTE_NS)
+        return View(
+            domain=record.domain,
+            in_force=record.in_force.get(kind),
+            vcpus=record.vcpus,
+            reading=record.reading,
+            reading_at_ns=record.reading_at_ns,
+            busy=kind in record.pending,
+            backoff_until_ns=record.backoff_until.get(kind, 0),
+            grown_at_ns=record.grown_at.get(kind),
+            shrunk_at_ns=record.shrunk_at.get(kind),
+            vm_steps=len(record.steps),
+            host_steps=len(self._steps),
+            room=self._room_for(record, kind),
+        )
+
+    def room(self, promise: Promise) -> int:
+        """What the host may still promise; negative when it has promised too much."""
+        return commit_limit(promise, self.capacity) - sum(record.charged(promise) for record in self.vms.values())
+
+    def begun(self, vm_id: str, kind: StepKind, before: int, value: int, now_ns: int) -> None:
+        """A step was submitted: it counts against rates, cooldowns and promises."""
+        record = self.vms[vm_id]
+        record.pending[kind] = (before, value)
+        record.steps.append(now_ns)
+        self._steps.append(now_ns)
+        (record.grown_at if grows(before, value) else record.shrunk_at)[kind] = now_ns
+
+    def ended(self, vm_id: str, kind: StepKind, *, failed: bool, now_ns: int) -> None:
+        """A step in flight is over: its lever is free, and backs off (doubling) when it failed."""
+        record = self.vms.get(vm_id)
+        if record is None:
+            return
+        record.pending.pop(kind, None)
+        if not failed:
+            record.failures.pop(kind, None)
+            record.backoff_until.pop(kind, None)
+            return
+        failures = record.failures.get(kind, 0) + 1
+        record.failures[kind] = failures
+        # 2^20 x 1 s is past any allowed maximum; the shift stays small whatever the count.
+        wait_s = min(self.config.backoff_initial_s << min(failures - 1, 20), self.config.backoff_max_s)
+        record.backoff_until[kind] = now_ns + wait_s * NS_PER_S
+
+    def _room_for(self, record: VmRecord, kind: StepKind) -> int | None:
+        promise = PROMISE_OF.get(kind)
+        if promise is None:
+            return None
+        if kind is StepKind.VCPUS:
+            quotas = (record.in_force.get(StepKind.CPU_QUOTA), *record.pending.get(StepKind.CPU_QUOTA, ()))
+            if UNLIMITED not in quotas:
+                return None  # the quota is what is promised; more vCPUs change nothing of it
+        return self.room(promise)
+
+    def __iter__(self) -> Iterator[tuple[str, VmRecord]]:
+        return iter(sorted(self.vms.items()))
+
+
+def _forget_before(times: deque[int], since_ns: int) -> None:
+    while times and times[0] <= since_ns:
+        times.popleft()

@@ -1,0 +1,231 @@
+"""What the agent's core is told (events) and what it wants done (instructions), and the entries of its journal.
+
+Why: the core decides, the service performs. A run of the agent is the list of its events, so any run replays.
+Invariant: the service carries out the instructions of one event in the order given; a journal entry is written before what follows it.
+Times are wall nanoseconds. "Local" steps are those the agent decides itself; plan steps come from the coordinator.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from shared.messages import Inventory, Outcomes, Samples, Status
+from shared.model import Allocation, Domain, HostSample, Mode
+from shared.plan import Outcome, Plan, Step
+from shared.refusal import RefusalCode
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """First event of a process: steps found open in the journal are taken up again."""
+
+
+class Stopping(msgspec.Struct, frozen=True, kw_only=True):
+    """Last event of a process: what is collected but not yet a frame becomes one."""
+
+
+class InventoryRead(msgspec.Struct, frozen=True, kw_only=True):
+    """Every domain of the host, whole."""
+
+    domains: tuple[Domain, ...]
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True):
+    """One derived sampling round."""
+
+    sample: HostSample
+
+
+class PlanArrived(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan came in over the link."""
+
+    plan: Plan
+
+
+class ModeOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator's order for this host (Welcome.mode or SetMode)."""
+
+    mode: Mode
+
+
+class ModePinned(msgspec.Struct, frozen=True, kw_only=True):
+    """The owner's command on the host; None takes the pin away."""
+
+    mode: Mode | None
+
+
+class LinkUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator said Welcome. `acked` = highest sequence of ours it holds (-1 = none)."""
+
+    epoch: int
+    acked: int
+
+
+class LinkDown(msgspec.Struct, frozen=True, kw_only=True):
+    """The connection is gone."""
+
+
+class Acked(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator holds everything up to `sequence`."""
+
+    boot_id: str
+    sequence: int
+
+
+class StepAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The hypervisor took the request. Not yet done."""
+
+    step_id: str
+
+
+class StepRejected(msgspec.Struct, frozen=True, kw_only=True):
+    """The submit call failed. `code` None = HostError; then `retriable` says that its fate is not known (timeout, lost connection)."""
+
+    step_id: str
+    code: RefusalCode | None = None
+    detail: str = ""
+    retriable: bool = False
+
+
+class AllocationRead(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadBack; None = could not be read."""
+
+    vm_id: str
+    allocation: Allocation | None
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True):
+    """Time passes: about once a second."""
+
+
+Event = (
+    Started
+    | Stopping
+    | InventoryRead
+    | Sampled
+    | PlanArrived
+    | ModeOrdered
+    | ModePinned
+    | LinkUp
+    | LinkDown
+    | Acked
+    | StepAccepted
+    | StepRejected
+    | AllocationRead
+    | Tick
+)
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True, tag="intent"):
+    """Journalled before a submit. `step.value` is what is submitted; `asked` what was asked for; `before` the before-image."""
+
+    step: Step
+    asked: int
+    before: int
+    origin: str
+    at_ns: int
+    undo_of: str = ""  # id of the step that this one takes back
+    goal: Step | None = None  # the plan's step when this is one stride towards it
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed"):
+    """How a step ended."""
+
+    outcome: Outcome
+
+
+class PlanAccepted(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
+    """A plan was taken: nothing older is, and none of its steps a second time."""
+
+    epoch: int
+    sequence: int
+    at_ns: int
+    step_ids: tuple[str, ...] = ()
+
+
+class Shipped(msgspec.Struct, frozen=True, kw_only=True, tag="shipped"):
+    """Every outcome closed above this line is in the spool, in frames up to `sequence`."""
+
+    sequence: int
+
+
+JournalEntry = Intent | Closed | PlanAccepted | Shipped
+
+
+class WriteJournal(msgspec.Struct, frozen=True, kw_only=True):
+    """Append to the journal; an Intent must be durable before the next instruction is carried out."""
+
+    entry: JournalEntry
+
+
+class SubmitStep(msgspec.Struct, frozen=True, kw_only=True):
+    """Call Hypervisor.submit; answer with StepAccepted or StepRejected."""
+
+    step: Step
+
+
+class ReadBack(msgspec.Struct, frozen=True, kw_only=True):
+    """Read the allocation in force; answer with AllocationRead."""
+
+    vm_id: str
+
+
+class SpoolFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Put into the spool (and send). `sequence` is the message's own."""
+
+    sequence: int
+    message: Samples | Outcomes
+
+
+class TrimSpool(msgspec.Struct, frozen=True, kw_only=True):
+    """Frames up to and including `sequence` are durable elsewhere."""
+
+    sequence: int
+
+
+class SendMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """Send when connected; not spooled."""
+
+    message: Inventory | Status
+
+
+class PersistMode(msgspec.Struct, frozen=True, kw_only=True):
+    """Store both, so that they survive a restart."""
+
+    pinned: Mode | None
+    ordered: Mode | None
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """A line for the log; `level` is debug, info, warning or error."""
+
+    level: str
+    event: str
+    fields: dict[str, str | int]
+
+
+Instruction = WriteJournal | SubmitStep | ReadBack | SpoolFrame | TrimSpool | SendMessage | PersistMode | Note
+
+
+class Verb(StrEnum):
+    """What a Decision in a VM's story records besides the outcomes of steps."""
+
+    SUBMITTED = "submitted"
+    UNDO = "undo"
+    WAITING = "waiting"
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a VM's story: `verdict` is a Verb or an OutcomeState. Values in the lever's unit, -1 = unlimited."""
+
+    at_ns: int
+    kind: str
+    from_value: int | None
+    to_value: int | None
+    origin: str
+    verdict: str
+    code: str = ""
+    reason: str = ""
+    detail: str = ""
+    step_id: str = ""
