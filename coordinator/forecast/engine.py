@@ -42,12 +42,16 @@ LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastOptions:
-    """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load."""
+    """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
+
+    `only`: listen to one member alone (the last value where it is silent), for comparisons.
+    """
 
     boosting: bool = True
     statsforecast: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
+    only: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (("ring", self.ring, 48, 20_000), ("replay", self.replay, 0, 5_000)):
@@ -217,6 +221,10 @@ class ForecastEngine:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
+        if self.options.only is not None:
+            chosen = self.members.index(self.options.only)
+            forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
+            forecasts[np.arange(len(self.members)) != chosen] = np.nan
         slot = slot_of(now_s)
         weights = self._combiner.weights(slot, forecasts)
         point = blend(forecasts, weights)
