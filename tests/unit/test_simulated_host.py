@@ -180,6 +180,17 @@ def test_the_network_carries_up_to_the_ceiling_and_drops_the_rest() -> None:
     assert truth["allocated"]["net_tx_bits_per_s"] == pytest.approx(12 * 10**10)  # unlimited counts as the card's rate
 
 
+def test_domains_readings_and_allocations_tell_the_same() -> None:
+    host = World(workload(steady_vm("a"), steady_vm("b"))).host
+    raw = host.read()
+    assert (raw.boot_id, raw.failures) == (host.boot_id(), {})
+    for domain, vm in zip(host.domains(), raw.vms, strict=True):
+        allocation = host.allocation(domain.vm_id)
+        assert vm.vm_id == domain.vm_id
+        assert (allocation.memory_bytes, allocation.cpu_quota_millicores) == (vm.memory_actual_bytes, vm.cpu_quota_millicores)
+        assert number(allocation.vcpus) <= domain.vcpus_max
+
+
 def test_levers_take_their_time() -> None:
     world = World(workload(steady_vm()))
     host = world.host
