@@ -1,0 +1,251 @@
+"""Registry port on SQLAlchemy Core: SQLite by default, PostgreSQL by URL; every write is one transaction.
+
+Structs are JSON text, decoded with validation: what the database holds is input like any other. Plans, receipts and outcomes
+grow without end, so `prune` bounds them by age and by rows. Invariant: writing the same thing twice leaves one of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, create_engine, delete, event, func, inspect, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from coordinator.model import Receipt
+from coordinator.store import tables as t
+from shared.errors import ConfigError, HostError
+from shared.model import Domain, HostCapacity, Mode, Policy
+from shared.plan import Outcome, Plan
+from shared.units import NS_PER_S
+
+BUSY_TIMEOUT_MS: Final = 5000
+RETENTION_DAYS: Final = 30
+MAX_ROWS: Final = 1_000_000  # per table; about 1 GB of receipts
+
+_Condition = Callable[[Any], ColumnElement[bool]]
+_DIALECTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class SqlRegistry:
+    """`url`: an SQLAlchemy URL (`sqlite:////var/lib/tidegate/registry.db`). Raises ConfigError when it cannot be used."""
+
+    def __init__(self, url: str, *, retention_days: int = RETENTION_DAYS, max_rows: int = MAX_ROWS) -> None:
+        for name, value in (("retention_days", retention_days), ("max_rows", max_rows)):
+            if not 1 <= value <= 10**9:
+                raise ValueError(f"{name} {value}: allowed 1 to 10**9")
+        self._retention_days, self._max_rows = retention_days, max_rows
+        try:
+            self._engine = create_engine(url)
+        except (ArgumentError, ModuleNotFoundError) as error:
+            raise ConfigError(f"registry: {error}") from error
+        shown = self._engine.url.render_as_string(hide_password=True)
+        if self._engine.dialect.name not in _DIALECTS:
+            raise ConfigError(f"registry {shown}: allowed are {', '.join(_DIALECTS)}")
+        self._insert: Any = _DIALECTS[self._engine.dialect.name]
+        try:
+            _prepare(self._engine, shown)
+        except SQLAlchemyError as error:
+            self._engine.dispose()
+            raise ConfigError(f"registry {shown}: {error}") from error
+        except ConfigError:
+            self._engine.dispose()
+            raise
+
+    def next_epoch(self) -> int:
+        """One more than the last; the row is locked by the update, so two starters get two numbers."""
+        with self._writing() as connection:
+            row = {"name": "epoch", "value": 1}
+            insert = self._insert(t.settings).values(row)
+            statement = insert.on_conflict_do_update(index_elements=["name"], set_={"value": t.settings.c.value + 1})
+            return int(connection.execute(statement.returning(t.settings.c.value)).scalar_one())
+
+    def save_host(self, host_id: str, boot_id: str, capacity: HostCapacity, seen_ns: int) -> None:
+        self._upsert(t.hosts, [{"host_id": host_id, "boot_id": boot_id, "capacity": _json(capacity), "seen_ns": seen_ns}])
+
+    def hosts(self) -> list[dict[str, object]]:
+        """host_id, boot_id, capacity (HostCapacity), seen_ns of each, by host_id."""
+        rows = self._rows(select(t.hosts).order_by(t.hosts.c.host_id))
+        return [{**row, "capacity": msgspec.json.decode(row["capacity"], type=HostCapacity)} for row in rows]
+
+    def save_domains(self, host_id: str, domains: Sequence[Domain], seen_ns: int) -> None:
+        """The whole inventory of a host: what it no longer names is forgotten, unless another host has it by now."""
+        rows = [{"vm_id": d.vm_id, "host_id": host_id, "domain": _json(d), "seen_ns": seen_ns} for d in domains]
+        with self._writing() as connection:
+            known = {row.vm_id for row in connection.execute(select(t.domains.c.vm_id).where(t.domains.c.host_id == host_id))}
+            gone = sorted(known - {domain.vm_id for domain in domains})
+            if gone:
+                connection.execute(delete(t.domains).where(t.domains.c.vm_id.in_(gone), t.domains.c.host_id == host_id))
+            # an older sighting (a replayed inventory) must not take a VM back from the host that has it now
+            self._upsert(t.domains, rows, connection, only_if=lambda new: t.domains.c.seen_ns <= new.seen_ns)
+
+    def domains(self) -> dict[str, tuple[str, Domain]]:
+        rows = self._rows(select(t.domains).order_by(t.domains.c.vm_id))
+        return {row["vm_id"]: (row["host_id"], msgspec.json.decode(row["domain"], type=Domain)) for row in rows}
+
+    def save_acked(self, host_id: str, boot_id: str, sequence: int) -> None:
+        """Never goes back."""
+        row = {"host_id": host_id, "boot_id": boot_id, "sequence": sequence}
+        self._upsert(t.acked, [row], only_if=lambda new: t.acked.c.sequence < new.sequence)
+
+    def acked(self, host_id: str, boot_id: str) -> int:
+        where = (t.acked.c.host_id == host_id, t.acked.c.boot_id == boot_id)
+        rows = self._rows(select(t.acked.c.sequence).where(*where))
+        return int(rows[0]["sequence"]) if rows else -1
+
+    def save_mode(self, host_id: str, mode: Mode) -> None:
+        self._upsert(t.modes, [{"host_id": host_id, "mode": mode.value}])
+
+    def modes(self) -> dict[str, Mode]:
+        return {row["host_id"]: Mode(row["mode"]) for row in self._rows(select(t.modes))}
+
+    def save_policy(self, vm_id: str, policy: Policy) -> None:
+        self._upsert(t.policies, [{"vm_id": vm_id, "policy": _json(policy)}])
+
+    def policies(self) -> dict[str, Policy]:
+        return {row["vm_id"]: msgspec.json.decode(row["policy"], type=Policy) for row in self._rows(select(t.policies))}
+
+    def save_plan(self, plan: Plan) -> None:
+        row = {"host_id": plan.host_id, "epoch": plan.epoch, "sequence": plan.sequence, "issued_ns": plan.issued_ns}
+        self._upsert(t.plans, [{**row, "plan": _json(plan)}])
+
+    def plans(self, limit: int, host_id: str | None = None) -> list[Plan]:
+        """Newest first."""
+        query = select(t.plans.c.plan).order_by(t.plans.c.epoch.desc(), t.plans.c.sequence.desc())
+        rows = self._rows(_narrowed(query, t.plans.c.host_id, host_id).limit(_limit(limit)))
+        return [msgspec.json.decode(row["plan"], type=Plan) for row in rows]
+
+    def save_receipts(self, receipts: Sequence[Receipt]) -> None:
+        rows = [{"id": r.id, "vm_id": r.vm_id, "issued_s": r.issued_s, "receipt": _json(r)} for r in receipts]
+        self._upsert(t.receipts, rows)
+
+    def receipts(self, limit: int, vm_id: str | None = None) -> list[Receipt]:
+        """Newest first."""
+        query = select(t.receipts.c.receipt).order_by(t.receipts.c.issued_s.desc(), t.receipts.c.id)
+        rows = self._rows(_narrowed(query, t.receipts.c.vm_id, vm_id).limit(_limit(limit)))
+        return [msgspec.json.decode(row["receipt"], type=Receipt) for row in rows]
+
+    def save_outcomes(self, host_id: str, outcomes: Sequence[Outcome]) -> None:
+        rows = [
+            {
+                "host_id": host_id,
+                "step_id": outcome.step.id,
+                "state": outcome.state.value,
+                "vm_id": outcome.step.vm_id,
+                "finished_ns": outcome.finished_ns,
+                "outcome": _json(outcome),
+            }
+            for outcome in outcomes
+        ]
+        if rows:
+            with self._writing() as connection:
+                statement = self._insert(t.outcomes).on_conflict_do_nothing(index_elements=["host_id", "step_id", "state"])
+                connection.execute(statement, rows)
+
+    def outcomes(self, limit: int, vm_id: str | None = None) -> list[tuple[str, Outcome]]:
+        """(host_id, outcome), newest first by arrival."""
+        query = select(t.outcomes.c.host_id, t.outcomes.c.outcome).order_by(t.outcomes.c.id.desc())
+        rows = self._rows(_narrowed(query, t.outcomes.c.vm_id, vm_id).limit(_limit(limit)))
+        return [(row["host_id"], msgspec.json.decode(row["outcome"], type=Outcome)) for row in rows]
+
+    def save_token(self, token_hash: str, name: str, created_ns: int) -> None:
+        self._upsert(t.tokens, [{"token_hash": token_hash, "name": name, "created_ns": created_ns}])
+
+    def token_names(self) -> dict[str, str]:
+        return {row["token_hash"]: row["name"] for row in self._rows(select(t.tokens))}
+
+    def prune(self, now_ns: int) -> int:
+        """Delete plans, receipts and outcomes past retention or beyond the newest `max_rows`; how many went."""
+        oldest_ns = now_ns - self._retention_days * 86_400 * NS_PER_S
+        gone = 0
+        with self._writing() as connection:
+            for table, age, oldest in (
+                (t.plans, t.plans.c.issued_ns, oldest_ns),
+                (t.receipts, t.receipts.c.issued_s, oldest_ns // NS_PER_S),
+                (t.outcomes, t.outcomes.c.finished_ns, oldest_ns),
+            ):
+                edge = connection.execute(select(age).order_by(age.desc()).offset(self._max_rows - 1).limit(1)).scalar()
+                gone += connection.execute(delete(table).where(age < (oldest if edge is None else max(oldest, edge)))).rowcount
+        return gone
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(query).mappings()]
+        except SQLAlchemyError as error:
+            raise HostError(f"registry: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise HostError(f"registry: {error}") from error
+
+    def _upsert(
+        self, table: Table, rows: Sequence[Mapping[str, object]], connection: Connection | None = None, only_if: _Condition | None = None
+    ) -> None:
+        """Insert, or overwrite what has the same primary key (where `only_if(new row)` holds)."""
+        if not rows:
+            return
+        insert = self._insert(table)
+        keys = [column.name for column in table.primary_key]
+        changed = {column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys}
+        where = None if only_if is None else only_if(insert.excluded)
+        statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
+        with nullcontext(connection) if connection is not None else self._writing() as transaction:
+            transaction.execute(statement, list(rows))
+
+
+def _prepare(engine: Engine, shown: str) -> None:
+    """Pragmas, tables, and the check that this code may read what is there."""
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_pragmas)
+    with engine.begin() as connection:
+        if inspect(connection).has_table("settings"):
+            found = connection.execute(select(t.settings.c.value).where(t.settings.c.name == "schema_version")).scalar()
+            if found is not None and found > t.SCHEMA_VERSION:
+                raise ConfigError(f"registry {shown}: schema version {found}, this program reads up to {t.SCHEMA_VERSION}: upgrade it")
+        t.metadata.create_all(connection)
+        if connection.execute(select(func.count()).select_from(t.settings).where(t.settings.c.name == "schema_version")).scalar() == 0:
+            connection.execute(t.settings.insert().values(name="schema_version", value=t.SCHEMA_VERSION))
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    # NORMAL with WAL may lose the last transactions on power loss but never corrupts; FULL keeps each one
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _narrowed(query: Select[Any], column: Column[Any], value: str | None) -> Select[Any]:
+    return query if value is None else query.where(column == value)
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= 100_000:
+        raise ValueError(f"limit {limit}: allowed 1 to 100000")
+    return limit
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=_plain).decode()
+
+
+def _plain(value: object) -> object:
+    """NumPy values in a receipt's inputs; NaN becomes null on the way."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value).__name__} cannot be stored as JSON")

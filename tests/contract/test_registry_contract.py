@@ -1,0 +1,236 @@
+"""The Registry port: one suite on the fake and on SQLite, then what only a database can get wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from coordinator.model import Receipt
+from coordinator.ports import Registry
+from coordinator.store.registry import SqlRegistry
+from shared.errors import ConfigError, HostError
+from shared.model import Domain, HostCapacity, Mode, Policy, Priority
+from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
+from shared.refusal import RefusalCode
+
+DAY_NS = 86_400 * 10**9
+CAPACITY = HostCapacity(
+    cpu_millicores=8000,
+    memory_bytes=2**34,
+    net_bits_per_s=10**9,
+    cpu_commit_millicores=8000,
+    memory_commit_bytes=2**34,
+    net_commit_bits_per_s=10**9,
+)
+
+
+def fakes() -> ModuleType:
+    """tests/ is no package, so its neighbour is loaded by path."""
+    spec = importlib.util.spec_from_file_location("contract_fakes", Path(__file__).with_name("fakes.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    made: Registry = fakes().MemoryRegistry() if request.param == "memory" else SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
+    request.addfinalizer(made.close)
+    return made
+
+
+@pytest.fixture
+def sql(request: pytest.FixtureRequest, tmp_path: Path) -> SqlRegistry:
+    made = SqlRegistry(f"sqlite:///{tmp_path}/registry.db", retention_days=2, max_rows=5)
+    request.addfinalizer(made.close)
+    return made
+
+
+def domain(vm_id: str, name: str = "web") -> Domain:
+    return Domain(vm_id=vm_id, name=name, vcpus_max=4, memory_max_bytes=2**30, policy=Policy(priority=Priority.CRITICAL))
+
+
+def step(step_id: str = "s1", vm_id: str = "vm1") -> Step:
+    return Step(id=step_id, vm_id=vm_id, kind=StepKind.CPU_QUOTA, value=1500, before=1000, deadline_ns=9)
+
+
+def plan(sequence: int, host_id: str = "h1", epoch: int = 1, issued_ns: int = 0) -> Plan:
+    return Plan(host_id=host_id, epoch=epoch, sequence=sequence, issued_ns=issued_ns, deadline_ns=9, steps=(step(),))
+
+
+def receipt(receipt_id: str, vm_id: str = "vm1", issued_s: int = 300) -> Receipt:
+    return Receipt(
+        id=receipt_id,
+        vm_id=vm_id,
+        host_id="h1",
+        issued_s=issued_s,
+        shadow=True,
+        steps=(step(),),
+        inputs={"mean": 1.5, "unknown": None, "steps": [1, 2]},
+        trail=("cpu quantile .95 = 1830",),
+        refused=("below_floor: 10 < 20",),
+    )
+
+
+def outcome(step_id: str, state: OutcomeState = OutcomeState.VERIFIED, vm_id: str = "vm1", finished_ns: int = 0) -> Outcome:
+    code = RefusalCode.BELOW_FLOOR if state is OutcomeState.REFUSED else None
+    return Outcome(step=step(step_id, vm_id), state=state, value=1500, code=code, finished_ns=finished_ns)
+
+
+class TestEveryRegistry:
+    def test_empty(self, registry: Registry) -> None:
+        assert (registry.hosts(), registry.domains(), registry.modes(), registry.policies(), registry.token_names()) == ([], {}, {}, {}, {})
+        assert (registry.plans(9), registry.receipts(9), registry.outcomes(9), registry.acked("h", "b")) == ([], [], [], -1)
+
+    def test_epochs_rise(self, registry: Registry) -> None:
+        assert [registry.next_epoch() for _ in range(3)] == [1, 2, 3]
+
+    def test_hosts_are_replaced(self, registry: Registry) -> None:
+        for host_id, boot_id, seen_ns in (("h2", "b1", 1), ("h1", "b1", 2), ("h2", "b2", 3)):
+            registry.save_host(host_id, boot_id, CAPACITY, seen_ns)
+        assert registry.hosts() == [
+            {"host_id": "h1", "boot_id": "b1", "capacity": CAPACITY, "seen_ns": 2},
+            {"host_id": "h2", "boot_id": "b2", "capacity": CAPACITY, "seen_ns": 3},
+        ]
+
+    def test_an_inventory_is_the_whole_truth_about_its_host(self, registry: Registry) -> None:
+        registry.save_domains("h1", [domain("a"), domain("b")], 1)
+        registry.save_domains("h2", [domain("c")], 1)
+        registry.save_domains("h1", [domain("b", "renamed")], 2)
+        assert registry.domains() == {"b": ("h1", domain("b", "renamed")), "c": ("h2", domain("c"))}
+        registry.save_domains("h1", [], 3)
+        assert registry.domains() == {"c": ("h2", domain("c"))}
+
+    def test_a_migrated_vm_belongs_to_the_newest_sighting(self, registry: Registry) -> None:
+        registry.save_domains("h1", [domain("a")], 1)
+        registry.save_domains("h2", [domain("a")], 5)
+        registry.save_domains("h1", [domain("a")], 3)
+        assert registry.domains()["a"][0] == "h2"
+        registry.save_domains("h1", [], 6)
+        assert registry.domains()["a"][0] == "h2"
+
+    def test_acked_never_goes_back(self, registry: Registry) -> None:
+        for sequence in (5, 9, 7):
+            registry.save_acked("h1", "b1", sequence)
+        assert (registry.acked("h1", "b1"), registry.acked("h1", "b2"), registry.acked("h2", "b1")) == (9, -1, -1)
+
+    def test_modes_policies_tokens(self, registry: Registry) -> None:
+        registry.save_mode("h1", Mode.OBSERVE)
+        registry.save_mode("h1", Mode.PREDICTIVE)
+        policy = Policy(priority=Priority.HIGH, cpu_floor_millicores=500)
+        registry.save_policy("vm1", Policy(excluded=True))
+        registry.save_policy("vm1", policy)
+        registry.save_token("ab12", "grafana", 5)
+        assert (registry.modes(), registry.policies(), registry.token_names()) == (
+            {"h1": Mode.PREDICTIVE},
+            {"vm1": policy},
+            {"ab12": "grafana"},
+        )
+
+    def test_plans_newest_first(self, registry: Registry) -> None:
+        plans = [plan(1), plan(2), plan(1, epoch=2), plan(3, "h2")]
+        for one in [*plans, plan(2)]:
+            registry.save_plan(one)
+        assert registry.plans(10, "h1") == [plans[2], plans[1], plans[0]]
+        assert registry.plans(2) == [plans[2], plans[3]]
+
+    def test_receipts_newest_first(self, registry: Registry) -> None:
+        registry.save_receipts([receipt("r1"), receipt("r2", issued_s=600), receipt("r3", "vm2", 900)])
+        registry.save_receipts([receipt("r1")])
+        registry.save_receipts([])
+        assert registry.receipts(10, "vm1") == [receipt("r2", issued_s=600), receipt("r1")]
+        assert registry.receipts(1) == [receipt("r3", "vm2", 900)]
+
+    def test_outcomes_are_idempotent_by_host_step_and_state(self, registry: Registry) -> None:
+        first = [outcome("s1"), outcome("s2", OutcomeState.REFUSED), outcome("s3", vm_id="vm2")]
+        registry.save_outcomes("h1", first)
+        registry.save_outcomes("h1", [outcome("s1"), outcome("s1", OutcomeState.UNDONE)])
+        registry.save_outcomes("h2", [outcome("s1")])
+        registry.save_outcomes("h2", [])
+        assert [(host, one.step.id, one.state.value) for host, one in registry.outcomes(10)] == [
+            ("h2", "s1", "verified"),
+            ("h1", "s1", "undone"),
+            ("h1", "s3", "verified"),
+            ("h1", "s2", "refused"),
+            ("h1", "s1", "verified"),
+        ]
+        assert registry.outcomes(10, "vm2") == [("h1", first[2])]
+
+
+def test_everything_survives_a_restart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    first = SqlRegistry(url)
+    first.next_epoch()
+    first.save_plan(plan(1))
+    first.save_receipts([receipt("r1")])
+    first.save_outcomes("h1", [outcome("s1")])
+    first.close()
+    second = SqlRegistry(url)
+    assert second.next_epoch() == 2
+    assert (second.plans(9), second.receipts(9), second.outcomes(9)) == ([plan(1)], [receipt("r1")], [("h1", outcome("s1"))])
+    second.close()
+
+
+def test_prune_bounds_by_age_and_by_rows(sql: SqlRegistry) -> None:
+    for day in range(10):
+        sql.save_plan(plan(day + 1, issued_ns=day * DAY_NS))
+        sql.save_outcomes("h1", [outcome(f"s{day}", finished_ns=day * DAY_NS)])
+    sql.save_receipts([receipt(f"r{i}", issued_s=9 * 86_400 + i) for i in range(8)])
+    assert sql.prune(9 * DAY_NS) == 7 + 7 + 3
+    assert [one.sequence for one in sql.plans(99)] == [10, 9, 8]
+    assert [one.step.id for _, one in sql.outcomes(99)] == ["s9", "s8", "s7"]
+    assert [one.id for one in sql.receipts(99)] == ["r7", "r6", "r5", "r4", "r3"]
+    assert sql.prune(9 * DAY_NS) == 0
+
+
+def test_numpy_in_a_receipt_is_stored_as_plain_numbers(sql: SqlRegistry) -> None:
+    inputs = {"sigma": np.float32(0.5), "count": np.int64(3), "band": np.array([1.0, np.nan])}
+    sql.save_receipts([Receipt(**{**{f: getattr(receipt("r1"), f) for f in Receipt.__dataclass_fields__}, "inputs": inputs})])  # type: ignore[arg-type]
+    assert sql.receipts(1)[0].inputs == {"sigma": 0.5, "count": 3, "band": [1.0, None]}
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    SqlRegistry(f"sqlite:///{path}").close()
+    database = sqlite3.connect(path)
+    database.execute("UPDATE settings SET value = 99 WHERE name = 'schema_version'")
+    database.commit()
+    database.close()
+    with pytest.raises(ConfigError, match="schema version 99, this program reads up to 1"):
+        SqlRegistry(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/nowhere/registry.db", "oracle://host/db", "mysql://host/db"])
+def test_a_url_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(ConfigError, match="registry"):
+        SqlRegistry(url)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"not a database, but long enough to be read as a header of one" * 20)
+    with pytest.raises(ConfigError, match="not a database"):
+        SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
+
+
+def test_a_database_that_goes_away_is_a_host_error(tmp_path: Path, sql: SqlRegistry) -> None:
+    database = sqlite3.connect(tmp_path / "registry.db")
+    database.execute("DROP TABLE modes")
+    database.commit()
+    database.close()
+    with pytest.raises(HostError, match="no such table"):
+        sql.modes()
+    with pytest.raises(HostError, match="no such table"):
+        sql.save_mode("h1", Mode.OFF)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 100_001])
+def test_impossible_limits(sql: SqlRegistry, limit: int) -> None:
+    with pytest.raises(ValueError, match=f"limit {limit}: allowed 1 to 100000"):
+        sql.plans(limit)
