@@ -7,6 +7,7 @@ names the setting, its value, where it was written and what is allowed.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 import tomllib
@@ -55,9 +56,7 @@ def load(path: Path | None, type: type[T], env: Mapping[str, str], prefix: str) 
 
 def settings(type: type) -> tuple[Setting, ...]:
     """Every setting of a config struct, in order of declaration, nested structs flattened to dotted keys."""
-    info = inspect.type_info(type)
-    assert isinstance(info, inspect.StructType), f"{type!r} is no struct"
-    return tuple(_flatten(info, ""))
+    return tuple(_flatten(_struct(type), ""))
 
 
 def environment_name(prefix: str, key: str) -> str:
@@ -100,9 +99,7 @@ def _nearest(key: str, candidates: Mapping[str, Setting]) -> str:
 
 
 def _apply_environment(tree: Tree, origins: dict[str, str], type_: type, env: Mapping[str, str], prefix: str) -> None:
-    info = inspect.type_info(type_)
-    assert isinstance(info, inspect.StructType)
-    names = {environment_name(prefix, key): (key, leaf) for key, leaf in _leaves(info, "")}
+    names = {environment_name(prefix, key): (key, leaf) for key, leaf in _leaves(_struct(type_), "")}
     ignored = {f"{prefix}_{name}" for name in _RESERVED}
     for name, text in sorted(env.items()):
         if not name.startswith(f"{prefix}_") or name in ignored:
@@ -157,6 +154,13 @@ def _explain(
     for part in parts:
         value = value[part]
     return ConfigError(f"{key} = {value!r} in {origins.get(key, origin)}: allowed is {known[key].allowed}")
+
+
+@functools.cache
+def _struct(type_: type) -> inspect.StructType:
+    info = inspect.type_info(type_)
+    assert isinstance(info, inspect.StructType), f"{type_!r} is no struct"
+    return info
 
 
 def _leaves(info: inspect.StructType, above: str) -> list[tuple[str, inspect.Type]]:
