@@ -119,6 +119,7 @@ def _application(state: State) -> Litestar:
             Exception: problems.bug_response,
         },
         openapi_config=_openapi(),
+        logging_config=None,  # the process has its own logging
         debug=False,
     )
 

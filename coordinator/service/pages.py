@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -61,7 +62,16 @@ def shell() -> Template:
     html = files("coordinator.service").joinpath("static/index.html").read_text(encoding="utf-8")
     for name in _SOURCES:
         html = html.replace(f"/static/{name}", f"/static/{name}?v={asset(name).digest}")
-    return Template(html)
+    return Template(html.replace("<!-- sheets -->", _unwanted_sheets(asset("plotly.min.js").plain)))
+
+
+def _unwanted_sheets(script: bytes) -> str:
+    """Elements that keep Plotly from adding its map library's inline style sheet, which our CSP refuses and no chart of ours needs.
+
+    The script adds a sheet only where no element has the sheet's id, a SHA-256 in hexadecimal that changes with its version.
+    """
+    ids = sorted(set(re.findall(rb'getElementById\("([0-9a-f]{64})"\)', script)))
+    return "".join(f'<meta name="unwanted-sheet" id="{sheet.decode()}">' for sheet in ids)
 
 
 @get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False)

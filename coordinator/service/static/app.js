@@ -1,0 +1,326 @@
+// The status page: polls /api/v1 and shows it. No framework, no inline script or style, all text through textContent.
+"use strict";
+(() => {
+  const PERIOD_MS = 2000;
+  const PAGE = 500; // VMs shown at once; pick a host to see the rest of a large fleet
+  const RESOURCES = {
+    cpu_millicores: { name: "CPU", unit: "cores", scale: 1e-3 },
+    memory_bytes: { name: "Memory", unit: "GiB", scale: 2 ** -30 },
+    disk_bytes_per_s: { name: "Disk", unit: "MB/s", scale: 1e-6 },
+    net_rx_bits_per_s: { name: "Network in", unit: "Mbit/s", scale: 1e-6 },
+    net_tx_bits_per_s: { name: "Network out", unit: "Mbit/s", scale: 1e-6 },
+  };
+  const KIND = {
+    vcpus: ["vCPUs", 1, ""], cpu_quota: ["CPU quota", 1e-3, "cores"], cpu_shares: ["CPU shares", 1, ""],
+    memory: ["memory", 2 ** -30, "GiB"], net_rx: ["net in", 1e-6, "Mbit/s"], net_tx: ["net out", 1e-6, "Mbit/s"],
+  };
+  const $ = (id) => document.getElementById(id);
+  const state = { vm: null, host: "", steps: "", sort: { key: "violation", down: true }, names: new Map(), lostAt: null, token: null };
+
+  function el(tag, props, ...children) {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(props || {})) {
+      if (key === "class") node.className = value;
+      else if (key in node) node[key] = value;
+      else node.setAttribute(key, value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  }
+  const badge = (word, kind, title) => el("span", { class: `badge ${kind || word}`, title: title || "" }, word);
+  const cell = (content, kind) => el("td", { class: kind || "" }, content === null || content === undefined ? "–" : content);
+
+  const digits = (value) => (Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2);
+  const number = (value, places) => (value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: places ?? digits(value) }));
+  const even = (value) => value.toLocaleString("en", { minimumFractionDigits: digits(value), maximumFractionDigits: digits(value) });
+  const inUnit = (value, scale) => (value === null || value === undefined ? "?" : value === -1 ? "unlimited" : scale === 1 ? number(value) : even(value * scale));
+  const percent = (share) => (share === null || share === undefined ? "–" : `${number(share * 100, 0)} %`);
+  const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 19);
+  const date = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
+
+  async function api(path) {
+    const headers = state.token ? { Authorization: `Bearer ${state.token}` } : {};
+    const response = await fetch(`/api/v1/${path}`, { headers });
+    $("token-form").hidden = response.status !== 401;
+    if (response.status === 404) return null;
+    if (!response.ok) throw new Error(`${response.status} for ${path}`);
+    return response.json();
+  }
+
+  // Rows stay the same elements from poll to poll, so that focus, scroll position and text selection survive.
+  function syncRows(body, items, key, fill, empty) {
+    const rows = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+    const wanted = items.map((item) => {
+      const row = rows.get(key(item)) || el("tr", {});
+      row.dataset.key = key(item);
+      fill(row, item);
+      return row;
+    });
+    const focused = document.activeElement;
+    if (!items.length) wanted.push(el("tr", {}, el("td", { class: "empty", colSpan: 20 }, empty)));
+    body.replaceChildren(...wanted);
+    if (focused && body.contains(focused)) focused.focus({ preventScroll: true });
+  }
+  function setCells(row, first, cells) {
+    if (!row.cells.length) row.append(el("td", {}, first()));
+    while (row.cells.length > 1) row.lastChild.remove();
+    row.append(...cells);
+    return row.cells[0].firstChild;
+  }
+
+  function meter(used, limit, text, kind, mark) {
+    const track = el("span", { class: "track" });
+    const share = used === null || !limit || limit < 0 ? null : used / limit;
+    if (share !== null) {
+      const fill = el("span", { class: `fill${share > 1 ? " over" : share > 0.9 ? " high" : ""}` });
+      fill.style.width = `${Math.min(100, share * 100)}%`;
+      track.append(fill);
+    }
+    if (mark !== null && mark !== undefined && limit > 0 && mark <= limit) {
+      const tick = el("span", { class: "mark" });
+      tick.style.left = `${(mark / limit) * 100}%`;
+      track.append(tick);
+    }
+    return el("span", { class: `meter ${kind || ""}` }, track, el("span", { class: "text" }, text));
+  }
+
+  function showFleet(fleet) {
+    const speed = fleet.clock_speed === null ? "real time" : `× ${number(fleet.clock_speed)}`;
+    const fact = (name, value, note, kind) => el("div", { class: kind || "" }, el("dt", {}, name), el("dd", {}, value, note ? el("small", {}, ` ${note}`) : null));
+    $("facts").replaceChildren(
+      fact("Hosts", `${fleet.hosts_alive} alive`),
+      fact("Silent", String(fleet.hosts_silent), fleet.hosts_silent ? "count as full" : "", fleet.hosts_silent ? "bad" : ""),
+      fact("VMs", number(fleet.vms)),
+      fact("Agents", number(fleet.agents_connected), "connected"),
+      fact("Epoch", String(fleet.epoch)),
+      fact("Cycle", number(fleet.cycle, 0)),
+      fact("Clock", clock(fleet.now_s), `${date(fleet.now_s)} · ${speed}`),
+    );
+    $("fleet-name").textContent = fleet.name;
+    $("cycle-total").textContent = fleet.last_cycle_wall_ms === null ? "none yet" : `${number(fleet.last_cycle_wall_ms)} ms`;
+    const bars = fleet.stages.map((stage, i) => {
+      const bar = el("i", { class: `s${i % 8}`, title: `${stage.stage}: ${number(stage.wall_ms)} ms` });
+      bar.style.flexGrow = String(Math.max(stage.wall_ms, 0.01));
+      return bar;
+    });
+    $("stages").replaceChildren(...bars);
+    $("stage-list").replaceChildren(...fleet.stages.map((stage, i) => el("li", {}, el("i", { class: `s${i % 8}` }), `${stage.stage} `, el("b", {}, number(stage.wall_ms)), " ms")));
+  }
+
+  function showScores(scores) {
+    const reactive = scores.modes.find((score) => score.mode === "reactive");
+    const cards = scores.modes.map((score) => {
+      let delta = null;
+      if (score.mode === "predictive" && reactive && reactive.violation_minutes > 0 && reactive.vms && score.vms && score.violation_minutes !== null) {
+        const change = score.violation_minutes / score.vms / (reactive.violation_minutes / reactive.vms) - 1;
+        delta = el("span", { class: `delta ${change <= 0 ? "good" : "worse"}` }, `${change <= 0 ? "−" : "+"}${number(Math.abs(change) * 100, 0)} % per VM against reactive`);
+      }
+      const item = (name, value, title) => el("div", { title: title || "" }, el("dt", {}, name), el("dd", {}, value));
+      const skill = score.pinball === null || !score.naive_pinball ? "–" : `${number(score.pinball / score.naive_pinball, 2)} × Naive`;
+      return el("article", { class: "card" },
+        el("h3", {}, badge(score.mode), ` ${score.hosts} hosts, ${score.vms} VMs`),
+        el("div", { class: "top" }, el("span", { class: "big" }, number(score.violation_minutes, 0)), el("span", { class: "muted" }, "violation minutes"), delta),
+        el("dl", {},
+          item("allocation / use", number(score.allocation_over_use, 2), "mean allocation over mean demand"),
+          item("depth", percent(score.violation_depth), "mean share of demand not served while in violation"),
+          item("applied", number(score.steps_applied, 0)),
+          item("refused", number(score.steps_refused, 0)),
+          item("forecast loss", skill, "pinball loss of the forecasts against Naive; below 1 is better")));
+    });
+    $("scores").replaceChildren(...(cards.length ? cards : [el("article", { class: "card muted" }, "No scores yet: they need one closed 5-minute bucket.")]));
+  }
+
+  function showHosts(hosts) {
+    $("hosts-count").textContent = String(hosts.length);
+    syncRows($("hosts").tBodies[0], hosts, (host) => host.id, (row, host) => {
+      row.classList.toggle("silent", !host.alive);
+      const mode = el("span", {}, badge(host.mode), host.mode_pinned ? badge("pinned", "", "pinned on the host itself: the API cannot change it") : null);
+      const full = host.counts_as_full ? badge("counts as full", "full", host.silent_reason || "") : null;
+      const alive = el("span", {}, el("span", { class: "together" }, badge(host.alive ? "alive" : "silent", host.alive ? "alive" : "full"), full), host.silent_reason ? el("span", { class: "sub" }, host.silent_reason) : null);
+      const { capacity, committed } = host;
+      const sums = (used, limit, scale, unit) => `${inUnit(used, scale)} / ${number(limit * scale)} ${unit}`;
+      const spool = host.spool_frames === null ? null : `${host.spool_frames}${host.spool_dropped ? ` (${host.spool_dropped} lost)` : ""}`;
+      setCells(row, () => el("b", {}, host.id), [
+        cell(mode), cell(alive, "wrap"),
+        cell(meter(committed.cpu_millicores, capacity.cpu_commit_millicores, sums(committed.cpu_millicores, capacity.cpu_commit_millicores, 1e-3, "cores"))),
+        cell(meter(committed.memory_bytes, capacity.memory_commit_bytes, sums(committed.memory_bytes, capacity.memory_commit_bytes, 2 ** -30, "GiB"))),
+        cell(String(host.vm_ids.length), "num"), cell(spool, "num"),
+      ]);
+    }, "No host has registered yet.");
+    const known = new Set([...$("host-filter").options].map((option) => option.value));
+    for (const host of hosts) if (!known.has(host.id)) $("host-filter").add(new Option(host.id, host.id));
+  }
+
+  const resourceOf = (vm, name) => vm.resources.find((entry) => entry.resource === name) || {};
+  const use = (vm, name) => { const { demand, allocation } = resourceOf(vm, name); return demand > 0 && allocation > 0 ? demand / allocation : null; };
+  const COLUMNS = [
+    { key: "name", title: "VM", of: (vm) => vm.name },
+    { key: "violation", title: "Violation min", of: (vm) => vm.violation_minutes, num: true },
+    { key: "cpu", title: "CPU, cores", hint: "demand / allocation in force; the tick is the largest 5-second demand", of: (vm) => use(vm, "cpu_millicores"), num: true },
+    { key: "memory", title: "Memory, GiB", hint: "demand / allocation in force; the tick is the largest 5-second demand", of: (vm) => use(vm, "memory_bytes"), num: true },
+    { key: "censored", title: "State", of: (vm) => Math.max(0, ...vm.resources.map((entry) => entry.censored || 0)), num: true },
+    { key: "model", title: "CPU model", of: (vm) => resourceOf(vm, "cpu_millicores").model || "" },
+  ];
+
+  function demandCell(vm, name) {
+    const { scale } = RESOURCES[name];
+    const { demand, allocation, peak } = resourceOf(vm, name);
+    return cell(meter(demand ?? null, allocation, `${inUnit(demand, scale)} / ${inUnit(allocation, scale)}`, "vm", peak));
+  }
+  function stateBadges(vm) {
+    const list = el("span", {});
+    const capped = vm.resources.filter((entry) => entry.censored > 0);
+    if (!vm.running) list.append(badge("stopped"));
+    if (vm.policy.excluded) list.append(badge("excluded", "", "its policy opts it out"));
+    if (vm.mode_reason) list.append(badge(vm.mode, vm.mode, vm.mode_reason));
+    if (capped.length) list.append(badge("censored", "censored", `ran into its limit: ${capped.map((entry) => `${RESOURCES[entry.resource].name} ${percent(entry.censored)} of samples`).join(", ")}`));
+    return list;
+  }
+  function showVms(page) {
+    state.names = new Map(page.items.map((vm) => [vm.id, vm.name]));
+    $("vms-count").textContent = page.items.length < page.total ? `first ${page.items.length} of ${page.total}` : String(page.total);
+    const { key, down } = state.sort;
+    const column = COLUMNS.find((entry) => entry.key === key);
+    const order = (a, b) => {
+      const [x, y] = [column.of(a), column.of(b)];
+      if (x === y) return a.id < b.id ? -1 : 1;
+      if (x === null || y === null) return x === null ? 1 : -1; // unknown last, whichever way
+      return (x < y ? -1 : 1) * (down ? -1 : 1);
+    };
+    const vms = [...page.items].sort(order);
+    if (!state.vm && vms.length) choose(vms[0].id, false);
+    syncRows($("vms").tBodies[0], vms, (vm) => vm.id, (row, vm) => {
+      const cpu = resourceOf(vm, "cpu_millicores");
+      const model = cpu.reason ? badge(cpu.reason.replaceAll("_", " "), "cold", "no model of its own") : cpu.model;
+      const button = setCells(row, () => el("button", { class: "name", type: "button", onclick: () => choose(row.dataset.key) }), [
+        cell(number(vm.violation_minutes, 1), "num"), demandCell(vm, "cpu_millicores"), demandCell(vm, "memory_bytes"),
+        cell(stateBadges(vm)), cell(model, "small"),
+      ]);
+      button.replaceChildren(vm.name, el("span", { class: "sub" }, `${vm.host_id} · ${vm.priority}`));
+      button.title = `${vm.id}, client ${vm.client || "none"}`;
+      button.setAttribute("aria-pressed", String(vm.id === state.vm));
+      row.classList.toggle("chosen", vm.id === state.vm);
+    }, "No VM here.");
+  }
+  function sortHeads() {
+    const heads = COLUMNS.map((column) => {
+      const head = el("th", { scope: "col", class: column.key === "violation" ? "num" : "" }, el("button", { type: "button", onclick: () => {
+        state.sort = { key: column.key, down: state.sort.key === column.key ? !state.sort.down : Boolean(column.num) };
+        sortHeads();
+        poll();
+      } }, column.title));
+      head.title = column.hint || "";
+      if (column.key === state.sort.key) head.setAttribute("aria-sort", state.sort.down ? "descending" : "ascending");
+      return head;
+    });
+    const row = $("vms").tHead.rows[0];
+    const at = [...row.cells].findIndex((head) => head.contains(document.activeElement));
+    row.replaceChildren(...heads);
+    if (at >= 0) heads[at].firstChild.focus();
+  }
+
+  const change = (kind, before, after) => { const [name, scale, unit] = KIND[kind]; return `${name} ${inUnit(before, scale)} → ${inUnit(after, scale)} ${unit}`; };
+  const applied = (outcome) => outcome.state === "verified" || outcome.state === "partial" || outcome.state === "shadowed";
+  function showSteps(entries) {
+    const shown = entries.filter(({ outcome }) => !state.steps || applied(outcome) === (state.steps === "applied"));
+    $("steps-count").textContent = `newest ${shown.length}`;
+    syncRows($("steps").tBodies[0], shown, ({ host_id, outcome }) => `${host_id}/${outcome.step.id}/${outcome.state}`, (row, { host_id, vm_name, outcome }) => {
+      const { step } = outcome;
+      const reason = el("span", {}, outcome.code ? el("span", { class: "code" }, outcome.code) : step.reason.replaceAll("_", " ") || "–", el("span", { class: "sub" }, outcome.code ? step.reason.replaceAll("_", " ") : `by ${outcome.origin}`));
+      const value = outcome.state === "partial" ? outcome.value : step.value;
+      setCells(row, () => document.createTextNode(outcome.finished_ns ? clock(outcome.finished_ns / 1e9) : "–"), [
+        cell(el("span", {}, vm_name || step.vm_id, el("span", { class: "sub" }, host_id))), cell(change(step.kind, step.before, value)),
+        cell(badge(outcome.state, outcome.state, outcome.detail)), cell(reason, "wrap"),
+      ]);
+    }, "No step yet.");
+  }
+
+  function showReceipts(receipts) {
+    $("why-vm").textContent = state.vm ? state.names.get(state.vm) || state.vm : "";
+    const cards = receipts.map((receipt) => el("article", { class: "receipt" },
+      el("header", {}, el("b", {}, clock(receipt.issued_s)), receipt.shadow ? badge("shadow", "shadowed", "observe mode: nothing was sent to act") : null,
+        el("span", { class: "muted" }, receipt.steps.length ? receipt.steps.map((step) => change(step.kind, step.before, step.value)).join("; ") : "no change")),
+      el("ol", {}, ...receipt.trail.map((line) => el("li", {}, line)), ...receipt.refused.map((line) => el("li", { class: "no" }, `not taken: ${line}`)))));
+    $("receipts").replaceChildren(...(cards.length ? cards : [el("p", { class: "receipt muted" }, "No decision about this VM yet.")]));
+  }
+
+  function showMoves(advice) {
+    const moves = advice.placements.flatMap((placement) => placement.moves);
+    $("moves-count").textContent = `${moves.length} · advice only`;
+    const lines = moves.map((move) => el("li", {}, el("b", {}, state.names.get(move.vm_id) || move.vm_id), ` ${move.from_host} → ${move.to_host}, gain ${number(move.gain)} for cost ${number(move.cost)}: `, el("span", { class: "muted" }, move.why)));
+    $("moves").replaceChildren(...(lines.length ? lines : [el("li", { class: "muted" }, "No move beats staying by more than it costs.")]));
+  }
+
+  function choose(vm, now = true) {
+    state.vm = vm;
+    history.replaceState(null, "", `#vm=${encodeURIComponent(vm)}&resource=${$("resource").value}`);
+    if (now) poll();
+  }
+
+  async function showChosen() {
+    if (!state.vm) { showReceipts([]); return; }
+    const [vm, resource] = [state.vm, $("resource").value];
+    const id = encodeURIComponent(vm);
+    const [past, ahead, receipts] = await Promise.all([
+      api(`vms/${id}/history?hours=${$("hours").value}&resource=${resource}`), api(`vms/${id}/forecast?horizon_minutes=60`), api(`receipts?limit=12&vm=${id}`),
+    ]);
+    if (vm !== state.vm || resource !== $("resource").value) return; // the choice changed meanwhile
+    $("chart-vm").textContent = `${state.names.get(vm) || vm}${past === null ? " (gone)" : ""}`;
+    showReceipts(receipts || []);
+    if (past === null || ahead === null) { state.vm = null; return; }
+    const series = past.resources[0];
+    const forecast = ahead.resources.find((entry) => entry.resource === resource);
+    const how = forecast && (forecast.reason ? `No model of its own (${forecast.reason.replaceAll("_", " ")}): wide prior.` : `Model ${forecast.model || "none"}; its 80 % band covered ${percent(forecast.coverage)} of late.`);
+    $("chart-note").textContent = `${how || "No forecast yet."} Behind the line: what was forecast ${past.lead_minutes} minutes before.`;
+    if (window.TidegateChart) window.TidegateChart.draw($("chart"), series, forecast, ahead.levels, past.lead_minutes, RESOURCES[resource], `${vm}/${resource}/${$("hours").value}`);
+  }
+
+  function link(live, text) {
+    $("link").className = `link ${live ? "live" : "lost"}`;
+    if ($("link-text").textContent !== text) $("link-text").textContent = text;
+  }
+  let running = false;
+  let again = false;
+  async function poll() {
+    if (running) { again = true; return; }
+    running = true;
+    try {
+      const filter = state.host ? `&host=${encodeURIComponent(state.host)}` : "";
+      const [fleet, scores, hosts, vms, steps, moves] = await Promise.all(["fleet", "scores", "hosts", `vms?limit=${PAGE}${filter}`, "outcomes?limit=60", "moves"].map(api));
+      showFleet(fleet);
+      showScores(scores);
+      showHosts(hosts);
+      showVms(vms);
+      showSteps(steps);
+      showMoves(moves);
+      await showChosen();
+      state.lostAt = null;
+      document.body.dataset.cycle = String(fleet.cycle);
+      link(true, "live");
+    } catch (error) {
+      state.lostAt = state.lostAt || new Date();
+      link(false, `no answer since ${state.lostAt.toTimeString().slice(0, 8)} (${error.message})`);
+    } finally {
+      running = false;
+    }
+    if (again) { again = false; poll(); }
+  }
+
+  function start() {
+    for (const [key, { name }] of Object.entries(RESOURCES)) $("resource").add(new Option(name, key));
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    if (RESOURCES[wanted.get("resource")]) $("resource").value = wanted.get("resource");
+    state.vm = wanted.get("vm");
+    sortHeads();
+    $("resource").addEventListener("change", () => (state.vm ? choose(state.vm) : poll()));
+    $("hours").addEventListener("change", poll);
+    $("host-filter").addEventListener("change", (event) => { state.host = event.target.value; poll(); });
+    $("steps-filter").addEventListener("change", (event) => { state.steps = event.target.value; poll(); });
+    $("token-form").addEventListener("submit", (event) => { event.preventDefault(); state.token = $("token").value.trim(); $("token").value = ""; poll(); });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", poll);
+    window.addEventListener("load", poll);
+    setInterval(() => { if (!document.hidden) poll(); }, PERIOD_MS);
+    poll();
+  }
+  start();
+})();

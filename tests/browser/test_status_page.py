@@ -1,0 +1,131 @@
+"""The status page in a real browser: it renders, follows live data, draws its chart, and never logs an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.browser
+
+WIDE = {"width": 1500, "height": 1150}
+DRAWN = "() => document.querySelectorAll('#chart .scatterlayer .trace').length >= 6"
+
+
+class Watched:
+    """A page and what it complained about, requests to anywhere else included."""
+
+    def __init__(self, browser: Browser, home: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": WIDE, **context})
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        self.page.on(
+            "request", lambda request: request.url.startswith((home, "data:")) or self.complaints.append(f"foreign: {request.url}")
+        )
+
+    def _note(self, kind: str, text: str, fine: bool = False) -> None:
+        if kind in ("error", "warning", "foreign") and not fine:
+            self.complaints.append(f"{kind}: {text}")
+
+
+@pytest.fixture
+def watch(browser: Browser) -> Iterator[Any]:
+    opened: list[Watched] = []
+
+    def open_page(url: str, **context: Any) -> Watched:
+        opened.append(Watched(browser, url, **context))
+        opened[-1].page.goto(url)
+        return opened[-1]
+
+    yield open_page
+    for watched in opened:
+        watched.context.close()
+
+
+def test_the_page_renders_the_fleet(watch: Any, served: Any, tmp_path: Path) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    expect(page.locator("#hosts tbody tr")).to_have_count(4)
+    expect(page.locator("#vms tbody tr")).to_have_count(24)
+    expect(page.locator("#hosts tr.silent")).to_contain_text("counts as full")
+    expect(page.locator("#scores .card")).to_have_count(2)
+    expect(page.locator("#steps tbody .code").first).to_be_visible()
+    expect(page.locator("#receipts .receipt li").first).to_contain_text("cpu: mean 2011")
+    expect(page.locator("#link-text")).to_have_text("live")
+    page.wait_for_function(DRAWN)
+    page.screenshot(path=tmp_path / "light.png", full_page=True)
+    assert (tmp_path / "light.png").stat().st_size > 50_000
+    assert watched.complaints == []
+
+
+def test_the_page_follows_the_fleet(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    expect(page.locator("#facts")).to_contain_text("412")
+    page.wait_for_function(DRAWN)
+    newest = "() => { const t = document.getElementById('chart').data.find((d) => d.name === 'demand'); return t.x[t.x.length - 1]; }"
+    before = page.evaluate(newest)
+    served.fleet.tick()
+    expect(page.locator("#facts")).to_contain_text("413", timeout=10_000)
+    page.wait_for_function(f"(before) => ({newest})() === before + 300000", arg=before)
+    assert watched.complaints == []
+
+
+def test_choosing_a_vm_and_a_resource_changes_the_chart(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    page.locator("#vms .name", has_text="db-02-01").click()
+    expect(page.locator("#chart-vm")).to_have_text("db-02-01")
+    expect(page.locator("tr.chosen")).to_contain_text("db-02-01")
+    page.locator("#resource").select_option("memory_bytes")
+    page.wait_for_function("() => document.querySelector('#chart .ytitle')?.textContent === 'GiB'")
+    assert "vm=vm-02-01&resource=memory_bytes" in page.url
+    page.reload()
+    expect(page.locator("#chart-vm")).to_have_text("db-02-01")  # the address remembers the choice
+    assert watched.complaints == []
+
+
+def test_the_vm_table_sorts_and_filters(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    first = page.locator("#vms tbody tr").first
+    expect(first).to_contain_text("32.5")  # most violation minutes first
+    page.get_by_role("button", name="VM", exact=True).click()
+    expect(page.locator("#vms th[aria-sort=ascending]")).to_have_text("VM")
+    expect(first).to_contain_text("batch-01-02")
+    page.locator("#host-filter").select_option("kvm-02")
+    expect(page.locator("#vms tbody tr")).to_have_count(6)
+    page.locator("#steps-filter").select_option("refused")
+    expect(page.locator("#steps tbody .badge.verified")).to_have_count(0)
+    assert watched.complaints == []
+
+
+def test_an_empty_fleet_is_no_error(watch: Any, served_empty: Any) -> None:
+    watched = watch(served_empty.url)
+    expect(watched.page.locator("#hosts .empty")).to_have_text("No host has registered yet.")
+    expect(watched.page.locator("#vms .empty")).to_be_visible()
+    expect(watched.page.locator("#link-text")).to_have_text("live")
+    assert watched.complaints == []
+
+
+def test_a_lost_coordinator_is_shown(watch: Any, served: Any) -> None:
+    page = watch(served.url).page
+    expect(page.locator("#link-text")).to_have_text("live")
+    served.stop()
+    expect(page.locator("#link.lost")).to_contain_text("no answer since", timeout=10_000)
+    expect(page.locator("#hosts tbody tr")).to_have_count(4)  # what was last known stays readable
+
+
+@pytest.mark.parametrize(("name", "context"), [("dark", {"color_scheme": "dark"}), ("narrow", {"viewport": {"width": 400, "height": 900}})])
+def test_dark_and_narrow(watch: Any, served: Any, tmp_path: Path, name: str, context: dict[str, Any]) -> None:
+    watched = watch(served.url, **context)
+    watched.page.wait_for_function(DRAWN)
+    width = watched.page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert width == 0  # tables scroll inside their panels, the page does not
+    watched.page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+    assert watched.complaints == []
