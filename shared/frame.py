@@ -2,7 +2,8 @@
 
 Header (12 bytes, big endian): magic "TGF", version u8, body length u32, CRC-32 of the body u32.
 Sample block: msgpack map with per-sample host columns and per-VM int64 columns (little endian, row = sample, column = VM);
-UNKNOWN_I64 stands for None. A column that is unknown throughout is left out. Invariant: decode(encode(x)) == x, and any other bytes raise PeerError.
+UNKNOWN_I64 stands for None. A column that is unknown throughout is left out.
+Invariant: decode(encode(x)) == x, and any other bytes raise PeerError.
 """
 
 from __future__ import annotations

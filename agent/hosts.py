@@ -1,0 +1,80 @@
+"""Opens the host that the configuration names: libvirt or simulated. The only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from agent.ports import HostReader, Hypervisor
+from shared.clock import Clock
+from shared.config import AgentConfig
+from shared.errors import ConfigError
+
+SNAPSHOT_ROUNDS: Final = 12  # sampling rounds between two snapshots of a simulated host
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostBundle:
+    """A host's ports. `after_round(n)` runs in the sampling thread after the n-th round; `ask` answers commands of the simulation."""
+
+    hypervisor: Hypervisor
+    reader: HostReader
+    after_round: Callable[[int], None] = lambda _: None
+    ask: Callable[[str], Any] | None = None
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+def open_host(config: AgentConfig, clock: Clock) -> HostBundle:
+    """Raises ConfigError (what is configured cannot work here) or HostError (it does not work now)."""
+    return _simulated(config, clock) if config.hypervisor == "simulated" else _libvirt(config, clock)
+
+
+def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
+    from agent.adapters.libvirt_host import open_libvirt_host  # noqa: PLC0415  # a simulated host runs without libvirt-python
+
+    hypervisor, reader = open_libvirt_host(
+        libvirt_uri=config.libvirt_uri,
+        network_namespace=config.network_namespace,
+        proc_root=config.proc_root,
+        cgroup_root=config.cgroup_root,
+        cpu_commit_ratio=config.cpu_commit_ratio,
+        memory_commit_ratio=config.memory_commit_ratio,
+        memory_reserve_bytes=config.memory_reserve_bytes,
+        net_bits_per_s=config.net_bits_per_s,
+        clock=clock,
+    )
+    return HostBundle(hypervisor=hypervisor, reader=reader, close=hypervisor.close)
+
+
+def _simulated(config: AgentConfig, clock: Clock) -> HostBundle:
+    from agent.adapters.simulated_host import SimulatedHost  # noqa: PLC0415
+    from agent.adapters.workload import Workload  # noqa: PLC0415
+
+    if not config.workload:
+        raise ConfigError('workload: required when hypervisor = "simulated"')
+    saved = Path(config.state_dir) / "simulated-host.snapshot"
+
+    def now() -> tuple[int, int]:
+        wall_ns = clock.wall_ns()
+        return wall_ns, wall_ns  # the simulation's clock never jumps, so it serves as both
+
+    host = SimulatedHost(Workload.load(Path(config.workload)), now, snapshot=saved.read_bytes() if saved.exists() else None)
+
+    def save() -> None:
+        fresh = saved.with_suffix(".new")
+        fresh.write_bytes(host.snapshot())
+        fresh.replace(saved)
+
+    def after_round(n: int) -> None:
+        if n % SNAPSHOT_ROUNDS == 0:
+            save()
+
+    def ask(command: str) -> Any:
+        if command == "reset":
+            host.reset_truth()
+            return {}
+        return host.truth()
+
+    return HostBundle(hypervisor=host, reader=host, after_round=after_round, ask=ask, close=save)

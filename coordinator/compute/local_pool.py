@@ -1,0 +1,57 @@
+"""The Pool port inside this process: one engine, one worker thread. For tests, the simulation and hosts too small for Ray.
+
+Same results as the Ray pool for the same shards and input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from coordinator.compute.sharding import join_forecasts, solve_sharded, split_bucket, split_history
+from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
+
+
+class LocalPool:
+    """`shards` engines run one after another in one thread, so that the event loop stays free."""
+
+    def __init__(self, options: ForecastOptions, shards: int = 1) -> None:
+        self._engines = [ForecastEngine(options) for _ in range(shards)]
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
+
+    async def load(self, history: HistoryBlock) -> None:
+        await self._run(self.load_now, history)
+
+    async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
+        return await self._run(self.forecast_now, bucket, capacity)
+
+    async def retrain(self, history: HistoryBlock) -> None:
+        await self._run(self.retrain_now, history)
+
+    async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
+        return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def load_now(self, history: HistoryBlock) -> None:
+        """The blocking form of `load`."""
+        for engine, part in zip(self._engines, split_history(history, len(self._engines)), strict=True):
+            engine.load(part)
+
+    def forecast_now(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
+        """The blocking form of `forecast`."""
+        parts = split_bucket(bucket, len(self._engines))
+        blocks = [engine.advance(part, capacity) for engine, part in zip(self._engines, parts, strict=True) if part.vm_ids]
+        return join_forecasts(blocks, bucket.vm_ids)
+
+    def retrain_now(self, history: HistoryBlock) -> None:
+        """The blocking form of `retrain`: one global model from all VMs, installed in every engine."""
+        model = self._engines[0].retrain(history)
+        for engine in self._engines:
+            engine.install(model)
+
+    async def _run(self, function, *arguments):  # type: ignore[no-untyped-def]  # passes any signature through to the thread
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

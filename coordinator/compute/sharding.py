@@ -1,0 +1,59 @@
+"""Which VM's forecasts live in which shard, and how shard results are joined. Pure.
+
+A VM's shard follows from its id alone (CRC-32), so it is the same after a restart and on every worker.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
+from coordinator.placement.shards import solve_shard, split
+
+
+def shard_of(vm_id: str, shards: int) -> int:
+    """Shard index of a VM."""
+    return zlib.crc32(vm_id.encode()) % shards
+
+
+def _members(vm_ids: Sequence[str], shards: int) -> list[list[int]]:
+    members: list[list[int]] = [[] for _ in range(shards)]
+    for i, vm_id in enumerate(vm_ids):
+        members[shard_of(vm_id, shards)].append(i)
+    return members
+
+
+def split_history(history: HistoryBlock, shards: int) -> list[HistoryBlock]:
+    """One block per shard (possibly without VMs)."""
+    return [history.select(rows) for rows in _members(history.vm_ids, shards)]
+
+
+def split_bucket(bucket: BucketBlock, shards: int) -> list[BucketBlock]:
+    """One block per shard (possibly without VMs)."""
+    return [bucket.select(rows) for rows in _members(bucket.vm_ids, shards)]
+
+
+def join_forecasts(blocks: Sequence[ForecastBlock], vm_ids: tuple[str, ...]) -> ForecastBlock:
+    """Shard forecasts as one block in the order of `vm_ids`. All blocks must be of the same issue time and share `models`."""
+    if len(blocks) == 1 and blocks[0].vm_ids == vm_ids:
+        return blocks[0]
+    if not blocks or len({(b.issued_s, b.models, b.levels) for b in blocks}) != 1:
+        raise ValueError(f"{len(blocks)} shard forecasts of differing issue time or models cannot be joined")
+    place = {vm_id: i for i, vm_id in enumerate(v for b in blocks for v in b.vm_ids)}
+    order = np.array([place[vm_id] for vm_id in vm_ids], dtype=np.int64)
+    joined = {
+        name: np.concatenate([getattr(b, name) for b in blocks])[order]
+        for name in ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
+    }
+    return replace(blocks[0], vm_ids=vm_ids, **joined)
+
+
+def solve_sharded(hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
+    """Every shard one after another, the deadline shared evenly."""
+    shards = split(hosts, seed)
+    each = deadline_s / max(1, len(shards))
+    return tuple(solve_shard(part, forecast, seed, each, i) for i, part in enumerate(shards))

@@ -1,0 +1,277 @@
+"""The decision cycle, sans-I/O: events in, instructions out; no clock, sockets, disks, Ray or randomness.
+
+One turn of the ring: samples fill a 5-minute bucket → the bucket closes (demand) → forecast is asked for → sizes → plans with
+receipts → agents act and report → errors, SLA and outcomes are learned. The driver (coordinator/main, or the simulation)
+carries out the instructions and feeds the results back as events. Same events, same instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.demand.buckets import BucketFolder
+from coordinator.fleet import Fleet
+from coordinator.learning.ledger import Ledger
+from coordinator.model import BucketBlock, ForecastBlock, HostState, Placement, Receipt
+from coordinator.planning.adjust import Adjustment, adjust
+from coordinator.planning.plan import plan_host
+from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.size import Evidence, size_host
+from shared.config import CycleConfig
+from shared.errors import Refusal
+from shared.messages import Hello, Inventory, Outcomes, Status
+from shared.model import HostSample, Mode
+from shared.plan import Outcome, Plan
+from shared.refusal import RefusalCode
+from shared.units import BUCKET_S, NS_PER_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSaid:
+    """A message of a host that is not samples."""
+
+    host_id: str
+    message: Hello | Inventory | Status | Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesArrived:
+    """Samples of one host, oldest first, each seen once."""
+
+    host_id: str
+    samples: tuple[HostSample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLost:
+    """The gateway has not heard from a host for too long."""
+
+    host_id: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastReady:
+    """The answer to RequestForecast."""
+
+    bucket: BucketBlock
+    forecast: ForecastBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementReady:
+    """The answer to RequestPlacement."""
+
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Time passed."""
+
+
+Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | Tick
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreBucket:
+    """Make a closed bucket durable; `late` = a bucket stored before has grown."""
+
+    bucket: BucketBlock
+    late: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestForecast:
+    """Forecast every VM of this bucket; capacity: vm_id -> [r]."""
+
+    bucket: BucketBlock
+    capacity: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestPlacement:
+    """Solve placement for these hosts."""
+
+    hosts: tuple[HostState, ...]
+    forecast: ForecastBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreForecast:
+    """Keep an issued forecast."""
+
+    forecast: ForecastBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendPlan:
+    """Store a plan, then send it to its host."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReceipts:
+    """Keep receipts."""
+
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreHost:
+    """Keep what a host said of itself; `inventory` None = unchanged."""
+
+    host_id: str
+    hello: Hello | None = None
+    inventory: Inventory | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOutcomes:
+    """Keep outcomes."""
+
+    host_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+Instruction = StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes
+
+
+class DecisionCycle:
+    """State of the whole coordinator between events. `epoch` grows with every start of a coordinator."""
+
+    def __init__(self, config: CycleConfig, sizing: SizingPolicy, epoch: int, closed_until_s: int | None = None) -> None:
+        self.config = config
+        self.epoch = epoch
+        self.fleet = Fleet()
+        self.ledger = Ledger()
+        self.forecast: ForecastBlock | None = None
+        self.bucket: BucketBlock | None = None
+        self.placements: tuple[Placement, ...] = ()
+        self.cycles = 0
+        self._sizing = sizing
+        self._folder = BucketFolder(closed_until_s)
+        self._evidence: Evidence = {}
+
+    def handle(self, event: Event, now_ns: int) -> list[Instruction]:
+        """One event. Never raises for what a peer sent; a bug raises."""
+        match event:
+            case SamplesArrived():
+                return self._samples(event, now_ns)
+            case AgentSaid():
+                return self._said(event, now_ns)
+            case Tick():
+                return self._tick(now_ns)
+            case ForecastReady():
+                return self._decide(event, now_ns)
+            case HostLost():
+                self.fleet.lost(event.host_id, event.why)
+                return []
+            case PlacementReady():
+                self.placements = event.placements
+                return []
+
+    def adjust(self, vm_id: str, request: Adjustment, now_ns: int, dry_run: bool) -> tuple[Plan, list[Instruction]]:
+        """An operator's order for one VM. Raises Refusal; a dry run gives the plan and no instruction."""
+        vm = self.fleet.vms.get(vm_id)
+        if vm is None:
+            raise Refusal(RefusalCode.UNKNOWN_VM, f"vm {vm_id!r}: not in this fleet")
+        host = next((h for h in self.fleet.view(self.bucket, now_ns) if h.host_id == vm.host_id), None)
+        if host is None or not host.alive:
+            raise Refusal(RefusalCode.HOST_UNKNOWN_STATE, f"host {vm.host_id!r} is silent: nothing is changed on it")
+        if not host.mode.acts:
+            raise Refusal(RefusalCode.MODE_FORBIDS, f"host {vm.host_id!r} is in mode {host.mode}: allowed in reactive and predictive")
+        state = next(v for v in host.vms if v.domain.vm_id == vm_id)
+        record = self.fleet.host(vm.host_id)
+        sequence = record.plan_sequence + 1
+        plan = adjust(state, host, request, epoch=self.epoch, sequence=sequence, now_ns=now_ns, deadline_s=self.config.plan_deadline_s)
+        if dry_run:
+            return plan, []
+        record.plan_sequence = sequence
+        return plan, [SendPlan(plan=plan)]
+
+    def _samples(self, event: SamplesArrived, now_ns: int) -> list[Instruction]:
+        mode = self.fleet.host(event.host_id).mode
+        for sample in event.samples:
+            self._folder.add(event.host_id, sample)
+            self.fleet.sample(event.host_id, sample, now_ns)
+            self.ledger.sample(event.host_id, mode, sample)
+        return []
+
+    def _said(self, event: AgentSaid, now_ns: int) -> list[Instruction]:
+        host_id, message = event.host_id, event.message
+        match message:
+            case Hello():
+                self.fleet.hello(host_id, message, now_ns)
+                return [StoreHost(host_id=host_id, hello=message)]
+            case Inventory():
+                self.fleet.inventory(host_id, message)
+                return [StoreHost(host_id=host_id, inventory=message)]
+            case Status():
+                self.fleet.status(host_id, message, now_ns)
+                return []
+            case Outcomes():
+                mode = self.fleet.host(host_id).mode
+                for outcome in message.outcomes:
+                    self.fleet.outcome(outcome)
+                    self.ledger.outcome(host_id, mode, outcome)
+                return [StoreOutcomes(host_id=host_id, outcomes=message.outcomes)]
+
+    def _tick(self, now_ns: int) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        ripe_s = now_ns // NS_PER_S - BUCKET_S - self.config.bucket_grace_s
+        for start_s in sorted(s for s in self._folder.open_starts() if s <= ripe_s):
+            bucket = self._folder.close(start_s)
+            self.fleet.close_bucket()
+            self.bucket = bucket
+            modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
+            self.ledger.bucket(bucket, modes)
+            instructions.append(StoreBucket(bucket=bucket))
+            known = self.fleet.capacity_of(bucket.vm_ids)
+            if known:
+                rows = [i for i, vm_id in enumerate(bucket.vm_ids) if vm_id in known]
+                instructions.append(RequestForecast(bucket=bucket.select(rows), capacity=known))
+        instructions += [StoreBucket(bucket=self._folder.close(s), late=True) for s in sorted(self._folder.grown_starts())]
+        return instructions
+
+    def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
+        self.ledger.forecast(event.forecast)
+        instructions: list[Instruction] = [StoreForecast(forecast=event.forecast)]
+        if self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s:
+            return instructions
+        self.forecast = event.forecast
+        self.cycles += 1
+        hosts = self.fleet.view(event.bucket, now_ns)
+        evidence: Evidence = {}
+        for host in hosts:
+            if not host.alive or host.mode is Mode.OFF:
+                continue
+            instructions += self._plan(host, event.forecast, evidence, now_ns)
+        self._evidence = evidence
+        if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
+            instructions.append(RequestPlacement(hosts=hosts, forecast=event.forecast))
+        return instructions
+
+    def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
+        sizes, seen = size_host(host, forecast, self._sizing, self._evidence)
+        evidence.update(seen)
+        record = self.fleet.host(host.host_id)
+        plan, receipts = plan_host(
+            host,
+            sizes,
+            forecast,
+            policy=self._sizing,
+            epoch=self.epoch,
+            sequence=record.plan_sequence + 1,
+            now_ns=now_ns,
+            deadline_s=self.config.plan_deadline_s,
+            shadow=host.mode is not Mode.PREDICTIVE,
+        )
+        self.ledger.sized(host, sizes)
+        instructions: list[Instruction] = [StoreReceipts(receipts=receipts)] if receipts else []
+        if plan is not None and host.mode is Mode.PREDICTIVE:
+            record.plan_sequence = plan.sequence
+            instructions.append(SendPlan(plan=plan))
+        return instructions

@@ -1,0 +1,209 @@
+"""What the coordinator knows of the fleet right now: hosts, their VMs, allocations in force, newest demand. Pure.
+
+Invariant: an unknown or silent host counts as full; a VM belongs to the host that reported it last. Everything here can be
+rebuilt from the registry, the log of frames and the agents' next messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+
+from coordinator.model import N_RESOURCES, BucketBlock, HistoryBlock, HostState, VmState
+from shared.messages import Hello, Inventory, Status
+from shared.model import Allocation, Domain, HostCapacity, HostSample, Mode, Policy
+from shared.plan import Outcome, OutcomeState
+from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S
+
+# No disk lever and no disk maximum yet: 10 GB/s bounds a forecast without ever binding.
+DISK_MAX_BYTES_PER_S = 1e10
+PRESSURE_PERMILLE = 50  # memory PSI "some" above 5 % of a sample's time: the guest waits for memory
+
+
+@dataclass(kw_only=True)
+class VmRecord:
+    """One VM as last seen. The working set is the largest guest-reported need of the newest buckets."""
+
+    domain: Domain
+    host_id: str
+    allocation: Allocation = field(default_factory=Allocation)
+    needs: list[float] = field(default_factory=list)  # [bucket maxima of memory_used_bytes], newest last, 3 kept
+    need_now: float = float("nan")  # largest in the bucket being filled
+    pressured: bool = False
+    pressured_now: bool = False
+    grown_ns: int = -(10**18)
+    seen_ns: int = 0
+
+
+@dataclass(kw_only=True)
+class HostRecord:
+    """One host as last seen."""
+
+    host_id: str
+    boot_id: str = ""
+    capacity: HostCapacity | None = None
+    mode: Mode = Mode.OBSERVE
+    pinned: bool = False
+    alive: bool = False
+    why_silent: str = "not heard since the coordinator started"
+    seen_ns: int = 0
+    spool_frames: int = 0
+    spool_dropped: int = 0
+    cpu_used_millicores: float = float("nan")
+    memory_available_bytes: float = float("nan")
+    plan_sequence: int = 0
+    vm_ids: set[str] = field(default_factory=set)
+
+
+class Fleet:
+    """Folds agents' messages into host and VM records; gives the decision cycle its frozen view."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, HostRecord] = {}
+        self.vms: dict[str, VmRecord] = {}
+        self.policies: dict[str, Policy] = {}
+
+    def restore(self, hosts: Iterable[tuple[str, HostCapacity]], domains: Mapping[str, tuple[str, Domain]]) -> None:
+        """Start from the registry: every host silent (so full) until its agent speaks."""
+        for host_id, capacity in hosts:
+            self.hosts[host_id] = HostRecord(host_id=host_id, capacity=capacity)
+        for vm_id, (host_id, domain) in sorted(domains.items()):
+            self._place(vm_id, host_id, domain)
+
+    def hello(self, host_id: str, message: Hello, now_ns: int) -> HostRecord:
+        """An agent came up or came back."""
+        record = self.host(host_id)
+        record.boot_id, record.capacity = message.boot_id, message.capacity
+        record.mode, record.pinned = message.mode, message.mode_pinned
+        record.alive, record.why_silent, record.seen_ns = True, "", now_ns
+        return record
+
+    def inventory(self, host_id: str, message: Inventory) -> None:
+        """The host's domains, whole: those it no longer names are gone from it."""
+        record = self.host(host_id)
+        for vm_id in sorted(record.vm_ids - {domain.vm_id for domain in message.domains}):
+            if self.vms[vm_id].host_id == host_id:
+                del self.vms[vm_id]
+        record.vm_ids = set()
+        for domain in message.domains:
+            self._place(domain.vm_id, host_id, domain)
+
+    def status(self, host_id: str, message: Status, now_ns: int) -> None:
+        """Heartbeat: mode and health."""
+        record = self.host(host_id)
+        record.mode, record.pinned, record.seen_ns = message.mode, message.mode_pinned, now_ns
+        record.spool_frames, record.spool_dropped = message.spool_frames, message.spool_dropped
+
+    def lost(self, host_id: str, why: str) -> None:
+        """The host fell silent: from now on it counts as full."""
+        record = self.host(host_id)
+        record.alive, record.why_silent = False, why
+
+    def sample(self, host_id: str, sample: HostSample, now_ns: int) -> None:
+        """Newest allocation and memory need of every VM in one sample."""
+        record = self.host(host_id)
+        record.seen_ns = max(record.seen_ns, now_ns)
+        if sample.cpu_used_millicores is not None:
+            record.cpu_used_millicores = float(sample.cpu_used_millicores)
+        if sample.memory_available_bytes is not None:
+            record.memory_available_bytes = float(sample.memory_available_bytes)
+        for vm_id, cell in sample.vms.items():
+            vm = self.vms.get(vm_id)
+            if vm is None or vm.host_id != host_id or sample.wall_ns < vm.seen_ns:
+                continue
+            vm.seen_ns = sample.wall_ns
+            vm.allocation = cell.allocation()
+            if cell.memory_used_bytes is not None:
+                vm.need_now = float(np.fmax(vm.need_now, cell.memory_used_bytes))
+            vm.pressured_now |= (cell.psi_memory_some_permille or 0) > PRESSURE_PERMILLE or (cell.memory_swap_bytes_per_s or 0) > 0
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Remember the newest verified growth of a VM."""
+        vm = self.vms.get(outcome.step.vm_id)
+        grew = outcome.step.before is not None and outcome.value is not None and outcome.value > outcome.step.before >= 0
+        if vm is not None and grew and outcome.state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL):
+            vm.grown_ns = max(vm.grown_ns, outcome.finished_ns)
+
+    def close_bucket(self) -> None:
+        """A bucket ended: roll the working sets and pressure marks."""
+        for vm in self.vms.values():
+            if not np.isnan(vm.need_now):
+                vm.needs = [*vm.needs[-2:], vm.need_now]
+            vm.need_now = float("nan")
+            vm.pressured, vm.pressured_now = vm.pressured_now, False
+
+    def capacity_of(self, vm_ids: Iterable[str]) -> dict[str, list[float]]:
+        """vm_id -> [r]: the most each VM could ever be given."""
+        return {vm_id: _maxima(self.vms[vm_id].domain) for vm_id in vm_ids if vm_id in self.vms}
+
+    def with_capacity(self, block: HistoryBlock) -> HistoryBlock:
+        """The same history with the maxima of the VMs that are known."""
+        capacity = np.array([_maxima(self.vms[vm_id].domain) if vm_id in self.vms else [np.nan] * N_RESOURCES for vm_id in block.vm_ids])
+        return replace(block, capacity=capacity.reshape(len(block.vm_ids), N_RESOURCES).astype(np.float32))
+
+    def view(self, bucket: BucketBlock | None, now_ns: int) -> tuple[HostState, ...]:
+        """Frozen states of all hosts, VMs sorted by id, newest demand from `bucket` (NaN where it has none)."""
+        rows = {vm_id: i for i, vm_id in enumerate(bucket.vm_ids)} if bucket else {}
+        return tuple(
+            HostState(
+                host_id=host_id,
+                capacity=record.capacity,
+                mode=record.mode,
+                alive=record.alive,
+                vms=tuple(
+                    self._vm_state(self.vms[vm_id], bucket, rows.get(vm_id), now_ns)
+                    for vm_id in sorted(record.vm_ids)
+                    if self.vms[vm_id].host_id == host_id and self.vms[vm_id].domain.running
+                ),
+            )
+            for host_id, record in sorted(self.hosts.items())
+            if record.capacity is not None
+        )
+
+    def host(self, host_id: str) -> HostRecord:
+        """The record of a host, made when it is new."""
+        return self.hosts.setdefault(host_id, HostRecord(host_id=host_id))
+
+    def _place(self, vm_id: str, host_id: str, domain: Domain) -> None:
+        self.host(host_id).vm_ids.add(vm_id)
+        policy = self.policies.get(vm_id)
+        if policy is not None:
+            domain = _with_policy(domain, policy)
+        known = self.vms.get(vm_id)
+        if known is None:
+            self.vms[vm_id] = VmRecord(domain=domain, host_id=host_id)
+            return
+        if known.host_id != host_id and known.host_id in self.hosts:
+            self.hosts[known.host_id].vm_ids.discard(vm_id)
+        known.domain, known.host_id = domain, host_id
+
+    def _vm_state(self, vm: VmRecord, bucket: BucketBlock | None, row: int | None, now_ns: int) -> VmState:
+        unknown = np.full(N_RESOURCES, np.nan)
+        known = bucket is not None and row is not None
+        return VmState(
+            domain=vm.domain,
+            host_id=vm.host_id,
+            allocation=vm.allocation,
+            demand_now=bucket.mean[row] if known else unknown,  # type: ignore[union-attr]  # known implies a bucket
+            peak_now=bucket.peak[row] if known else unknown,  # type: ignore[union-attr]
+            censored_now=bucket.censored[row] if known else unknown,  # type: ignore[union-attr]
+            working_set_bytes=float(np.nanmax([*vm.needs, vm.need_now])) if vm.needs or not np.isnan(vm.need_now) else float("nan"),
+            since_grow_s=min(1e9, (now_ns - vm.grown_ns) / NS_PER_S),
+            pressured=vm.pressured or vm.pressured_now,
+        )
+
+
+def _maxima(domain: Domain) -> list[float]:
+    maxima = [0.0] * N_RESOURCES
+    maxima[CPU] = domain.vcpus_max * 1000.0
+    maxima[MEMORY] = float(domain.memory_max_bytes)
+    maxima[DISK] = DISK_MAX_BYTES_PER_S
+    maxima[NET_RX] = maxima[NET_TX] = float(domain.net_max_bits_per_s)
+    return maxima
+
+
+def _with_policy(domain: Domain, policy: Policy) -> Domain:
+    return msgspec.structs.replace(domain, policy=policy)

@@ -1,0 +1,339 @@
+"""The running coordinator as the HTTP layer sees it: implements coordinator.service.view.FleetView over cycle, stores and gateway."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coordinator.fleet import HostRecord, VmRecord
+from coordinator.model import ForecastBlock, NoForecast, Receipt
+from coordinator.planning.adjust import Adjustment
+from coordinator.service.view import (
+    AdjustRequest,
+    AdjustResult,
+    Committed,
+    FleetSummary,
+    ForecastRow,
+    ForecastView,
+    HistoryView,
+    HostView,
+    ModeScore,
+    MoveAdvice,
+    OutcomeView,
+    ResourceForecast,
+    ResourceHistory,
+    ResourceState,
+    Scores,
+    StageTime,
+    VmView,
+)
+from shared.errors import Refusal
+from shared.model import Allocation, Mode, Priority
+from shared.plan import Plan
+from shared.refusal import RefusalCode
+from shared.units import BUCKET_S, CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S, RESOURCES, UNLIMITED
+
+if TYPE_CHECKING:
+    from coordinator.main import Coordinator
+
+LEAD_STEPS = 1  # the chart shows what was expected of a bucket when it began
+STAGES = ("forecast", "decide", "place", "train")
+
+
+class LiveView:
+    """Answers from memory; async methods read a store behind the writes before them."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._of = coordinator
+
+    def fleet(self) -> FleetSummary:
+        of, fleet = self._of, self._of.cycle.fleet
+        alive = sum(host.alive for host in fleet.hosts.values())
+        spent = [of.stages[name] for name in ("forecast", "decide") if name in of.stages]
+        return FleetSummary(
+            name="tidegate",
+            version=version("tidegate"),
+            epoch=of.cycle.epoch,
+            cycle=of.cycle.cycles,
+            now_s=of.clock.wall_ns() / NS_PER_S,
+            clock_speed=of.config.clock.speed or None,
+            hosts_alive=alive,
+            hosts_silent=len(fleet.hosts) - alive,
+            vms=len(fleet.vms),
+            agents_connected=len(of.gateway.connected()),
+            last_cycle_s=None if of.cycle_done_ns is None else of.cycle_done_ns / NS_PER_S,
+            last_cycle_wall_ms=sum(spent) if spent else None,
+            stages=tuple(StageTime(stage=name, wall_ms=of.stages[name]) for name in STAGES if name in of.stages),
+        )
+
+    def hosts(self) -> Sequence[HostView]:
+        records = self._of.cycle.fleet.hosts
+        return [self._host(records[host_id]) for host_id in sorted(records) if records[host_id].capacity is not None]
+
+    def host(self, host_id: str) -> HostView | None:
+        record = self._of.cycle.fleet.hosts.get(host_id)
+        return None if record is None or record.capacity is None else self._host(record)
+
+    def vm_ids(self, host_id: str | None = None, client: str | None = None) -> Sequence[str]:
+        return sorted(
+            vm_id
+            for vm_id, vm in self._of.cycle.fleet.vms.items()
+            if (host_id is None or vm.host_id == host_id) and (client is None or vm.domain.policy.client == client)
+        )
+
+    def vm(self, vm_id: str) -> VmView | None:
+        vm = self._of.cycle.fleet.vms.get(vm_id)
+        if vm is None:
+            return None
+        host, domain = self._of.cycle.fleet.host(vm.host_id), vm.domain
+        mode, reason = host.mode, None
+        if domain.policy.excluded:
+            mode, reason = Mode.OBSERVE, "policy opts this VM out"
+        elif mode is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
+            mode, reason = Mode.REACTIVE, f"forecast out of calibration: {', '.join(out)}"
+        return VmView(
+            id=vm_id,
+            name=domain.name,
+            host_id=vm.host_id,
+            client=domain.policy.client,
+            priority=Priority(domain.policy.priority).name.lower(),  # type: ignore[arg-type]  # PriorityName lists the same four
+            running=domain.running,
+            mode=mode,
+            mode_reason=reason,
+            vcpus_max=domain.vcpus_max,
+            memory_max_bytes=domain.memory_max_bytes,
+            net_max_bits_per_s=domain.net_max_bits_per_s,
+            allocation=vm.allocation,
+            resources=tuple(self._resource(vm_id, vm, r) for r in range(len(RESOURCES))),
+            capabilities=domain.capabilities,
+            policy=domain.policy,
+            violation_minutes=self._of.cycle.ledger.violation_minutes(vm_id),
+        )
+
+    def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
+        block = self._of.cycle.forecast
+        steps = math.ceil(horizon_minutes * 60 / BUCKET_S)
+        row = _row(block, vm_id)
+        if block is None or row is None:
+            return ForecastView(vm_id=vm_id, issued_s=None, horizon_minutes=horizon_minutes, levels=(), resources=())
+        return ForecastView(
+            vm_id=vm_id,
+            issued_s=block.issued_s,
+            horizon_minutes=horizon_minutes,
+            levels=block.levels,
+            resources=tuple(
+                ResourceForecast(
+                    resource=name,  # type: ignore[arg-type]  # RESOURCES are the literals of Resource
+                    model=_model(block, row, r),
+                    reason=_reason(block, row, r),
+                    coverage=_known(block.coverage[row, r]),
+                    rows=tuple(_forecast_row(block, row, r, s) for s in range(steps)),
+                )
+                for r, name in enumerate(RESOURCES)
+            ),
+        )
+
+    async def history(self, vm_id: str, hours: int) -> HistoryView:
+        of = self._of
+        buckets = hours * 3600 // BUCKET_S
+        end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
+        starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
+        columns = await of.read(of.history.series, vm_id, end_s, buckets)
+        expected = await of.read(of.history.expected, vm_id, starts[0], LEAD_STEPS)
+        return HistoryView(
+            vm_id=vm_id,
+            lead_minutes=(LEAD_STEPS - 1) * BUCKET_S // 60,
+            resources=tuple(
+                ResourceHistory(
+                    resource=name,  # type: ignore[arg-type]
+                    start_s=starts,
+                    demand=_column(columns["mean"][r]),
+                    peak=_column(columns["peak"][r]),
+                    censored=_column(columns["censored"][r]),
+                    allocation=_column(columns["allocation"][r]),
+                    forecast_mean=tuple(expected.get((s, r), (None, None, None))[0] for s in starts),
+                    forecast_q10=tuple(expected.get((s, r), (None, None, None))[1] for s in starts),
+                    forecast_q90=tuple(expected.get((s, r), (None, None, None))[2] for s in starts),
+                )
+                for r, name in enumerate(RESOURCES)
+            ),
+        )
+
+    async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
+        return await self._of.read(self._of.registry.plans, limit, host_id)
+
+    async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
+        return await self._of.read(self._of.registry.receipts, limit, vm_id)
+
+    async def receipt(self, receipt_id: str) -> Receipt | None:
+        return await self._of.read(self._of.registry.receipt, receipt_id)
+
+    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
+        rows = await self._of.read(self._of.registry.outcomes, limit, vm_id)
+        return [OutcomeView(host_id=host_id, vm_name=self._name(outcome.step.vm_id), outcome=outcome) for host_id, outcome in rows]
+
+    def scores(self) -> Scores:
+        ledger, fleet = self._of.cycle.ledger, self._of.cycle.fleet
+        modes = []
+        for mode in Mode:
+            hosts = [host for host in fleet.hosts.values() if host.mode is mode and host.capacity is not None]
+            score = ledger.score(mode)
+            if hosts or score is not None:
+                modes.append(
+                    ModeScore(
+                        mode=mode,
+                        hosts=len(hosts),
+                        vms=sum(len(host.vm_ids) for host in hosts),
+                        violation_minutes=score and score.violation_minutes,
+                        violation_depth=score and score.violation_depth,
+                        allocation_over_use=score and score.allocation_over_use,
+                        steps_applied=score.steps_applied if score else 0,
+                        steps_refused=score.steps_refused if score else 0,
+                        pinball=score and score.pinball,
+                        naive_pinball=score and score.naive_pinball,
+                    )
+                )
+        return Scores(
+            since_s=ledger.since_s or self._of.clock.wall_ns() / NS_PER_S, until_s=self._of.clock.wall_ns() / NS_PER_S, modes=tuple(modes)
+        )
+
+    def moves(self) -> MoveAdvice:
+        solved = self._of.placed_ns
+        return MoveAdvice(solved_s=None if solved is None else solved / NS_PER_S, placements=self._of.cycle.placements)
+
+    async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
+        record = self._of.cycle.fleet.host(host_id)
+        if record.pinned:
+            raise Refusal(RefusalCode.LOCALLY_PINNED, f"host {host_id!r} is pinned to {record.mode} by its owner")
+        await self._of.read(self._of.registry.save_mode, host_id, mode)
+        self._of.gateway.order_mode(host_id, mode)
+        self._of.audit("set_mode", actor=actor, host=host_id, mode=mode)
+        return self._host(record)
+
+    async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:
+        wanted = Adjustment(vcpus=request.vcpus, memory_bytes=request.memory_bytes, cpu_quota_millicores=request.cpu_quota_millicores)
+        plan, instructions = self._of.cycle.adjust(vm_id, wanted, self._of.clock.wall_ns(), request.dry_run)
+        self._of.carry_out(instructions)
+        if not request.dry_run:
+            self._of.audit("adjust", actor=actor, vm=vm_id, steps=len(plan.steps))
+        return AdjustResult(vm_id=vm_id, host_id=plan.host_id, dry_run=request.dry_run, steps=plan.steps)
+
+    def metrics_text(self) -> str:
+        return self._of.metrics.render().decode()
+
+    def ready(self) -> tuple[bool, str]:
+        return self._of.ready()
+
+    def _host(self, record: HostRecord) -> HostView:
+        assert record.capacity is not None
+        hello = self._of.gateway.connected().get(record.host_id)
+        return HostView(
+            id=record.host_id,
+            alive=record.alive,
+            counts_as_full=not record.alive,
+            silent_reason=None if record.alive else record.why_silent,
+            mode=record.mode,
+            mode_pinned=record.pinned,
+            mode_ordered=self._of.gateway.core.ordered(record.host_id),
+            capacity=record.capacity,
+            committed=_committed([self._of.cycle.fleet.vms[vm_id].allocation for vm_id in sorted(record.vm_ids)]),
+            cpu_used_millicores=_integer(record.cpu_used_millicores),
+            memory_available_bytes=_integer(record.memory_available_bytes),
+            vm_ids=tuple(sorted(record.vm_ids)),
+            last_seen_s=record.seen_ns / NS_PER_S if record.seen_ns else None,
+            spool_frames=record.spool_frames,
+            spool_dropped=record.spool_dropped,
+            hypervisor=hello.hypervisor if hello else "",
+            agent_version=hello.agent_version if hello else "",
+        )
+
+    def _resource(self, vm_id: str, vm: VmRecord, r: int) -> ResourceState:
+        bucket, block = self._of.cycle.bucket, self._of.cycle.forecast
+        place = bucket.vm_ids.index(vm_id) if bucket and vm_id in bucket.vm_ids else None
+        row = _row(block, vm_id)
+        return ResourceState(
+            resource=RESOURCES[r],  # type: ignore[arg-type]
+            allocation=_in_force(vm.allocation, r),
+            demand=None if bucket is None or place is None else _known(bucket.mean[place, r]),
+            peak=None if bucket is None or place is None else _known(bucket.peak[place, r]),
+            censored=None if bucket is None or place is None else _known(bucket.censored[place, r]),
+            model=None if block is None or row is None else _model(block, row, r),
+            reason=None if block is None or row is None else _reason(block, row, r),
+            coverage=None if block is None or row is None else _known(block.coverage[row, r]),
+        )
+
+    def _out_of_calibration(self, vm_id: str) -> list[str]:
+        block = self._of.cycle.forecast
+        row = _row(block, vm_id)
+        if block is None or row is None:
+            return []
+        return [name for r, name in enumerate(RESOURCES) if block.reason[row, r] == NoForecast.OUT_OF_CALIBRATION]
+
+    def _name(self, vm_id: str) -> str:
+        vm = self._of.cycle.fleet.vms.get(vm_id)
+        return vm.domain.name if vm else vm_id
+
+
+def _row(block: ForecastBlock | None, vm_id: str) -> int | None:
+    return block.vm_ids.index(vm_id) if block is not None and vm_id in block.vm_ids else None
+
+
+def _model(block: ForecastBlock, row: int, r: int) -> str | None:
+    index = int(block.model[row, r])
+    return block.models[index] if 0 <= index < len(block.models) else None
+
+
+def _reason(block: ForecastBlock, row: int, r: int) -> str | None:
+    reason = NoForecast(int(block.reason[row, r]))
+    return None if reason is NoForecast.OK else reason.name.lower()
+
+
+def _forecast_row(block: ForecastBlock, row: int, r: int, s: int) -> ForecastRow:
+    return ForecastRow(
+        start_s=block.issued_s + BUCKET_S * s,
+        mean=_known(block.mean[row, r, s]),
+        stddev=_known(block.stddev[row, r, s]),
+        quantiles=_column(block.quantiles[row, r, s]),
+        peak_quantiles=_column(block.peak_quantiles[row, r, s]),
+    )
+
+
+def _in_force(allocation: Allocation, r: int) -> int | None:
+    if r == CPU:
+        vcpus, quota = allocation.vcpus, allocation.cpu_quota_millicores
+        full = None if vcpus is None else vcpus * 1000
+        return full if quota in (None, UNLIMITED) else quota if full is None else min(quota, full)
+    return {
+        MEMORY: allocation.memory_bytes,
+        DISK: allocation.disk_bytes_per_s,
+        NET_RX: allocation.net_rx_bits_per_s,
+        NET_TX: allocation.net_tx_bits_per_s,
+    }[r]
+
+
+def _committed(allocations: Sequence[Allocation]) -> Committed:
+    def total(values: list[int | None]) -> int | None:
+        known = [value for value in values if value is not None and value != UNLIMITED]
+        return sum(known) if len(known) == len(values) else None
+
+    return Committed(
+        cpu_millicores=total([_in_force(a, CPU) for a in allocations]),
+        memory_bytes=total([a.memory_bytes for a in allocations]),
+        net_bits_per_s=total([a.net_rx_bits_per_s for a in allocations]),
+    )
+
+
+def _known(value: float | np.floating) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _integer(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)
+
+
+def _column(values: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(_known(value) for value in values)

@@ -1,0 +1,365 @@
+"""Wiring of the coordinator process: gateway, stores, workers, HTTP and timers around the pure decision cycle.
+
+One event loop owns the cycle. Disk writes run in order in one thread; forecasts, training and placement run in the pool.
+A frame is acknowledged when the log has it on disk; the log is cut only behind buckets that history holds. Whatever part dies
+takes the process with it: systemd restarts it, agents fail static meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from coordinator import cycle as cy
+from coordinator.compute import PoolLost, open_pool
+from coordinator.cycle import DecisionCycle
+from coordinator.gateway.admission import Admission, Limits
+from coordinator.gateway.server import GatewayServer
+from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.live_view import LiveView
+from coordinator.service.app import HttpService
+from coordinator.service.auth import TokenVerifier
+from coordinator.settings import forecast_options, sizing_policy
+from coordinator.store.history import ParquetHistory
+from coordinator.store.registry import SqlRegistry
+from coordinator.store.wal import Wal
+from shared.config import CoordinatorConfig
+from shared.errors import ConfigError
+from shared.frame import decode_agent, decode_block
+from shared.messages import AgentMessage, Hello, Inventory, Outcomes, Samples, Status
+from shared.metrics import COORDINATOR_METRICS, Metrics
+from shared.model import HostSample
+from shared.notify import notify
+from shared.tls import server_context
+from shared.units import BUCKET_S, NS_PER_S
+
+TICK_S: Final = 1.0  # of the coordinator's clock
+MIN_REAL_TICK_S: Final = 0.05
+RETRAIN_CYCLES: Final = 24  # the global model learns anew every two hours
+PRUNE_CYCLES: Final = 288
+PLACE_DEADLINE_S: Final = 10.0  # real seconds
+
+_T = TypeVar("_T")
+log = structlog.get_logger("coordinator")
+
+
+class Coordinator:
+    """One coordinator. `start`, then `wait` until something fails or `stop` is called."""
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        if not config.tls:
+            raise ConfigError("tls: ca, certificate and key are required; `tidegate pki` makes them")
+        state = Path(config.state_dir)
+        state.mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.clock = config.clock.open()
+        self.registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+        self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
+        self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
+        self.metrics = Metrics(COORDINATOR_METRICS)
+        epoch = self.registry.next_epoch()
+        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s())
+        self.stages: dict[str, float] = {}
+        self.cycle_done_ns: int | None = None
+        self.placed_ns: int | None = None
+        self.options = forecast_options(config)
+        self._disk = ThreadPoolExecutor(1, "store")
+        self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
+        self._placements: deque[cy.RequestPlacement] = deque(maxlen=1)
+        self._place_wanted = asyncio.Event()
+        self._retrain_wanted = asyncio.Event()
+        self._wal_marks: deque[int] = deque(maxlen=3)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: asyncio.Future[None] | None = None
+        self._loaded = False
+        tls = config.tls
+        self.gateway = GatewayServer(
+            GatewayCore(
+                GatewaySettings(epoch=epoch, stale_host_s=config.cycle.stale_host_s),
+                acked=self.wal.high_water(),
+                modes=self.registry.modes(),
+            ),
+            self.wal,
+            self._on_message,
+            self.clock,
+            ssl_context=server_context(Path(tls.ca), Path(tls.certificate), Path(tls.key)),
+            host=config.listen_agents.host,
+            port=config.listen_agents.port,
+            admission=Admission(Limits(max_agents=config.max_agents)),
+            on_samples=self._on_samples,
+            on_host=self._on_host,
+            tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
+        )
+        self.view = LiveView(self)
+        self.http = HttpService(
+            self.view,
+            TokenVerifier(self.registry.token_names()),
+            host=config.listen_http.host,
+            port=config.listen_http.port,
+        )
+
+    async def start(self) -> None:
+        """Restore state, open both doors, start the workers. ConfigError when an address cannot be had."""
+        self._failed = asyncio.get_running_loop().create_future()
+        self._restore()
+        try:
+            await self.gateway.start()
+        except OSError as error:
+            raise ConfigError(f"listen_agents: {error}") from error
+        await self.http.start()
+        self.pool = await asyncio.get_running_loop().run_in_executor(None, open_pool, self.config, self.options)
+        await self.pool.load(await self._load_history())
+        self._loaded = True
+        self._retrain_wanted.set()
+        for loop in (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self.gateway.failure, self._watch_http):
+            self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
+        notify("READY=1")
+        log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
+
+    async def wait(self) -> None:
+        """Until a part fails; raises what it failed with."""
+        assert self._failed is not None, "start() first"
+        await asyncio.shield(self._failed)
+
+    async def stop(self) -> None:
+        """Close the doors, finish the writes, stop the workers."""
+        notify("STOPPING=1")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.http.stop()
+        await self.gateway.stop()
+        if hasattr(self, "pool"):
+            await self.pool.close()
+        self._disk.shutdown(wait=True)
+        self.wal.close()
+        self.registry.close()
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(None)
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether decisions can be made now."""
+        if not self._loaded:
+            return False, "loading history into the forecasters"
+        if self._failed is not None and self._failed.done():
+            return False, "a part of the coordinator has failed"
+        return True, "ready"
+
+    def carry_out(self, instructions: list[cy.Instruction]) -> None:
+        """Perform instructions in order; slow ones are queued."""
+        for instruction in instructions:
+            match instruction:
+                case cy.StoreBucket():
+                    self._store_bucket(instruction)
+                case cy.RequestForecast():
+                    self._requests.put_nowait(instruction)
+                case cy.RequestPlacement():
+                    self._placements.append(instruction)
+                    self._place_wanted.set()
+                case cy.StoreForecast():
+                    self.write(self.history.append_forecast, instruction.forecast)
+                case cy.SendPlan():
+                    self.metrics.add("tidegate_plans_total")
+                    for step in instruction.plan.steps:
+                        self.metrics.add("tidegate_steps_planned_total", kind=step.kind, shadow="false")
+                    plan = instruction.plan
+                    self.write(self.registry.save_plan, plan, then=lambda _, plan=plan: self.gateway.send_plan(plan))
+                case cy.StoreReceipts():
+                    self.metrics.add("tidegate_receipts_total", len(instruction.receipts))
+                    self.write(self.registry.save_receipts, instruction.receipts)
+                case cy.StoreOutcomes():
+                    for outcome in instruction.outcomes:
+                        labels = {"kind": outcome.step.kind, "outcome": outcome.state, "origin": outcome.origin}
+                        self.metrics.add("tidegate_outcomes_total", **labels)
+                        if outcome.code is not None:
+                            self.metrics.add("tidegate_refusals_total", code=outcome.code)
+                    self.write(self.registry.save_outcomes, instruction.host_id, instruction.outcomes)
+                case cy.StoreHost():
+                    self._store_host(instruction)
+
+    def write(self, function: Callable[..., _T], *arguments: object, then: Callable[[_T], None] | None = None) -> None:
+        """Run a store's write in order behind the others; `then` gets its result in the event loop. A failure ends the process."""
+        loop = asyncio.get_running_loop()
+
+        def done(future: asyncio.Future[_T]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is not None:
+                self._fail(error)
+            elif then is not None:
+                then(future.result())
+
+        loop.run_in_executor(self._disk, function, *arguments).add_done_callback(done)
+
+    async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Run a store's read behind the writes before it."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
+
+    def _restore(self) -> None:
+        hosts, domains = self.registry.known_hosts(), self.registry.domains()
+        self.cycle.fleet.policies.update(self.registry.policies())
+        self.cycle.fleet.restore(hosts, domains)
+        now_ns = self.clock.wall_ns()
+        for _, record in self.wal.replay():
+            message = decode_agent(record.frame)
+            if isinstance(message, Samples):
+                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block)), now_ns)
+            elif isinstance(message, Outcomes):
+                self.registry.save_outcomes(record.host_id, message.outcomes)
+
+    async def _load_history(self):  # type: ignore[no-untyped-def]  # HistoryBlock
+        newest_s = await self.read(self.history.newest_s)
+        vm_ids = sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids)
+        end_s = newest_s if newest_s is not None else self.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
+        block = await self.read(self.history.load, vm_ids, end_s, self.config.cycle.history_buckets)
+        return self.cycle.fleet.with_capacity(block)
+
+    def _on_samples(self, host_id: str, _message: Samples, samples: tuple[HostSample, ...]) -> None:
+        self.metrics.add("tidegate_frames_received_total")
+        self.carry_out(self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=samples), self.clock.wall_ns()))
+
+    def _on_message(self, host_id: str, message: AgentMessage) -> None:
+        assert isinstance(message, Hello | Inventory | Status | Outcomes), "samples go to _on_samples"
+        self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
+
+    def _on_host(self, host_id: str, up: bool, reason: str) -> None:
+        if not up:
+            log.warning("host silent, counts as full", host=host_id, reason=reason)
+            self.carry_out(self.cycle.handle(cy.HostLost(host_id=host_id, why=reason), self.clock.wall_ns()))
+
+    def _store_bucket(self, instruction: cy.StoreBucket) -> None:
+        mark = self.wal.next_token
+        if not instruction.late:
+            self.metrics.add("tidegate_buckets_closed_total")
+            self.metrics.set("tidegate_newest_bucket_timestamp_seconds", instruction.bucket.start_s)
+            # a frame logged before this bucket closed reaches into the next one at most: cut two buckets behind
+            self._wal_marks.append(mark)
+        cut = self._wal_marks[0] if len(self._wal_marks) == self._wal_marks.maxlen else 0
+
+        def store() -> None:
+            self.history.append_buckets(instruction.bucket)
+            self.wal.trim(cut)
+
+        self.write(store)
+
+    def _store_host(self, instruction: cy.StoreHost) -> None:
+        now_ns = self.clock.wall_ns()
+        if instruction.hello is not None:
+            hello = instruction.hello
+            self.write(self.registry.save_host, instruction.host_id, hello.boot_id, hello.capacity, now_ns)
+        if instruction.inventory is not None:
+            self.write(self.registry.save_domains, instruction.host_id, instruction.inventory.domains, now_ns)
+
+    async def _tick_loop(self) -> None:
+        while True:
+            started = time.monotonic()
+            await self.clock.sleep(TICK_S)
+            await asyncio.sleep(max(0.0, MIN_REAL_TICK_S - (time.monotonic() - started)))
+            self.carry_out(self.cycle.handle(cy.Tick(), self.clock.wall_ns()))
+            self._publish()
+            notify("WATCHDOG=1")
+
+    async def _forecast_loop(self) -> None:
+        while True:
+            request = await self._requests.get()
+            with self._stage("forecast"):
+                forecast = await self._forecast(request)
+            with self._stage("decide"):
+                event = cy.ForecastReady(bucket=request.bucket, forecast=forecast)
+                instructions = self.cycle.handle(event, self.clock.wall_ns())
+            self.carry_out(instructions)
+            self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
+            self.cycle_done_ns = self.clock.wall_ns()
+            if self.cycle.cycles % RETRAIN_CYCLES == 0:
+                self._retrain_wanted.set()
+            if self.cycle.cycles % PRUNE_CYCLES == 0:
+                self.write(self.registry.prune, self.clock.wall_ns())
+
+    async def _forecast(self, request: cy.RequestForecast):  # type: ignore[no-untyped-def]  # ForecastBlock
+        try:
+            return await self.pool.forecast(request.bucket, request.capacity)
+        except PoolLost as error:
+            log.warning("forecast workers lost, rebuilding them from history", reason=str(error))
+            await self.pool.load(await self._load_history())
+            return await self.pool.forecast(request.bucket, request.capacity)
+
+    async def _place_loop(self) -> None:
+        while True:
+            await self._place_wanted.wait()
+            self._place_wanted.clear()
+            request = self._placements.pop()
+            with self._stage("place"):
+                placements = await self.pool.place(request.hosts, request.forecast, self.config.seed, PLACE_DEADLINE_S)
+            self.placed_ns = self.clock.wall_ns()
+            self.carry_out(self.cycle.handle(cy.PlacementReady(placements=placements), self.placed_ns))
+
+    async def _retrain_loop(self) -> None:
+        while True:
+            await self._retrain_wanted.wait()
+            self._retrain_wanted.clear()
+            history = await self._load_history()
+            if history.vm_ids:
+                with self._stage("train"):
+                    await self.pool.retrain(history)
+
+    async def _watch_http(self) -> None:
+        assert self.http.task is not None
+        await asyncio.shield(self.http.task)
+        raise RuntimeError("the HTTP server ended by itself")
+
+    @contextlib.contextmanager
+    def _stage(self, name: str):  # type: ignore[no-untyped-def]  # a context manager's generator
+        started = time.perf_counter()
+        yield
+        took = time.perf_counter() - started
+        self.stages[name] = took * 1000
+        self.metrics.observe("tidegate_cycle_stage_duration_seconds", took, stage=name)
+
+    def _publish(self) -> None:
+        hosts = self.cycle.fleet.hosts.values()
+        alive = sum(host.alive for host in hosts)
+        self.metrics.set("tidegate_hosts", alive, state="alive")
+        self.metrics.set("tidegate_hosts", len(hosts) - alive, state="stale")
+        self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
+        self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
+        self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
+
+    async def _guard(self, loop: Awaitable[None]) -> None:
+        try:
+            await loop
+        except Exception as error:  # noqa: BLE001  # a loop's death is the process's death
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+
+async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordinator], None] | None = None) -> None:
+    """Run until SIGTERM or SIGINT, or until a part fails (raises)."""
+    coordinator = Coordinator(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await coordinator.start()
+        if started is not None:
+            started(coordinator)
+        failure = asyncio.create_task(coordinator.wait())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({failure, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            failure.result()
+        failure.cancel()
+    finally:
+        await coordinator.stop()

@@ -1,0 +1,24 @@
+"""Tells systemd that the service is ready or alive (sd_notify(3)); does nothing where there is no systemd.
+
+The watchdog is petted only by a finished cycle, so a hung loop gets the process restarted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(state: str) -> bool:
+    """Send `state` ("READY=1", "WATCHDOG=1", "STOPPING=1"). False when nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        try:
+            connection.sendto(state.encode(), address)
+        except OSError:
+            return False
+    return True
