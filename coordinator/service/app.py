@@ -1,6 +1,7 @@
 """Runs the HTTP application inside the coordinator's own event loop, with uvicorn, on loopback unless told otherwise.
 
-The coordinator keeps its signal handling; uvicorn gets none. Bounds: MAX_CONNECTIONS at a time, KEEP_ALIVE_S between requests.
+The coordinator keeps its signal handling; uvicorn gets none. Bounds: MAX_CONNECTIONS at a time, HEAD_DEADLINE_S until the first
+request's headers are complete, KEEP_ALIVE_S between requests; the body's are in edge.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 import uvicorn
 from litestar import Litestar
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
@@ -22,6 +24,7 @@ from coordinator.service.view import FleetView
 from shared.errors import ConfigError
 
 MAX_CONNECTIONS: Final = 256  # a status page needs 6, a scraper 1; more is somebody else's mistake
+HEAD_DEADLINE_S: Final = 10.0
 KEEP_ALIVE_S: Final = 15
 STOP_S: Final = 3  # how long open requests may take when the process stops
 START_S: Final = 30.0
@@ -89,10 +92,22 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's own has no deadline for receiving a request: idle or dribbling connections would use up MAX_CONNECTIONS."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_DEADLINE_S, self._close_headless)
+
+    def _close_headless(self) -> None:
+        if getattr(self, "cycle", None) is None and not self.transport.is_closing():  # typed as never None, and is until a request begins
+            self.transport.close()
+
+
 def _config(app: Litestar) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=_Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from coordinator.service.app import HttpService
-from coordinator.service.auth import TokenVerifier
+from coordinator.service.auth import TokenVerifier, new_token
 
 DOUBLE = Path(__file__).parents[1] / "unit/fleet_double.py"
 FLAGS = [
@@ -50,10 +50,12 @@ def browser() -> Iterator[Browser]:
 
 
 class Served:
-    """A running service: its fleet, its address, and a way to end it."""
+    """A running service: its fleet, its address, its token, and a way to end it."""
 
-    def __init__(self, fleet: Any) -> None:
+    def __init__(self, fleet: Any, host: str = "127.0.0.1") -> None:
         self.fleet = fleet
+        self.host = host
+        self.token, self._hash = new_token()
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -73,9 +75,9 @@ class Served:
         self._loop.close()
 
     async def _serve(self) -> None:
-        service = HttpService(self.fleet, TokenVerifier({}), port=0)
+        service = HttpService(self.fleet, TokenVerifier({self._hash: "test"}), host=self.host, port=0)
         await service.start()
-        self._started.set_result(service.url)
+        self._started.set_result(f"http://127.0.0.1:{service.port}/")
         await self._stop.wait()
         await service.stop()
 
@@ -90,5 +92,12 @@ def served() -> Iterator[Served]:
 @pytest.fixture
 def served_empty() -> Iterator[Served]:
     running = Served(new_fleet(hosts=0))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def served_widely() -> Iterator[Served]:
+    running = Served(new_fleet(), host="0.0.0.0")
     yield running
     running.stop()

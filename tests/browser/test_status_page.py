@@ -121,6 +121,16 @@ def test_a_lost_coordinator_is_shown(watch: Any, served: Any) -> None:
     expect(page.locator("#hosts tbody tr")).to_have_count(4)  # what was last known stays readable
 
 
+def test_the_page_asks_for_a_token_where_reads_are_not_open(watch: Any, served_widely: Any) -> None:
+    page = watch(served_widely.url).page
+    expect(page.locator("#token-form")).to_be_visible()
+    expect(page.locator("#hosts tbody tr")).to_have_count(0)
+    page.get_by_label("This address asks for a token").fill(served_widely.token)
+    page.get_by_role("button", name="Use it in this tab").click()
+    expect(page.locator("#hosts tbody tr")).to_have_count(4)
+    expect(page.locator("#token-form")).to_be_hidden()
+
+
 @pytest.mark.parametrize(("name", "context"), [("dark", {"color_scheme": "dark"}), ("narrow", {"viewport": {"width": 400, "height": 900}})])
 def test_dark_and_narrow(watch: Any, served: Any, tmp_path: Path, name: str, context: dict[str, Any]) -> None:
     watched = watch(served.url, **context)

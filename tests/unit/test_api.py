@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from coordinator.service import edge, problems
+from coordinator.service import app, edge, problems
 from coordinator.service.api import create_app, openapi_json
 from coordinator.service.app import HttpService, is_loopback
 from coordinator.service.auth import TokenVerifier, new_token
@@ -35,9 +37,19 @@ TOKEN, HASH = new_token()
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 VM = "/api/v1/vms/vm-01-00"
 Client = TestClient[Litestar]
+SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
+NAMES = st.sampled_from(["vcpus", "memory_bytes", "cpu_quota_millicores", "dry_run", "x"])
+JSON = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=5) | SCALARS
 WRITES = [("PUT", "/api/v1/hosts/kvm-01/mode", {"mode": "off"}), ("POST", f"{VM}/resources", {"vcpus": 2})]
 GOOD_NAMES, BAD_NAMES = ("127.0.0.1:8080", "LOCALHOST", "[::1]:80"), ("evil.example", "127.0.0.1.evil.example:80", "")
 LOOPBACK, REACHABLE = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0", "10.0.0.1", "kvm.example")
+
+
+@pytest.fixture(scope="module")
+def open_client() -> Iterator[Client]:
+    """One application for all tests: building it costs more than asking it."""
+    with TestClient(create_app(double.FleetDouble(), TokenVerifier({HASH: "ops"})), base_url="http://127.0.0.1:8080") as client:
+        yield client
 
 
 @pytest.fixture
@@ -46,9 +58,9 @@ def fleet() -> Any:
 
 
 @pytest.fixture
-def client(fleet: Any) -> Iterator[Client]:
-    with TestClient(create_app(fleet, TokenVerifier({HASH: "ops"})), base_url="http://127.0.0.1:8080") as client:
-        yield client
+def client(open_client: Client, fleet: Any) -> Client:
+    open_client.app.state["view"] = fleet
+    return open_client
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -221,8 +233,7 @@ def test_unknown_paths_and_methods_are_problems_too(client: Client) -> None:
 
 def test_a_bug_shows_nothing_of_the_inside(fleet: Any) -> None:
     fleet.broken = ZeroDivisionError("secret of the house")
-    app = create_app(fleet, TokenVerifier({}))
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(create_app(fleet, TokenVerifier({})), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         response = client.get("/api/v1/fleet")
     assert response.status_code == 500
     assert response.headers["content-type"].startswith(PROBLEM_JSON)
@@ -291,6 +302,15 @@ def test_a_bad_body_is_refused_and_changes_nothing(client: Client, fleet: Any, b
     assert fleet.sent == []
 
 
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])  # the client keeps no state of a refused write
+@given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_the_body_the_answer_is_a_result_or_a_refusal(client: Client, body: bytes) -> None:
+    response = client.post(f"{VM}/resources", content=body, headers=BEARER)
+    assert response.status_code in (200, 202, 400, 422), response.text
+    if response.status_code >= 400:
+        assert response.json()["type"].startswith("urn:tidegate:refusal:")
+
+
 def test_vcpus_above_the_domains_maximum(client: Client, fleet: Any) -> None:
     found = problem(client.post(f"{VM}/resources", json={"vcpus": 9}, headers=BEARER), 422, "above_domain_maximum")
     assert found["numbers"] == {"vcpus": 9, "maximum": 8}
@@ -330,8 +350,8 @@ def test_foreign_host_names_are_refused(client: Client, name: str, status: int) 
 
 
 def test_reads_need_a_token_where_they_are_not_open(fleet: Any) -> None:
-    app = create_app(fleet, TokenVerifier({HASH: "ops"}), open_reads=False, host_names=())
-    with TestClient(app, base_url="http://fleet.example") as client:
+    closed = create_app(fleet, TokenVerifier({HASH: "ops"}), open_reads=False, host_names=())
+    with TestClient(closed, base_url="http://fleet.example") as client:
         for path in ("/api/v1/fleet", "/api/v1/vms", "/metrics", "/openapi.json"):
             problem(client.get(path), 401, "unauthorized")
             assert client.get(path, headers=BEARER).status_code == 200
@@ -339,7 +359,7 @@ def test_reads_need_a_token_where_they_are_not_open(fleet: Any) -> None:
             assert client.get(path).status_code == 200, path
 
 
-async def dribble(app: Litestar) -> list[Any]:
+async def dribble(application: Litestar) -> list[Any]:
     """Send half a body and then nothing more."""
     sent: list[Any] = []
     parts = [{"type": "http.request", "body": b'{"vcp', "more_body": True}]
@@ -365,7 +385,7 @@ async def dribble(app: Litestar) -> list[Any]:
         "scheme": "http",
         "root_path": "",
     }
-    await app(scope, receive, send)  # type: ignore[arg-type]  # a scope by hand
+    await application(scope, receive, send)  # type: ignore[arg-type]  # a scope by hand
     return sent
 
 
@@ -438,6 +458,24 @@ def test_the_service_starts_answers_and_stops(fleet: Any) -> None:
                 await client.get("/livez")
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: loc"])
+def test_a_connection_without_a_request_is_closed(fleet: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(app, "HEAD_DEADLINE_S", 0.05)
+
+    async def run() -> bytes:
+        service = HttpService(fleet, TokenVerifier({}), port=0)
+        await service.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(sent)
+        async with asyncio.timeout(5):  # uvicorn alone would wait for ever
+            answer = await reader.read()
+        writer.close()
+        await service.stop()
+        return answer
+
+    assert asyncio.run(run()) == b""
 
 
 @pytest.mark.parametrize(("host", "loopback"), [*((host, True) for host in LOOPBACK), *((host, False) for host in REACHABLE)])
