@@ -95,7 +95,7 @@ def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_M]) -> _M:
         raise PeerError("frame checksum does not match")
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"frame body: {error}") from error
 
 
@@ -120,7 +120,7 @@ def decode_block(block: bytes) -> tuple[HostSample, ...]:
     """The samples of a block. Unknown columns (a newer peer) are ignored; PeerError when shapes do not fit."""
     try:
         parsed = _block_decoder.decode(block)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"sample block: {error}") from error
     n, width = parsed.n, len(parsed.vm_ids)
     if n * width > MAX_CELLS:
