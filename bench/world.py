@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Weather:
     agent_kills: int = 0  # per host
     coordinator_kills: int = 0
     down_s: tuple[float, float] = (20.0, 900.0)
-    faults: SimulationFaults = SimulationFaults()
+    faults: SimulationFaults = field(default_factory=SimulationFaults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,11 @@ class Settings:
     sample_period_s: float = 5.0
     frame_samples: int = 3
     weather: Weather = Weather()
-    cycle: CycleConfig = CycleConfig(bucket_grace_s=30)
-    sizing: SizingPolicy = SizingPolicy()
-    guard: GuardConfig = GuardConfig()
-    reactive: ReactiveConfig = ReactiveConfig()
-    forecast: ForecastOptions = ForecastOptions(boosting=False, statsforecast=False)
+    cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30))
+    sizing: SizingPolicy = field(default_factory=SizingPolicy)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    reactive: ReactiveConfig = field(default_factory=ReactiveConfig)
+    forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False, statsforecast=False))
     history: Sequence[HistoryBlock] = ()
     place: bool = False
     retrain_every_cycles: int = 0

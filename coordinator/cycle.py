@@ -255,7 +255,8 @@ class DecisionCycle:
         return instructions
 
     def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
-        sizes, seen = size_host(host, forecast, self._sizing, self._evidence)
+        lead_s = self.ledger.lead_times_s(host.host_id)
+        sizes, seen = size_host(host, forecast, self._sizing, self._evidence, measured_lead_s=lead_s)
         evidence.update(seen)
         record = self.fleet.host(host.host_id)
         plan, receipts = plan_host(
@@ -263,6 +264,7 @@ class DecisionCycle:
             sizes,
             forecast,
             policy=self._sizing,
+            measured_lead_s=lead_s,
             epoch=self.epoch,
             sequence=record.plan_sequence + 1,
             now_ns=now_ns,

@@ -111,7 +111,7 @@ class LiveView:
             resources=tuple(self._resource(vm_id, vm, r) for r in range(len(RESOURCES))),
             capabilities=domain.capabilities,
             policy=domain.policy,
-            violation_minutes=self._of.cycle.ledger.violation_minutes(vm_id),
+            violation_minutes=self._violation_minutes(vm_id),
         )
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
@@ -182,19 +182,19 @@ class LiveView:
         for mode in Mode:
             hosts = [host for host in fleet.hosts.values() if host.mode is mode and host.capacity is not None]
             score = ledger.score(mode)
-            if hosts or score is not None:
+            if hosts or score.observed_minutes:
                 modes.append(
                     ModeScore(
                         mode=mode,
                         hosts=len(hosts),
                         vms=sum(len(host.vm_ids) for host in hosts),
-                        violation_minutes=score and score.violation_minutes,
-                        violation_depth=score and score.violation_depth,
-                        allocation_over_use=score and score.allocation_over_use,
-                        steps_applied=score.steps_applied if score else 0,
-                        steps_refused=score.steps_refused if score else 0,
-                        pinball=score and score.pinball,
-                        naive_pinball=score and score.naive_pinball,
+                        violation_minutes=score.violation_minutes,
+                        violation_depth=score.violation_depth,
+                        allocation_over_use=score.allocation_over_use,
+                        steps_applied=score.steps_applied,
+                        steps_refused=score.steps_refused,
+                        pinball=score.pinball,
+                        naive_pinball=score.naive_pinball,
                     )
                 )
         return Scores(
@@ -272,6 +272,10 @@ class LiveView:
         if block is None or row is None:
             return []
         return [name for r, name in enumerate(RESOURCES) if block.reason[row, r] == NoForecast.OUT_OF_CALIBRATION]
+
+    def _violation_minutes(self, vm_id: str) -> float | None:
+        sums = self._of.cycle.ledger.sla.by_vm.get(vm_id)
+        return None if sums is None else sums.violation_minutes
 
     def _name(self, vm_id: str) -> str:
         vm = self._of.cycle.fleet.vms.get(vm_id)

@@ -68,6 +68,7 @@ class Coordinator:
         self.metrics = Metrics(COORDINATOR_METRICS)
         epoch = self.registry.next_epoch()
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s())
+        self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
         self.cycle_done_ns: int | None = None
         self.placed_ns: int | None = None
