@@ -151,7 +151,7 @@ class Pyroute2Shaper:
             self._netlink.tc("change-class", "htb", device, handle=CLASS_HANDLE, parent=ROOT_HANDLE, **parameters)
             return
         if not any(qdisc["handle"] == ROOT_HANDLE for qdisc in self._qdiscs(device)):
-            self._netlink.tc("add", "htb", device, handle=ROOT_HANDLE, default=CLASS_HANDLE & 0xFFFF)
+            self._netlink.tc("replace", "htb", device, handle=ROOT_HANDLE, default=CLASS_HANDLE & 0xFFFF)
         self._netlink.tc("add-class", "htb", device, handle=CLASS_HANDLE, parent=ROOT_HANDLE, **parameters)
         self._add_leaf(device, parameters["rate"])
 
@@ -249,8 +249,9 @@ class Pyroute2Shaper:
     def _foreign(self, index: int, kind: StepKind) -> str | None:
         for qdisc in self._qdiscs(index):
             name, handle = qdisc.get_attr("TCA_KIND"), qdisc["handle"]
-            if kind is StepKind.NET_RX and qdisc["parent"] == _ROOT_PARENT and handle not in (0, ROOT_HANDLE):
-                return f"root qdisc {name} {handle >> 16:x}: is not ours"  # the kernel's own defaults have handle 0
+            if kind is StepKind.NET_RX and qdisc["parent"] == _ROOT_PARENT and handle not in (0, ROOT_HANDLE) and name != "noqueue":
+                # the kernel's own defaults have handle 0; libvirt puts a noqueue, which cannot limit anything, on every tap
+                return f"root qdisc {name} {handle >> 16:x}: is not ours"
             if kind is StepKind.NET_TX and qdisc["parent"] == _INGRESS_PARENT:
                 others = self._ingress_filters(index) - {FILTER_PRIORITY} if name == "ingress" else set()
                 if name != "ingress" or others:

@@ -95,6 +95,11 @@ class TestPyroute2Shaper(ShaperContract):
         shaper.release(tap)
         assert "pref 5" in run(f"tc -n {namespace} filter show dev {tap} parent ffff:")
 
+    def test_libvirts_noqueue_is_no_shaping(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+        run(f"tc -n {namespace} qdisc add dev {tap} root handle 8003: noqueue")
+        shaper.set_ceiling(tap, RX, MBIT)
+        assert shaper.ceiling(tap, RX) == MBIT
+
     def test_half_made_shaping_is_completed(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
         run(f"tc -n {namespace} qdisc add dev {tap} root handle 7a10: htb default 10")
         run(f"ip -n {namespace} link add {ifb_name(tap)} type ifb")

@@ -126,9 +126,11 @@ class Guest:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self.domain.isActive():
+        with contextlib.suppress(self.host.libvirt.libvirtError):  # it may have ended by itself a moment ago
             self.domain.destroy()
         self.domain.undefine()
+        if self in self.host.guests:
+            self.host.guests.remove(self)
 
 
 class RealHost:
@@ -137,7 +139,7 @@ class RealHost:
     def __init__(self) -> None:
         import libvirt  # noqa: PLC0415  # absent where these tests are skipped
 
-        self._libvirt = libvirt
+        self.libvirt = libvirt
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         subprocess.run([HERE / "build_guest.sh", CACHE], check=True, timeout=300)
         self.name = f"tg{os.getpid()}"
@@ -168,14 +170,17 @@ class RealHost:
         if self._daemon.poll() is not None:
             raise AssertionError(f"libvirtd ended with {self._daemon.returncode}: {(self.directory / 'daemon.out').read_text()[-2000:]}")
         try:
-            return self._libvirt.open(self.uri)
-        except self._libvirt.libvirtError:
+            return self.libvirt.open(self.uri)
+        except self.libvirt.libvirtError:
             return None
 
-    def restart_daemon(self) -> None:
-        """Kill libvirtd and start it again; the guests stay."""
+    def stop_daemon(self) -> None:
+        """Kill libvirtd; the guests stay."""
         self._daemon.kill()
         self._daemon.wait(30)
+
+    def start_daemon(self) -> None:
+        """Start libvirtd again after `stop_daemon`; it finds its guests."""
         self._daemon = self._start()
         self.connection = wait_for(self._connect, "libvirtd to answer again")
         for guest in self.guests:
@@ -199,7 +204,7 @@ class RealHost:
         `memory_mib` is the balloon's size at start, `memory_max_mib` the domain's maximum (the same when left out);
         `interface` and `metadata` are XML put inside <interface> and <metadata>.
         """
-        xml = self._domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata)
+        xml = self.domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata)
         guest = Guest(self, name, xml, ip)
         self.guests.append(guest)
         with NetNS(self.netns) as namespace:
@@ -210,15 +215,28 @@ class RealHost:
             guest.wait_until_up()
         return guest
 
-    def _domain_xml(
-        self, name: str, vcpus: int, vcpus_max: int, memory: int, memory_max: int, ip: str, interface: str, metadata: str
+    def domain_xml(
+        self,
+        name: str,
+        vcpus: int = 1,
+        vcpus_max: int = 2,
+        memory_mib: int = 128,
+        memory_max_mib: int = 128,
+        ip: str = "10.77.0.2/24",
+        interface: str = "",
+        metadata: str = "",
     ) -> str:
+        """The definition that `define_guest` makes, for tests that define a domain themselves.
+
+        tb-cache: a vCPU that is added needs a free region of TCG's code cache. With 16 MiB one busy vCPU soon holds all regions, and
+        QEMU 7.2 aborts at the hot-add (tcg/region.c:372: assertion failed).
+        """
         return f"""<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata>
-<memory unit='MiB'>{memory_max}</memory><currentMemory unit='MiB'>{memory}</currentMemory>
+<memory unit='MiB'>{memory_max_mib}</memory><currentMemory unit='MiB'>{memory_mib}</currentMemory>
 <vcpu placement='static' current='{vcpus}'>{vcpus_max}</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{CACHE}/vmlinuz</kernel><initrd>{CACHE}/initrd.img</initrd>
 <cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr guest_ip={ip}</cmdline></os>
-<features><acpi/><apic/><tcg><tb-cache unit='MiB'>16</tb-cache></tcg></features>
+<features><acpi/><apic/><tcg><tb-cache unit='MiB'>128</tb-cache></tcg></features>
 <cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
 <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -247,11 +265,11 @@ class RealHost:
 
     def close(self) -> None:
         """End everything and leave nothing behind: guests, daemon, namespace, cgroups, files."""
-        for guest in self.guests:
-            with contextlib.suppress(self._libvirt.libvirtError):
+        for guest in list(self.guests):
+            with contextlib.suppress(self.libvirt.libvirtError):
                 guest.close()
         self.guests.clear()
-        with contextlib.suppress(self._libvirt.libvirtError):
+        with contextlib.suppress(self.libvirt.libvirtError):
             self.connection.close()
         self._daemon.terminate()
         try:

@@ -1,0 +1,194 @@
+"""The libvirt adapters against a real libvirtd, QEMU, cgroups and tc: the hypervisor contract, and what only a running guest can show."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypervisor_contract import HypervisorContract
+from real_host import Guest, RealHost, wait_for
+
+from agent.adapters.libvirt_host import open_libvirt_host
+from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
+from agent.adapters.pyroute2_shaper import ifb_name
+from agent.ports import RawHost, RawVm
+from agent.sampling.derive import derive
+from agent.sampling.sampler import Sampler
+from shared.errors import HostError, Refusal
+from shared.model import Priority, VmSample
+from shared.plan import StepKind
+from shared.refusal import RefusalCode
+from shared.units import MBIT, MIB, UNLIMITED
+
+pytestmark = [pytest.mark.realhost, pytest.mark.timeout(240)]
+
+POLICY = '<t:policy xmlns:t="urn:tidegate:policy:1" priority="high" client="acme" cpu_floor_millicores="250"/>'
+Host = tuple[LibvirtHypervisor, Sampler]
+
+
+@pytest.fixture(scope="module")
+def guest(real_host: RealHost) -> Iterator[Guest]:
+    guest = real_host.define_guest("adapters", vcpus=1, vcpus_max=3, memory_mib=112, memory_max_mib=128, ip="10.77.1.2/24", metadata=POLICY)
+    yield guest
+    guest.close()
+
+
+@pytest.fixture(scope="module")
+def host(real_host: RealHost, guest: Guest) -> Iterator[Host]:
+    hypervisor, sampler = open_libvirt_host(libvirt_uri=real_host.uri, network_namespace=real_host.netns)
+    yield hypervisor, sampler
+    hypervisor.close()
+
+
+def vm_of(raw: RawHost, guest: Guest) -> RawVm:
+    assert guest.vm_id not in raw.failures, raw.failures
+    return next(vm for vm in raw.vms if vm.vm_id == guest.vm_id)
+
+
+def over(sampler: Sampler, guest: Guest, seconds: float) -> VmSample:
+    """The sample of `seconds` from now."""
+    first = sampler.read()
+    time.sleep(seconds)  # a rate needs real time to pass
+    return derive(first, sampler.read(), {guest.vm_id: 128 * MIB}).vms[guest.vm_id]
+
+
+class TestLibvirtHypervisor(HypervisorContract):
+    @pytest.fixture
+    def hypervisor(self, host: Host) -> LibvirtHypervisor:
+        return host[0]
+
+    @pytest.fixture
+    def reader(self, host: Host) -> Sampler:
+        return host[1]
+
+    @pytest.fixture
+    def vm_id(self, guest: Guest) -> str:
+        return guest.vm_id
+
+    @pytest.fixture
+    def settle(self) -> Callable[[Callable[[], bool]], None]:
+        return lambda condition: wait_for(condition, "the value to be in force", 20)
+
+
+def test_domain_carries_its_policy(host: Host, guest: Guest) -> None:
+    domain = next(domain for domain in host[0].domains() if domain.vm_id == guest.vm_id)
+    assert (domain.name, domain.tap, domain.vcpus_max, domain.memory_max_bytes) == ("adapters", "tap-adapters", 3, 128 * MIB)
+    assert (domain.policy.priority, domain.policy.client, domain.policy.cpu_floor_millicores) == (Priority.HIGH, "acme", 250)
+
+
+def test_quota_throttles_and_the_sampler_sees_it(host: Host, guest: Guest) -> None:
+    hypervisor, sampler = host
+    guest.cpu(1000, 1)
+    free = wait_for(lambda: (s := over(sampler, guest, 0.5)).cpu_used_millicores and s.cpu_used_millicores > 300 and s, "load", 20)
+    assert free.cpu_throttled_permille == 0
+    hypervisor.submit(guest.vm_id, StepKind.CPU_QUOTA, 200)
+    wait_for(lambda: hypervisor.allocation(guest.vm_id).cpu_quota_millicores == 200, "the quota")
+    held = over(sampler, guest, 3)
+    hypervisor.submit(guest.vm_id, StepKind.CPU_QUOTA, UNLIMITED)
+    guest.cpu(0)
+    assert held.cpu_quota_millicores == 200
+    # the quota binds vCPUs; QEMU's other threads (timers, monitor) come on top
+    assert held.cpu_used_millicores is not None and held.cpu_used_millicores < 200 * 1.15 + 60
+    assert held.cpu_throttled_permille is not None and held.cpu_throttled_permille > 300
+    assert held.psi_cpu_some_permille is not None and held.psi_cpu_some_permille > 200
+    # a throttled vCPU is not a waiting one: what remains is contention, which a busy test machine may well have
+    assert held.cpu_ready_permille is not None
+    assert None not in (held.psi_io_some_permille, held.psi_memory_some_permille, held.memory_rss_bytes)
+
+
+def test_balloon_shrink_shows_in_the_guests_reading(host: Host, guest: Guest) -> None:
+    hypervisor, sampler = host
+
+    def fresh() -> RawVm | None:
+        vm = vm_of(sampler.read(), guest)
+        return vm if vm.memory_usable_bytes is not None else None
+
+    before = wait_for(fresh, "balloon statistics", 20)
+    hypervisor.submit(guest.vm_id, StepKind.MEMORY, 96 * MIB)
+    after = wait_for(
+        lambda: (
+            (vm := fresh()) and vm.memory_actual_bytes == 96 * MIB and vm.memory_usable_bytes < before.memory_usable_bytes - 8 * MIB and vm
+        ),
+        "the guest to report less usable memory",
+        20,
+    )
+    sample = derive(sampler.read(), sampler.read(), {guest.vm_id: 128 * MIB}).vms[guest.vm_id]
+    hypervisor.submit(guest.vm_id, StepKind.MEMORY, 112 * MIB)
+    assert after.memory_reading_wall_ns > before.memory_reading_wall_ns
+    assert sample.memory_allocated_bytes == 96 * MIB
+    assert sample.memory_used_bytes is not None and 0 < sample.memory_used_bytes < 96 * MIB
+
+
+def test_added_vcpu_reaches_the_guest(host: Host, guest: Guest) -> None:
+    hypervisor, _ = host
+    now = int(guest.sh("nproc"))
+    hypervisor.submit(guest.vm_id, StepKind.VCPUS, now + 1)
+    assert hypervisor.allocation(guest.vm_id).vcpus == now + 1
+    wait_for(lambda: guest.sh("nproc") == str(now + 1), "the guest to online its new vCPU", 20)
+
+
+def test_ceiling_from_the_guest_is_kept(host: Host, guest: Guest) -> None:
+    hypervisor, sampler = host
+    guest.net(12_000)
+    hypervisor.submit(guest.vm_id, StepKind.NET_TX, 2 * MBIT)
+    sent = over(sampler, guest, 0.5)
+    assert sent.net_tx_ceil_bits_per_s == 2 * MBIT
+    # the tap counts before the class; what leaves the IFB is what was let through
+    namespace_bytes = class_bytes(hypervisor, guest)
+    first = time.monotonic(), namespace_bytes()
+    sample = over(sampler, guest, 3)
+    last = time.monotonic(), namespace_bytes()
+    hypervisor.submit(guest.vm_id, StepKind.NET_TX, UNLIMITED)
+    guest.net(0)
+    let_through = (last[1] - first[1]) * 8 / (last[0] - first[0])
+    assert let_through == pytest.approx(2 * MBIT, rel=0.1)
+    assert sample.net_tx_bits_per_s is not None and sample.net_tx_bits_per_s > 2.5 * MBIT, "the guest did not send enough to be held back"
+    assert sample.net_tx_dropped_per_s is not None and sample.net_tx_dropped_per_s > 50
+
+
+def class_bytes(hypervisor: LibvirtHypervisor, guest: Guest) -> Callable[[], int]:
+    """Bytes that went through our class on the guest's IFB, as tc reports them."""
+
+    def read() -> int:
+        command = ["tc", "-n", guest.host.name, "-s", "class", "show", "dev", ifb_name(guest.tap)]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return int(re.findall(r"Sent (\d+) bytes", shown)[0])
+
+    return read
+
+
+def test_collectors_report_and_a_lost_libvirtd_blanks_only_its_part(real_host: RealHost, host: Host, guest: Guest) -> None:
+    hypervisor, sampler = host
+    assert sampler.read().failures == {}
+    assert {"domains", "libvirt", "shaping", "nic", "vms"} <= sampler.collector_stats.keys()
+    real_host.stop_daemon()
+    down = sampler.read()
+    assert "libvirt" in down.failures
+    assert vm_of(down, guest).cpu_used_ns_total is not None, "files need no libvirtd"
+    assert vm_of(down, guest).memory_actual_bytes is None
+    with pytest.raises(HostError):
+        hypervisor.allocation(guest.vm_id)
+    real_host.start_daemon()
+    wait_for(lambda: hypervisor.allocation(guest.vm_id).vcpus, "the hypervisor to reconnect", 20)
+    assert sampler.read().failures == {}
+
+
+def test_stopped_domain_is_refused_and_leaves_no_shaping(real_host: RealHost, host: Host) -> None:
+    """Also libvirt's own <bandwidth>: it is never mixed with ours."""
+    hypervisor, sampler = host
+    bandwidth = "<bandwidth><inbound average='1000'/></bandwidth>"
+    shut = real_host.connection.defineXML(real_host.domain_xml("bandwidth", interface=bandwidth))
+    try:
+        domain = next(domain for domain in hypervisor.domains() if domain.name == "bandwidth")
+        assert not domain.running
+        assert "bandwidth" in (domain.capabilities.shape_rx or "")
+        for call in (lambda: hypervisor.allocation(domain.vm_id), lambda: hypervisor.submit(domain.vm_id, StepKind.NET_RX, MBIT)):
+            with pytest.raises(Refusal) as refusal:
+                call()
+            assert refusal.value.code is RefusalCode.VM_NOT_RUNNING
+    finally:
+        shut.undefine()
+    assert domain.vm_id not in {vm.vm_id for vm in sampler.read().vms}
