@@ -41,7 +41,7 @@ PARAMETERS: Final = {
 }
 
 
-def train(history: HistoryBlock, seed: int = 0) -> bytes:
+def train(history: HistoryBlock, seed: int = 0, rounds: int = ROUNDS) -> bytes:
     """Fit on random (origin, series, step) triples of the history. Raises ValueError when there is too little of it."""
     import lightgbm  # noqa: PLC0415  (1.7 s and 120 MiB that only users of this model pay)
 
@@ -51,7 +51,7 @@ def train(history: HistoryBlock, seed: int = 0) -> bytes:
     data = lightgbm.Dataset(rows, label=targets, params={"max_bin": PARAMETERS["max_bin"], "verbosity": -1}, free_raw_data=False)
     texts = []
     for quantile in QUANTILES:
-        booster = lightgbm.train({**PARAMETERS, "alpha": quantile, "seed": seed}, data, num_boost_round=ROUNDS)
+        booster = lightgbm.train({**PARAMETERS, "alpha": quantile, "seed": seed}, data, num_boost_round=rounds)
         texts.append(booster.model_to_string())
     return zlib.compress(json.dumps(texts).encode(), 6)
 

@@ -14,7 +14,7 @@ q level, p feature. Invariants: quantiles are finite where the point is, monoton
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,65 +39,56 @@ FORGET: Final = 0.995  # of the scale regression, per bucket: half-life 11 hours
 RIDGE: Final = 60.0
 ERROR_DECAY: Final = 0.97  # own error memory: half-life 23 buckets
 COVERAGE_DECAY: Final = 0.986
+_STEPS: Final = np.arange(HORIZON_STEPS)
+_UP: Final = TAU * TRACK * (1.0 + np.abs(PRIOR_SHAPE))  # a miss; the outer levels move in larger steps
+_DOWN: Final = (TAU - 1.0) * TRACK * (1.0 + np.abs(PRIOR_SHAPE))
 _LEAST: Final = 0.05  # an error below this share of the unit counts as this share: logs need a floor
 _CLIP: Final = 3.0  # |log| of a residual or feature beyond this is clipped: one wild reading must not bend the fleet's law
-
-
-class Issue(NamedTuple):
-    """What was said at one origin, kept until the actuals arrive."""
-
-    point: F64  # [v, r, h]
-    unit: F64  # [v, r]
-    features: F64  # [v, r, g, side, p]
-    scale: F64  # [v, r, g, side]
-    quantiles: F32  # [v, r, h, q]
 
 
 class Calibrator:
     """Scales, pool and corrections of one target. `features` counts the local features without intercept and own error."""
 
     def __init__(self, features: int, prior: tuple[float, ...]) -> None:
-        self._p = features + 2
+        p = self._p = features + 2
         self._prior: F64 = np.array(prior)  # intercept, own error, features
-        self._normal: F64 = np.zeros((N_RESOURCES, GROUPS, 2, self._p, self._p))
-        self._moment: F64 = np.zeros((N_RESOURCES, GROUPS, 2, self._p))
-        self._beta: F64 = np.broadcast_to(self._prior, (N_RESOURCES, GROUPS, 2, self._p)).copy()
+        self._normal: F64 = np.zeros((N_RESOURCES, GROUPS, 2, p, p))
+        self._moment: F64 = np.zeros((N_RESOURCES, GROUPS, 2, p))
+        self._beta: F64 = np.broadcast_to(self._prior, (N_RESOURCES, GROUPS, 2, p)).copy()
         self._shape: F64 = np.broadcast_to(PRIOR_SHAPE, (N_RESOURCES, HORIZON_STEPS, Q)).copy()
         self._pool: F32 = np.full((POOL, 0, N_RESOURCES, HORIZON_STEPS), np.nan, dtype=np.float32)
-        self._errors: F64 = np.zeros((2, 0, N_RESOURCES, GROUPS))
-        self._offset: F64 = np.zeros((0, N_RESOURCES, HORIZON_STEPS, Q))
-        self._covered: F64 = np.zeros((2, 0, N_RESOURCES))
-        self._issued: list[Issue | None] = [None] * HORIZON_STEPS  # newest first
+        self._errors: F64 = np.zeros((2, 0, N_RESOURCES, GROUPS))  # decayed sum and weight
+        self._offset: F64 = np.zeros((HORIZON_STEPS, 0, N_RESOURCES, Q))
+        self._covered: F64 = np.zeros((2, 0, N_RESOURCES))  # decayed sum and weight
+        # what was said at the newest twelve origins, kept until the actuals arrive; `_head` is where the next issue goes
+        self._points: F64 = np.full((HORIZON_STEPS, 0, N_RESOURCES, HORIZON_STEPS), np.nan)
+        self._units: F64 = np.full((HORIZON_STEPS, 0, N_RESOURCES), np.nan)
+        self._features: F64 = np.full((HORIZON_STEPS, 0, N_RESOURCES, GROUPS, 2, p), np.nan)
+        self._scales: F64 = np.full((HORIZON_STEPS, 0, N_RESOURCES, GROUPS, 2), np.nan)
+        self._bands: F32 = np.full((HORIZON_STEPS, 0, N_RESOURCES, HORIZON_STEPS, Q), np.nan, dtype=np.float32)
+        self._head = 0
         self._count = 0
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
-        self._pool = take_rows(self._pool, take, 1, np.nan)
-        self._errors = take_rows(self._errors, take, 1, 0.0)
-        self._offset = take_rows(self._offset, take, 0, 0.0)
-        self._covered = take_rows(self._covered, take, 1, 0.0)
-        self._issued = [None if issue is None else Issue(*(take_rows(part, take, 0, np.nan) for part in issue)) for issue in self._issued]
+        for name, fill in (("_errors", 0.0), ("_offset", 0.0), ("_covered", 0.0), ("_pool", np.nan), ("_points", np.nan)):
+            setattr(self, name, take_rows(getattr(self, name), take, 1, fill))
+        for name in ("_units", "_features", "_scales", "_bands"):
+            setattr(self, name, take_rows(getattr(self, name), take, 1, np.nan))
 
     def learn(self, actual: F64) -> None:
         """Take the actuals that became known now: float64[v, r, h], for step h the target of the issue h + 1 buckets ago; NaN = none.
 
         Called once per bucket, before `issue`.
         """
-        v = actual.shape[0]
-        residual = np.full((v, N_RESOURCES, HORIZON_STEPS), np.nan)
-        scaled = np.full_like(residual, np.nan)
-        for step, issue in enumerate(self._issued):
-            if issue is None:
-                continue
-            group = GROUP_OF_STEP[step]
-            error = actual[..., step] - issue.point[..., step]
-            residual[..., step] = error
-            side = issue.scale[..., group, :]
-            scaled[..., step] = error / np.where(error >= 0, side[..., 0], side[..., 1])
-            self._correct(step, actual[..., step], issue)
-            self._regress(group, error, issue)
-        self._remember(residual)
-        self._pool[self._count % POOL] = scaled
+        origin = (self._head - 1 - _STEPS) % HORIZON_STEPS
+        target = np.moveaxis(actual, -1, 0)  # [h, v, r], as everything below
+        error = target - self._points[origin, :, :, _STEPS]
+        scale = self._scales[origin, :, :, GROUP_OF_STEP]
+        self._correct(target, error, self._bands[origin, :, :, _STEPS])
+        self._regress(error, self._units[origin], self._features[origin, :, :, GROUP_OF_STEP])
+        self._remember(np.moveaxis(error, 0, -1))
+        self._pool[self._count % POOL] = np.moveaxis(error / np.where(error >= 0, scale[..., 0], scale[..., 1]), 0, -1)
         self._count += 1
         if self._count % RESHAPE_EVERY == 0:
             self._solve()
@@ -117,21 +108,25 @@ class Calibrator:
         features[..., 1:] = np.clip(relative, -_CLIP, 2 * _CLIP)
         scale = np.exp(np.clip((features * self._beta).sum(axis=-1), -_CLIP, 2 * _CLIP)) * unit[..., None, None]
         by_step = scale[:, :, GROUP_OF_STEP]  # [v, r, h, side]
-        z = self._shape + self._offset
+        z = self._shape + np.moveaxis(self._offset, 0, 2)
         bands = point[..., None] + z * np.where(z > 0, by_step[..., :1], by_step[..., 1:])
         bands = np.maximum.accumulate(np.maximum(bands, 0.0), axis=-1)
         bands = np.where(np.isnan(capacity)[..., None, None], bands, np.minimum(bands, capacity[..., None, None]))
         quantiles = bands.astype(np.float32)
-        self._issued = [Issue(point, unit, features, scale, quantiles), *self._issued[:-1]]
+        at = self._head
+        self._points[at], self._units[at], self._features[at], self._scales[at], self._bands[at] = point, unit, features, scale, quantiles
+        self._head = (at + 1) % HORIZON_STEPS
         return quantiles
 
     def pause(self) -> None:
         """A bucket without an issue: keeps later actuals aligned with their origins."""
-        self._issued = [None, *self._issued[:-1]]
+        self._points[self._head] = np.nan
+        self._head = (self._head + 1) % HORIZON_STEPS
 
     def withdraw(self) -> None:
         """Take back the newest issue, because its bucket is issued again."""
-        self._issued = [*self._issued[1:], None]
+        self._head = (self._head - 1) % HORIZON_STEPS
+        self._points[self._head] = np.nan
 
     def coverage(self) -> tuple[F64, F64]:
         """Realised share inside the central 80 % band of late and its evidence in buckets, both float64[v, r]; NaN = not known yet."""
@@ -154,29 +149,27 @@ class Calibrator:
         self._errors[0] = self._errors[0] * held + total / np.maximum(count, 1.0)
         self._errors[1] = self._errors[1] * held + scored
 
-    def _correct(self, step: int, actual: F64, issue: Issue) -> None:
-        known = ~np.isnan(actual) & ~np.isnan(issue.point[..., step])
-        band = issue.quantiles[..., step, :]
-        missed = actual[..., None] > band * (1.0 + 1e-6)
-        move = np.where(missed, TAU, TAU - 1.0) * (TRACK * (1.0 + np.abs(PRIOR_SHAPE)))
-        offset = self._offset[..., step, :]
-        self._offset[..., step, :] = np.where(known[..., None], np.clip(offset * TRACK_LEAK + move, -TRACK_LIMIT, TRACK_LIMIT), offset)
-        inside = (actual >= band[..., BAND[0]] * (1.0 - 1e-6)) & ~missed[..., BAND[1]]
-        held = np.where(known, COVERAGE_DECAY ** (1.0 / HORIZON_STEPS), 1.0)
-        self._covered[0] = self._covered[0] * held + np.where(known, inside / HORIZON_STEPS, 0.0)
-        self._covered[1] = self._covered[1] * held + known / HORIZON_STEPS
+    def _correct(self, target: F64, error: F64, band: F32) -> None:
+        known = ~np.isnan(error)
+        missed = target[..., None] > band * (1.0 + 1e-6)
+        moved = np.clip(self._offset * TRACK_LEAK + np.where(missed, _UP, _DOWN), -TRACK_LIMIT, TRACK_LIMIT)
+        self._offset = np.where(known[..., None], moved, self._offset)
+        inside = (target >= band[..., BAND[0]] * (1.0 - 1e-6)) & ~missed[..., BAND[1]] & known
+        heard = known.sum(axis=0)
+        held = COVERAGE_DECAY ** (heard / HORIZON_STEPS)
+        self._covered[0] = self._covered[0] * held + inside.sum(axis=0) / HORIZON_STEPS
+        self._covered[1] = self._covered[1] * held + heard / HORIZON_STEPS
 
-    def _regress(self, group: int, error: F64, issue: Issue) -> None:
-        known = ~np.isnan(error) & ~np.isnan(issue.unit)
-        size = np.log(np.maximum(np.abs(np.where(known, error, 0.0)) / np.where(known, issue.unit, 1.0), _LEAST))
+    def _regress(self, error: F64, unit: F64, features: F64) -> None:
+        known = ~np.isnan(error)
+        size = np.log(np.maximum(np.abs(np.where(known, error, 0.0)) / np.where(known, unit, 1.0), _LEAST))
         target = np.clip(size, -_CLIP, 2 * _CLIP)
-        for side, mine in ((0, known & (error >= 0)), (1, known & (error < 0))):
-            rows = np.where(mine[..., None], issue.features[:, :, group, side], 0.0)  # [v, r, p]
-            by_resource = rows.transpose(1, 2, 0)  # [r, p, v]
-            weighted = np.where(mine, target, 0.0).T[..., None]
-            # twelve overlapping horizons of one origin are far from independent: each counts for one group's share
-            self._normal[:, group, side] += by_resource @ by_resource.transpose(0, 2, 1) / 4.0
-            self._moment[:, group, side] += (by_resource @ weighted)[..., 0] / 4.0
+        mine = np.stack([known & (error >= 0), known & (error < 0)], axis=-1)  # [h, v, r, side]
+        rows = np.where(mine[..., None], features, 0.0).transpose(0, 2, 3, 4, 1)  # [h, r, side, p, v]
+        weighted = np.where(mine, target[..., None], 0.0).transpose(0, 2, 3, 1)[..., None]
+        # twelve overlapping horizons of one origin are far from independent: each counts for a quarter
+        self._normal += np.add.reduceat(rows @ rows.swapaxes(-1, -2), GROUP_STARTS, axis=0).swapaxes(0, 1) / 4.0
+        self._moment += np.add.reduceat((rows @ weighted)[..., 0], GROUP_STARTS, axis=0).swapaxes(0, 1) / 4.0
 
     def _solve(self) -> None:
         ridge = RIDGE * np.eye(self._p)

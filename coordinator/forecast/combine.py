@@ -69,7 +69,7 @@ class Combiner:
             of_late = recent / weight
             here = ahead[0] / ahead[1]
         # this half hour of earlier days counts as much as the last hours once it has been seen
-        share = np.where(ahead[1] > 0, 0.5 * np.minimum(ahead[1] / 6.0, 1.0), 0.0)
+        share = np.where(ahead[1] > 0, 0.5 * np.minimum(ahead[1] / 3.0, 1.0), 0.0)
         loss = of_late * (1.0 - share) + np.where(share > 0, here, 0.0) * share
         return loss, weight
 

@@ -31,6 +31,8 @@ from shared.units import BUCKET_S, HORIZON_STEPS
 
 GAP_BUCKETS: Final = 3
 FORGET_AFTER: Final = 288  # a VM unseen for a day loses its state
+DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets and in one of SPARSE before that
+SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
@@ -99,9 +101,13 @@ class ForecastEngine:
         for b in range(first, buckets):
             self._newest_s = history.end_s - (buckets - 1 - b) * BUCKET_S
             self._window.append(history.mean[:, :, b], history.peak[:, :, b])
-            if b >= replay_from:
-                self._learn()
+            if b < replay_from:
+                continue
+            self._learn()
+            if b >= buckets - DENSE or (buckets - 1 - b) % SPARSE == 0:
                 self._issue(self._newest_s, live=b >= buckets - HORIZON_STEPS)
+            else:
+                self._pause()
 
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """Append one closed bucket and forecast its VMs. Buckets in between that never came count as missing.
@@ -175,13 +181,20 @@ class ForecastEngine:
         for _ in range(min(missing, self.options.ring)):
             self._window.append(empty, empty)
             self._learn()
-            self._said.insert(0, np.full((len(self.members), *empty.shape, HORIZON_STEPS), np.nan))
-            self._peaks_said.insert(0, np.full((len(PEAK_MEMBERS), *empty.shape, HORIZON_STEPS), np.nan))
-            del self._said[HORIZON_STEPS:], self._peaks_said[HORIZON_STEPS:]
-            self._calibrator.pause()
-            self._peak_calibrator.pause()
+            self._pause()
 
     # ---- one bucket
+
+    def _pause(self) -> None:
+        """A bucket in which nothing is issued."""
+        shape = (len(self._vm_ids), N_RESOURCES, HORIZON_STEPS)
+        self._remember(np.full((len(self.members), *shape), np.nan), np.full((len(PEAK_MEMBERS), *shape), np.nan))
+        self._calibrator.pause()
+        self._peak_calibrator.pause()
+
+    def _remember(self, forecasts: F64, peak_forecasts: F64) -> None:
+        self._said = [forecasts, *self._said[: HORIZON_STEPS - 1]]
+        self._peaks_said = [peak_forecasts, *self._peaks_said[: HORIZON_STEPS - 1]]
 
     def _learn(self) -> None:
         """Score everything that the newest bucket decides. `_said[h]` was issued h + 1 buckets ago."""
@@ -242,9 +255,7 @@ class ForecastEngine:
         quantiles = self._calibrator.issue(point, unit, local, self._capacity)
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
-        self._said.insert(0, forecasts)
-        self._peaks_said.insert(0, peak_forecasts)
-        del self._said[HORIZON_STEPS:], self._peaks_said[HORIZON_STEPS:]
+        self._remember(forecasts, peak_forecasts)
         return self._block(now_s, seen, model=leader(weights), point=point, quantiles=quantiles, peaks=peak_quantiles)
 
     def _refit(self, seen: Window, now_s: int) -> None:

@@ -257,10 +257,14 @@ def season_profile(series: F64, back: int, ahead: int, season: int, seasons: int
                         total += series[i, t]
                         weight += 1
                 if weight > 0 and centre >= 0:
-                    values[found] = total / weight
+                    place = found  # insertion keeps the few values ordered
+                    while place > 0 and values[place - 1] > total / weight:
+                        values[place] = values[place - 1]
+                        place -= 1
+                    values[place] = total / weight
                     found += 1
             if found > 0:
-                out[i, column] = np.median(values[:found])
+                out[i, column] = 0.5 * (values[(found - 1) // 2] + values[found // 2])
     return out
 
 
