@@ -236,13 +236,8 @@ class AgentCore:
         """Sampling never stops, not even in mode off: the rule's memory and the coordinator's history have no holes."""
         sample = event.sample
         allow = self._allowance(now_ns)
-        vms = self._acting.ledger.vms
-        for vm_id in sorted(sample.vms):
-            record = vms.get(vm_id)
-            if record is None:
-                continue
-            reading = sample.vms[vm_id]
-            record.note_sample(reading, sample.wall_ns)
+        # All values first: what one VM is promised bounds what another may get.
+        for vm_id, record, reading in self._acting.ledger.note_samples(sample.vms, sample.wall_ns):
             if record.domain.policy.excluded:
                 continue
             for ask in self._rule.asks(reading, record.situation, record.demand, sample.wall_ns):
@@ -293,8 +288,10 @@ class AgentCore:
             self._send_status(now_ns)
         sequence = event.acked if isinstance(event, LinkUp) else event.sequence
         if sequence >= self._shipper.next_sequence:
-            # Believing it would drop frames that nobody has.
+            # Believing it would drop frames that nobody has. Numbers that the coordinator holds would be taken for repeats, though.
             self._out.append(Note(level="error", event="ack_from_the_future", fields={"sequence": sequence, "next": self.next_sequence}))
+            if isinstance(event, LinkUp):
+                self._shipper.next_sequence = sequence + 1
         elif sequence >= 0:
             self._out.append(TrimSpool(sequence=sequence))
 

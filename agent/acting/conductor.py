@@ -52,12 +52,12 @@ class Conductor:
         self.guard = Guard(config)
         self.ledger = Ledger(config, capacity)
         self.actuator = Actuator(config.step_timeout_s * NS_PER_S)
-        self.book = PlanBook(host_id, recovered.epoch, recovered.sequence, recovered.seen)
+        self._prefix = local_prefix(host_id, boot_id)
+        self.book = PlanBook(host_id, self._prefix, recovered.epoch, recovered.sequence, recovered.seen)
         self.counters: Counter[tuple[str, str]] = Counter()  # (outcome state, refusal code or "")
         self.repeats: Counter[str] = Counter()  # answers to local asks that were not reported again, by code or state
         self.out: list[Instruction] = []
         self._ship = ship
-        self._prefix = local_prefix(host_id, boot_id)
         self._local = recovered.next_local
         self._recovered: Recovered | None = recovered
 
@@ -101,7 +101,7 @@ class Conductor:
             flight.phase = Phase.OBSERVING
             if (undo := recovered.undos.get(step.id)) is not None:
                 self.actuator.undo(flight, undo.step, now_ns)
-            self.ledger.vms[step.vm_id].pending[step.kind] = (intent.before, step.value)
+            self.ledger.hold(step.vm_id, step.kind, intent.before, step.value)
             self.out.append(ReadBack(vm_id=step.vm_id))
 
     # Local asks
@@ -289,10 +289,8 @@ class Conductor:
 
     def read(self, vm_id: str, allocation: Allocation, allow: Allowance, now_ns: int) -> None:
         """A read-back arrived."""
-        record = self.ledger.vms.get(vm_id)
-        if record is None:
+        if not self.ledger.note_allocation(vm_id, allocation, now_ns):
             return
-        record.note_allocation(allocation, now_ns)
         endings = self.actuator.observed(vm_id, allocation)
         for ending in endings:
             self._land(ending, now_ns)

@@ -7,7 +7,7 @@ shrink frees none before it is verified; a value never read is charged as full.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent.acting.guard import MINUTE_NS, View
@@ -124,9 +124,11 @@ class Ledger:
         self.capacity = capacity
         self.vms: dict[str, VmRecord] = {}
         self._steps: deque[int] = deque()
+        self._rooms: dict[Promise, int] = {}  # of this moment; emptied whenever a value or a flight changes
 
     def define(self, domains: tuple[Domain, ...]) -> list[str]:
         """Take over the inventory; returns the VMs that are gone or no longer run, sorted."""
+        self._rooms.clear()
         named = {domain.vm_id: domain for domain in domains}
         lost = [vm_id for vm_id in self.vms if vm_id not in named]
         for vm_id in lost:
@@ -169,12 +171,41 @@ class Ledger:
 
     def room(self, promise: Promise) -> int:
         """What the host may still promise; negative when it has promised too much."""
-        return commit_limit(promise, self.capacity) - sum(record.charged(promise) for record in self.vms.values())
+        room = self._rooms.get(promise)
+        if room is None:
+            room = commit_limit(promise, self.capacity) - sum(record.charged(promise) for record in self.vms.values())
+            self._rooms[promise] = room
+        return room
+
+    def note_samples(self, samples: Mapping[str, VmSample], wall_ns: int) -> list[tuple[str, VmRecord, VmSample]]:
+        """Take in one round of samples; those of known VMs, sorted by id."""
+        self._rooms.clear()
+        known = []
+        for vm_id in sorted(samples):
+            record = self.vms.get(vm_id)
+            if record is not None:
+                record.note_sample(samples[vm_id], wall_ns)
+                known.append((vm_id, record, samples[vm_id]))
+        return known
+
+    def note_allocation(self, vm_id: str, allocation: Allocation, now_ns: int) -> bool:
+        """Take in what was read back; False when there is no such VM."""
+        record = self.vms.get(vm_id)
+        if record is None:
+            return False
+        self._rooms.clear()
+        record.note_allocation(allocation, now_ns)
+        return True
+
+    def hold(self, vm_id: str, kind: StepKind, before: int, value: int) -> None:
+        """A step is in flight: its lever is busy, and both its values are charged."""
+        self._rooms.clear()
+        self.vms[vm_id].pending[kind] = (before, value)
 
     def begun(self, vm_id: str, kind: StepKind, before: int, value: int, now_ns: int) -> None:
         """A step was submitted: it counts against rates, cooldowns and promises."""
         record = self.vms[vm_id]
-        record.pending[kind] = (before, value)
+        self.hold(vm_id, kind, before, value)
         record.steps.append(now_ns)
         self._steps.append(now_ns)
         (record.grown_at if grows(before, value) else record.shrunk_at)[kind] = now_ns
@@ -184,6 +215,7 @@ class Ledger:
         record = self.vms.get(vm_id)
         if record is None:
             return
+        self._rooms.clear()
         record.pending.pop(kind, None)
         if not failed:
             record.failures.pop(kind, None)

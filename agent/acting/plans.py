@@ -64,8 +64,10 @@ class Admission:
 class PlanBook:
     """The newest plan taken and its open pursuits."""
 
-    def __init__(self, host_id: str, epoch: int = 0, sequence: int = 0, seen: tuple[str, ...] = ()) -> None:
+    def __init__(self, host_id: str, reserved: str, epoch: int = 0, sequence: int = 0, seen: tuple[str, ...] = ()) -> None:
+        """`reserved`: how ids of the host's own steps begin; no step of a plan may."""
         self.host_id = host_id
+        self._reserved = reserved
         self.epoch = epoch
         self.sequence = sequence
         self.deadline_ns = 0
@@ -94,7 +96,10 @@ class PlanBook:
         refused = []
         for step in plan.steps:
             deadline = min(step.deadline_ns, plan.deadline_ns)
-            if step.id in self._seen:
+            if step.id.startswith(self._reserved):
+                refused.append((step, RefusalCode.INVALID_VALUE, f"id {step.id}: {self._reserved}... belongs to the host's own steps"))
+                continue
+            if step.id in self._seen or step.id in self.pursuits:
                 refused.append((step, RefusalCode.STEP_DUPLICATE, "a step with this id was taken before"))
                 continue
             self._remember((step.id,))

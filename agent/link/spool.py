@@ -49,6 +49,7 @@ class Spool:
         self.dropped_frames = 0
         self.damaged_segments = 0
         self.trimmed_to = -1
+        self._least_next = 0  # numbers below may have been used by frames that damage took
         with _host_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._recover()
@@ -57,7 +58,7 @@ class Spool:
     def next_sequence(self) -> int:
         """One more than the highest sequence ever appended, also when everything was trimmed since."""
         newest = self._segments[-1].last + 1 if self._segments else 0
-        return max(newest, self.trimmed_to + 1)
+        return max(newest, self.trimmed_to + 1, self._least_next)
 
     @property
     def frames(self) -> int:
@@ -135,19 +136,20 @@ class Spool:
                 self._file = None
 
     def _recover(self) -> None:
-        self.trimmed_to = self._load_mark()
+        self._load_mark()
         numbered = sorted((int(match[1]), path) for path in self._folder.iterdir() if (match := _NAME.match(path.name)))
         highest = -1
         for first, path in numbered:
             records, whole_bytes = _read(path)
             kept = [sequence for sequence, _ in records if sequence > highest]
-            if path.stat().st_size != whole_bytes:
+            lost_bytes = path.stat().st_size - whole_bytes
+            if lost_bytes:
                 self.damaged_segments += 1
-                with path.open("r+b") as file:
-                    file.truncate(whole_bytes)
+                # No record is shorter than its header, so this passes every number that the lost bytes can have held.
+                self._least_next = max(self._least_next, (kept[-1] + 1 if kept else first) + lost_bytes // RECORD.size)
+                os.truncate(path, whole_bytes)
             if not kept or kept[-1] <= self.trimmed_to:
-                # Its name still says that numbers up to it were used.
-                self.trimmed_to = max(self.trimmed_to, first - 1, kept[-1] if kept else -1)
+                self._least_next = max(self._least_next, kept[-1] + 1 if kept else first)
                 path.unlink()
                 continue
             highest = kept[-1]
@@ -174,18 +176,18 @@ class Spool:
             self._file = None
         segment.path.unlink(missing_ok=True)
 
-    def _load_mark(self) -> int:
+    def _load_mark(self) -> None:
         try:
-            text = (self._folder / "trimmed").read_text(encoding="ascii")
-            return int(text)
+            trimmed, least = (self._folder / "trimmed").read_text(encoding="ascii").split()
+            self.trimmed_to, self._least_next = int(trimmed), int(least)
         except (FileNotFoundError, ValueError):
             # Too low a mark only means sending acknowledged frames again; the coordinator knows them by sequence.
-            return -1
+            self.trimmed_to, self._least_next = -1, 0
 
     def _save_mark(self) -> None:
         fresh = self._folder / "trimmed.new"
         with fresh.open("w", encoding="ascii") as file:
-            file.write(str(self.trimmed_to))
+            file.write(f"{self.trimmed_to} {self.next_sequence}")
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._folder / "trimmed")

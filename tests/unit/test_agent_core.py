@@ -758,3 +758,17 @@ def test_rates_are_limited_per_vm() -> None:
         out += host.sample(cpu_used_millicores=use, cpu_throttled_permille=500)
     assert len(submitted(out)) == 2
     assert [o.code for o in outcomes(out) if o.state is OutcomeState.REFUSED] == [RefusalCode.RATE_LIMITED] * 2  # vCPUs and quota
+
+
+def test_a_plan_cannot_use_the_hosts_own_ids() -> None:
+    host = Host()
+    host.calm()
+    outcome = one(host.plan(host.step(StepKind.CPU_QUOTA, 2000, "h1-boot-123-1")))
+    assert outcome.code is RefusalCode.INVALID_VALUE and submitted(host.log) == []
+
+
+def test_numbers_that_the_coordinator_holds_are_not_used_again() -> None:
+    host = Host()
+    host.tell(LinkUp(epoch=2, acked=90))
+    assert not [i for i in host.log if isinstance(i, TrimSpool)]
+    assert host.core.next_sequence == 91
