@@ -1,7 +1,7 @@
 """Exact placement of a small shard by OR-Tools CP-SAT: which VM runs where so that overload and the moves' cost are least.
 
 Variables: x[v, h] for the VMs that may move, one overload variable per tier, host, bucket and dimension that can be overloaded at all.
-Deterministic: one worker, a fixed seed, a deterministic time limit (the wall limit is only the net under it). The incumbent is the hint.
+Deterministic: one worker, a fixed seed, a deterministic time limit (the wall limit is only the net under it).
 Useful up to about 10 hosts (measured; see docs/adr); larger fleets go through shards.
 """
 
@@ -28,8 +28,9 @@ class Solution:
     found: bool
 
 
-def solve_exactly(instance: Instance, seed: int, deadline_s: float) -> Solution:
-    """The best assignment found within the deadline; the incumbent when nothing was found."""
+def solve_exactly(instance: Instance, seed: int, deadline_s: float, hint: I64 | None = None) -> Solution:
+    """The best assignment found within the deadline, starting from `hint` (the incumbent by default); the hint when nothing was found."""
+    start = instance.home if hint is None else hint
     model = cp_model.CpModel()
     movable = instance.movable
     hosts = len(instance.host_ids)
@@ -37,7 +38,7 @@ def solve_exactly(instance: Instance, seed: int, deadline_s: float) -> Solution:
     for i, v in enumerate(movable):
         model.add_exactly_one(x[i])
         for h in range(hosts):
-            model.add_hint(x[i][h], int(instance.home[v] == h))
+            model.add_hint(x[i][h], int(start[v] == h))
     keep_promises(model, instance, movable, x)
     terms, weights = overload_terms(model, instance, movable, x)
     for i, v in enumerate(movable):
@@ -51,7 +52,7 @@ def solve_exactly(instance: Instance, seed: int, deadline_s: float) -> Solution:
     solver.parameters.max_time_in_seconds = deadline_s
     solver.parameters.max_deterministic_time = deadline_s * DETERMINISTIC_PER_S
     status = solver.solve(model)
-    place = instance.home.copy()
+    place = start.copy()
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
     if found:
         for i, v in enumerate(movable):

@@ -14,7 +14,8 @@ import numpy as np
 
 from coordinator.model import ForecastBlock, HostState, Move, Placement
 from coordinator.placement.check import check_moves
-from coordinator.placement.exact import Solution, solve_exactly
+from coordinator.placement.descend import descend
+from coordinator.placement.exact import solve_exactly
 from coordinator.placement.instance import (
     I64,
     PERCENT_MINUTES,
@@ -80,10 +81,9 @@ def solve_shard(
     incumbent = cost_of(instance, instance.home)
     if incumbent == 0 or not instance.movable or len(live) == 1:
         return answer(shard, (), "no_beneficial_move", objective=incumbent, incumbent=incumbent, bound=incumbent, begun=begun)
-    solution = solve_exactly(instance, seed, deadline_s)
-    if not solution.found:
-        return answer(shard, (), "no_solution", objective=incumbent, incumbent=incumbent, bound=solution.bound, begun=begun)
-    place = prune(instance, solution)
+    quick = descend(instance)
+    solution = solve_exactly(instance, seed, deadline_s, hint=quick)
+    place = prune(instance, min((solution.place, quick), key=lambda found: cost_of(instance, found)))
     objective = cost_of(instance, place)
     moves = list_moves(instance, place)
     if objective >= incumbent or check_moves(live, forecast, moves, z=policy.z):
@@ -92,9 +92,9 @@ def solve_shard(
     return answer(shard, moves, status, objective=objective, incumbent=incumbent, bound=solution.bound, begun=begun)
 
 
-def prune(instance: Instance, solution: Solution) -> I64:
+def prune(instance: Instance, found: I64) -> I64:
     """Take back every move that is not worth its cost, worst first."""
-    place = solution.place.copy()
+    place = found.copy()
     while True:
         now = cost_of(instance, place)
         best, best_v = now, -1

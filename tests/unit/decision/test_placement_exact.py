@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.model import N_RESOURCES, HostState
+from coordinator.placement.descend import descend
 from coordinator.placement.exact import solve_exactly
 from coordinator.placement.instance import PERCENT_MINUTES, PlacementPolicy, build_instance, cost_of, keeps_promises, overload
 from coordinator.placement.shards import MAX_HOSTS, solve_shard, split
@@ -148,3 +149,29 @@ def test_the_solver_finds_what_brute_force_finds(make: Any, drawn: list[tuple[in
     result = solve_shard(hosts, curves, 1, 10.0, 0, policy=replace(CHEAP, z=1.0))
     assert result.objective <= result.incumbent
     assert result.bound <= result.objective + 1e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=12))
+def test_descent_keeps_promises_and_is_never_worse_than_what_is(make: Any, drawn: list[tuple[int, int, int]]) -> None:
+    per_host: list[list[Any]] = [[], [], [], []]
+    for i, (home, _, priority) in enumerate(drawn):
+        per_host[home].append(make.vm(f"v{i}", host_id=f"h{home}", quota=200, memory=GIB, priority=priority))
+    hosts = tuple(make.host(*vms, host_id=f"h{h}", cpu_millicores=4000, memory_commit_bytes=4 * GIB) for h, vms in enumerate(per_host))
+    instance = build_instance(hosts, block(make, {f"v{i}": 100.0 * load for i, (_, load, _) in enumerate(drawn)}, 80.0), CHEAP)
+    place = descend(instance)
+    assert keeps_promises(instance, place)
+    assert cost_of(instance, place) <= cost_of(instance, instance.home)
+    for v, h in product(range(len(place)), range(4)):
+        other = place.copy()
+        other[v] = h
+        assert not keeps_promises(instance, other) or cost_of(instance, other) >= cost_of(instance, place)
+
+
+def test_descent_swaps_where_no_single_move_fits(make: Any) -> None:
+    hosts = fleet(make, [["a", "b"], ["c", "d"]])
+    hosts = tuple(make.host(*h.vms, host_id=h.host_id, cpu_millicores=4000, memory_commit_bytes=2 * GIB) for h in hosts)
+    instance = build_instance(hosts, block(make, {"a": 3500, "b": 3000, "c": 400, "d": 500}), CHEAP)
+    place = descend(instance)
+    assert overload(instance, place) == 0
+    assert sum(place != instance.home) == 2
