@@ -1,0 +1,220 @@
+"""Sampler on a small tree of files and a scripted hypervisor: what it reads, and that one failure never blanks the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.kernel_files import RootedFiles
+from agent.ports import RawHost, RawVm
+from agent.sampling import sampler as sampler_module
+from agent.sampling.sampler import RunningDomain, Sampler, ShapingReading, Stats
+from shared.clock import ManualClock
+from shared.errors import HostError
+from shared.plan import StepKind
+from shared.units import KIB, NS_PER_S, UNLIMITED
+
+WEB, DB = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
+MOUNTS = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+STAT = "{pid} (qemu-system-x86) S 1 1 1 0 -1 0 20506 0 3 0 333 20 0 0 20 0 4 0 {started} 0 0\n"
+NET = "h\nh\ntap-web: 1000 1 0 0 0 0 0 0 2000 1 0 0 0 0 0 0\n"
+
+
+class Host:
+    """The files of two QEMU processes, and the hypervisor's part of DomainSource and ShapingSource."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.domains = [RunningDomain(vm_id=WEB, tap="tap-web", vcpus=9), RunningDomain(vm_id=DB)]
+        self.stats: dict[str, Stats] = {
+            WEB: {"balloon.current": 100, "balloon.major_fault": 4, "block.count": 0},
+            DB: {},  # busy: its groups are missing
+        }
+        self.shaped: dict[tuple[str, StepKind], ShapingReading] = {}
+        self.error: Exception | None = None
+        self.blocked: threading.Event | None = None
+        self.lists = 0
+        self.write("proc/self/mountinfo", MOUNTS)
+        self.write("proc/meminfo", "MemTotal: 100 kB\nMemAvailable: 40 kB\n")
+        self.write("proc/sys/kernel/random/boot_id", "boot-1\n")
+        self.write("proc/pressure/cpu", "some avg10=0 avg60=0 avg300=0 total=77\n")
+        self.start(WEB, 10, "web")
+        self.start(DB, 20, "db")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def start(self, uuid: str, pid: int, name: str, started: int = 500) -> None:
+        group = f"machine/qemu-1-{name}.libvirt-qemu"
+        self.write(f"proc/{pid}/comm", "qemu-system-x86\n")
+        self.write(f"proc/{pid}/cmdline", f"qemu\0-uuid\0{uuid}\0")
+        self.write(f"proc/{pid}/cgroup", f"0::/{group}/emulator\n")
+        self.write(f"proc/{pid}/stat", STAT.format(pid=pid, started=started))
+        self.write(f"proc/{pid}/status", "VmRSS: 50 kB\n")
+        self.write(f"proc/{pid}/net/dev", NET)
+        (self.root / f"proc/{pid}/ns").mkdir(exist_ok=True)
+        link = self.root / f"proc/{pid}/ns/net"
+        if not link.is_symlink():
+            link.symlink_to("net:[1]")
+        for i in (0, 1):
+            self.write(f"proc/{pid}/task/{pid + 1 + i}/comm", f"CPU {i}/KVM\n")
+            self.write(f"proc/{pid}/task/{pid + 1 + i}/schedstat", "100 30 1\n")
+        self.write(f"cgroup/{group}/cpu.stat", "usage_usec 7\nthrottled_usec 2\n")
+        self.write(f"cgroup/{group}/cpu.max", "50000 100000\n")
+        self.write(f"cgroup/{group}/cpu.weight", "100\n")
+        self.write(f"cgroup/{group}/memory.pressure", "some avg10=0 avg60=0 avg300=0 total=5\nfull avg10=0 avg60=0 avg300=0 total=3\n")
+
+    def running(self) -> Sequence[RunningDomain]:
+        self.lists += 1
+        return self.domains
+
+    def bulk_stats(self) -> Mapping[str, Stats]:
+        if self.blocked is not None:
+            self.blocked.wait(30)
+        if self.error is not None:
+            raise self.error
+        return self.stats
+
+    def readings(self) -> Mapping[tuple[str, StepKind], ShapingReading]:
+        return self.shaped
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_795_000_000 * NS_PER_S)
+
+
+@pytest.fixture
+def sampler(host: Host, clock: ManualClock) -> Sampler:
+    files = RootedFiles(proc=host.root / "proc", sys=host.root / "sys", cgroup=host.root / "cgroup")
+    return Sampler(files, host, clock, host)
+
+
+def by_id(raw: RawHost) -> dict[str, RawVm]:
+    return {vm.vm_id: vm for vm in raw.vms}
+
+
+def test_everything_is_read_into_one_round(host: Host, sampler: Sampler) -> None:
+    host.shaped = {("tap-web", StepKind.NET_TX): ShapingReading(ceiling_bits_per_s=8000, dropped_total=6)}
+    raw = sampler.read()
+    assert raw.failures == {}
+    assert (raw.boot_id, raw.memory_available_bytes, raw.psi_cpu_some_us_total, raw.psi_memory_some_us_total) == (
+        "boot-1",
+        40 * KIB,
+        77,
+        None,
+    )
+    assert raw.cpu_busy_ns_total is not None and raw.cpu_busy_ns_total > 0
+    assert by_id(raw)[WEB] == RawVm(
+        vm_id=WEB,
+        epoch="boot-1:10:500",
+        cpu_used_ns_total=7000,
+        throttled_ns_total=2000,
+        run_delay_ns_total=60,
+        psi_memory_some_us_total=5,
+        psi_memory_full_us_total=3,
+        memory_actual_bytes=100 * KIB,
+        memory_rss_bytes=50 * KIB,
+        major_faults_total=3 + 4,
+        disk_read_bytes_total=0,
+        disk_write_bytes_total=0,
+        net_rx_bytes_total=2000,  # what the host transmits into the tap the guest receives
+        net_tx_bytes_total=1000,
+        net_tx_dropped_total=6,
+        vcpus=2,
+        cpu_quota_millicores=500,
+        cpu_shares=1024,
+        net_rx_ceil_bits_per_s=UNLIMITED,
+        net_tx_ceil_bits_per_s=8000,
+    )
+
+
+def test_busy_domain_keeps_what_files_give(sampler: Sampler) -> None:
+    busy = by_id(sampler.read())[DB]
+    assert (busy.cpu_used_ns_total, busy.run_delay_ns_total, busy.memory_rss_bytes) == (7000, 60, 50 * KIB)
+    assert (busy.memory_actual_bytes, busy.disk_read_bytes_total, busy.net_rx_bytes_total) == (None, None, None)
+    assert busy.net_rx_ceil_bits_per_s is None, "without a tap nothing is known about its ceiling"
+
+
+def test_failing_libvirt_is_named_and_counted(host: Host, sampler: Sampler) -> None:
+    sampler.read()
+    host.error = HostError("monitor gone")
+    raw = sampler.read()
+    assert raw.failures == {"libvirt": "monitor gone"}
+    assert by_id(raw)[WEB].cpu_used_ns_total == 7000
+    assert by_id(raw)[WEB].memory_actual_bytes is None
+    assert (sampler.collector_stats["libvirt"].succeeded, sampler.collector_stats["libvirt"].failed) == (1, 1)
+    assert sampler.collector_stats["vms"].succeeded == 2
+
+
+def test_hanging_libvirt_costs_one_deadline_and_no_second_thread(host: Host, sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_module, "LIBVIRT_DEADLINE_S", 0.05)
+    host.blocked = threading.Event()
+    first, second = sampler.read(), sampler.read()
+    assert "no answer within 0.05 s" in first.failures["libvirt"]
+    assert "earlier call" in second.failures["libvirt"]
+    assert by_id(second)[WEB].cpu_used_ns_total == 7000
+    host.blocked.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("tidegate"):
+            thread.join(10)
+    host.blocked = None
+    assert sampler.read().failures == {}
+
+
+def test_a_bug_in_the_hypervisor_is_not_swallowed(host: Host, sampler: Sampler) -> None:
+    host.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        sampler.read()
+
+
+def test_vanished_process_is_named_and_found_again(host: Host, sampler: Sampler) -> None:
+    sampler.read()
+    host.start(WEB, 10, "web", started=900)  # the same pid, another process
+    raw = sampler.read()
+    assert WEB not in by_id(raw) and "gone" in raw.failures[WEB]
+    assert DB in by_id(raw)
+    assert by_id(sampler.read())[WEB].epoch == "boot-1:10:900"
+
+
+def test_domain_without_a_process_is_named_and_tried_again(host: Host, sampler: Sampler) -> None:
+    host.write("proc/10/cmdline", "qemu\0")
+    assert "UUID" in sampler.read().failures[WEB]
+    host.write("proc/10/cmdline", f"qemu\0-uuid\0{WEB}\0")
+    assert sampler.read().failures == {}
+
+
+def test_list_is_renewed_only_when_there_is_a_reason(host: Host, sampler: Sampler, clock: ManualClock) -> None:
+    for _ in range(3):
+        sampler.read()
+    assert host.lists == 1
+    sampler.invalidate()
+    sampler.read()
+    assert host.lists == 2
+    clock.advance(61)
+    sampler.read()
+    assert host.lists == 3
+    host.stats["cccccccc-0000-4000-8000-000000000003"] = {}
+    sampler.read()
+    sampler.read()
+    assert host.lists == 4
+
+
+def test_unreadable_file_of_one_vm_takes_only_that_vm(host: Host, sampler: Sampler) -> None:
+    sampler.read()
+    status = host.root / "proc/20/status"
+    status.unlink()
+    status.mkdir()
+    raw = sampler.read()
+    assert "directory" in raw.failures[DB]
+    assert WEB in by_id(raw) and DB not in by_id(raw)
