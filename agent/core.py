@@ -123,7 +123,7 @@ class AgentCore:
                 if event.allocation is not None:
                     self._acting.read(event.vm_id, event.allocation, self._allowance(now_ns), now_ns)
             case StepAccepted():
-                self._acting.accepted(event.step_id)
+                self._acting.accepted(event.step_id, now_ns)
             case StepRejected():
                 self._acting.rejected(event.step_id, event.code, event.detail, event.retriable, now_ns)
             case PlanArrived():

@@ -89,13 +89,13 @@ class Actuator:
         self._flights[flight.key] = flight
         self._by_id[flight.step.id] = flight
 
-    def accepted(self, step_id: str) -> str | None:
+    def accepted(self, step_id: str, now_ns: int) -> str | None:
         """The submit call returned; the VM to read back, None when the step is no longer in flight."""
         flight = self._by_id.get(step_id)
         if flight is None:
             return None
         if flight.phase is Phase.SUBMITTED:
-            flight.phase = Phase.OBSERVING
+            flight.phase, flight.phase_ns = Phase.OBSERVING, now_ns
         return flight.step.vm_id
 
     def rejected(self, step_id: str, code: RefusalCode | None, detail: str, *, fate_unknown: bool, in_force: int | None) -> Ending | None:
@@ -130,8 +130,9 @@ class Actuator:
         return endings
 
     def overdue(self, flight: Flight, now_ns: int) -> bool:
-        """Past the timeout of its phase, or the clock was set back further than that."""
-        return not -self._timeout_ns < now_ns - flight.phase_ns < self._timeout_ns
+        """Past the timeout of its phase (twice that for a submit call that has not answered), or the clock was set back further."""
+        allowed_ns = 2 * self._timeout_ns if flight.phase is Phase.SUBMITTED else self._timeout_ns
+        return not -allowed_ns < now_ns - flight.phase_ns < allowed_ns
 
     def give_up(self, flight: Flight, in_force: int | None, *, may_undo: bool) -> Ending | int:
         """What to do with an overdue flight: the value to submit as its undo, or its ending."""
@@ -139,6 +140,9 @@ class Actuator:
         detail = f"{what}; {flight.detail}" if flight.detail else what
         if flight.phase is Phase.UNDOING:
             return self._end(flight, OutcomeState.FAILED, in_force, flight.code, f"undo not seen in force either; {detail}")
+        if flight.phase is Phase.SUBMITTED:
+            # An undo could overtake the call that hangs, and be overwritten by it.
+            return self._end(flight, OutcomeState.FAILED, in_force, flight.code, f"the submit call never answered; {detail}")
         if flight.step.kind is StepKind.VCPUS:
             moved = in_force is not None and grows(flight.before, in_force)
             return self._end(flight, OutcomeState.PARTIAL if moved else OutcomeState.FAILED, in_force, flight.code, detail)

@@ -271,9 +271,9 @@ class Conductor:
         self.out += (WriteJournal(entry=intent), SubmitStep(step=submitted))
         self._record(submitted, origin, before=before, now_ns=now_ns, verdict=Verb.SUBMITTED, code=verdict.code, detail=verdict.detail)
 
-    def accepted(self, step_id: str) -> None:
+    def accepted(self, step_id: str, now_ns: int) -> None:
         """The hypervisor took a step: look at once, fast levers are done already."""
-        vm_id = self.actuator.accepted(step_id)
+        vm_id = self.actuator.accepted(step_id, now_ns)
         if vm_id is not None:
             self.out.append(ReadBack(vm_id=vm_id))
 

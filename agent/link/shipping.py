@@ -17,6 +17,8 @@ from shared.plan import Outcome
 
 # samples x VMs in one block: all columns present must fit a frame, with a tenth left for names and host columns.
 MAX_BLOCK_CELLS: Final = MAX_BODY_BYTES * 9 // 10 // (len(VM_COLUMNS) * 8 + 1)
+# The block's list of VMs; a host has fewer (shared.messages.Inventory), but they may come and go within one block.
+MAX_BLOCK_VMS: Final = 4096
 # An outcome is at most about 3 kB (detail 1024 characters, two steps' labels).
 MAX_OUTCOMES_PER_FRAME: Final = 512
 
@@ -36,7 +38,8 @@ class Shipper:
         """Collect one sample; the frames that are full now."""
         frames = []
         vm_ids = self._vm_ids | sample.vms.keys()
-        if self._samples and (len(self._samples) + 1) * len(vm_ids) > MAX_BLOCK_CELLS:
+        cells = (len(self._samples) + 1) * len(vm_ids)
+        if self._samples and (cells > MAX_BLOCK_CELLS or len(vm_ids) > MAX_BLOCK_VMS):
             frames.append(self._block())
             vm_ids = set(sample.vms)
         self._samples.append(sample)

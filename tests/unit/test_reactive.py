@@ -1,0 +1,143 @@
+"""The local rule: when it grows, how far, and when it dares to shrink."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.acting.reactive import SLOTS, Ask, Demand, ReactiveRule, Situation, Track
+from shared.config import ReactiveConfig
+from shared.model import VmSample
+from shared.plan import StepKind
+from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
+
+Q, M, V, RX, TX = StepKind.CPU_QUOTA, StepKind.MEMORY, StepKind.VCPUS, StepKind.NET_RX, StepKind.NET_TX
+RULE = ReactiveRule(ReactiveConfig())
+BOUNDS = {Q: (100, 4000), M: (128 * MIB, 8 * GIB), V: (1, 4), RX: (10**6, 10**9), TX: (10**6, 10**9)}
+
+
+def situation(**changes: int) -> Situation:
+    in_force = {Q: 1000, M: 2 * GIB, V: 2, RX: 10**8, TX: 10**8}
+    in_force.update({StepKind(kind): value for kind, value in changes.items()})
+    return Situation(in_force, BOUNDS, 4, 10**9)
+
+
+def asks(reading: VmSample, demand: Demand | None = None, now_s: int = 0, **in_force: int) -> list[tuple[StepKind, int]]:
+    return [(a.kind, a.value) for a in RULE.asks(reading, situation(**in_force), demand or Demand(), now_s * NS_PER_S)]
+
+
+@pytest.mark.parametrize(
+    ("reading", "expected"),
+    [
+        (VmSample(), []),
+        (VmSample(cpu_used_millicores=849), []),
+        (VmSample(cpu_used_millicores=850), [(Q, 1062)]),
+        (VmSample(cpu_used_millicores=500, cpu_used_peak_millicores=900), [(Q, 1125)]),
+        (VmSample(cpu_used_millicores=500, cpu_throttled_permille=20), [(Q, 1250)]),
+        (VmSample(cpu_used_millicores=500, cpu_throttled_permille=19), []),
+        (VmSample(memory_used_bytes=int(1.8 * GIB)), [(M, int(1.8 * GIB) * 1250 // 1000)]),
+        (VmSample(psi_memory_some_permille=60), [(M, 2 * GIB * 5 // 4)]),  # pressed, but the guest does not answer
+        (VmSample(memory_used_bytes=GIB, memory_swap_bytes_per_s=MIB), [(M, 2 * GIB * 5 // 4)]),
+        (VmSample(net_rx_bits_per_s=9 * 10**7), [(RX, 112_500_000)]),
+        (VmSample(net_tx_bits_per_s=10**7, net_tx_dropped_per_s=3), [(TX, 125_000_000)]),
+    ],
+)
+def test_growth(reading: VmSample, expected: list[tuple[StepKind, int]]) -> None:
+    assert asks(reading) == expected
+
+
+def test_vcpus_come_before_the_quota_that_needs_them() -> None:
+    assert asks(VmSample(cpu_used_millicores=1900), cpu_quota=2000) == [(V, 3), (Q, 2375)]
+    assert asks(VmSample(cpu_used_millicores=1900), cpu_quota=UNLIMITED) == [(V, 3)]
+    assert asks(VmSample(cpu_used_millicores=3900), cpu_quota=4000, vcpus=4) == []  # at the ceiling: nothing to ask
+
+
+def test_the_climb_doubles_while_the_limit_is_felt_and_starts_again_after() -> None:
+    demand, limit, seen = Demand(), 1000, []
+    for n in range(4):
+        _, limit = _quota(limit, demand, n)
+        seen.append(limit)
+    assert seen == [1250, 1875, 3750, 4000]
+    assert asks(VmSample(cpu_used_millicores=300, cpu_throttled_permille=0), demand, 25) == []
+    assert _quota(1000, demand, 6) == (Q, 1250)
+
+
+def _quota(limit: int, demand: Demand, n: int) -> tuple[StepKind, int]:
+    reading = VmSample(cpu_used_millicores=limit, cpu_throttled_permille=300)
+    return next(ask for ask in asks(reading, demand, n * 5, cpu_quota=limit, vcpus=4) if ask[0] is Q)
+
+
+def calm(demand: Demand, seconds: int, start_s: int = 0, use: int = 300, every_s: int = 5) -> list[tuple[StepKind, int]]:
+    last: list[tuple[StepKind, int]] = []
+    for now in range(start_s, start_s + seconds + 1, every_s):
+        last = asks(VmSample(cpu_used_millicores=use), demand, now)
+    return last
+
+
+def test_a_shrink_needs_the_whole_window() -> None:
+    assert calm(Demand(), 1795) == []
+    assert calm(Demand(), 1800) == [(Q, 375)]
+
+
+def test_a_peak_in_the_window_counts_and_then_passes() -> None:
+    demand = Demand()
+    calm(demand, 1800, use=700)
+    assert calm(demand, 1700, start_s=1805) == [(Q, 875)]
+    assert calm(demand, 300, start_s=3510) == [(Q, 375)]
+
+
+def test_small_gains_are_left_alone() -> None:
+    assert calm(Demand(), 3600, use=720) == []  # 720 x 1.25 = 900: not more than 10 % below 1000
+
+
+@pytest.mark.parametrize("gap_s", [181, -60])
+def test_a_gap_or_a_clock_set_back_restarts_the_evidence(gap_s: int) -> None:
+    demand = Demand()
+    calm(demand, 1790)
+    start = 1790 + gap_s
+    assert calm(demand, 1795, start_s=start) == []
+    assert calm(demand, 5, start_s=start + 1800) == [(Q, 375)]
+
+
+def test_a_censored_sample_is_a_demand_of_at_least_the_limit() -> None:
+    demand = Demand()
+    asks(VmSample(cpu_used_millicores=400, cpu_throttled_permille=300), demand)
+    assert calm(demand, 1800, start_s=5) == []
+
+
+def test_a_shrink_stops_at_the_floor_and_unknown_values_in_force_stop_everything() -> None:
+    assert calm(Demand(), 1800, use=10) == [(Q, 100)]
+    blind = Situation({}, BOUNDS, 4, 10**9)
+    assert RULE.asks(VmSample(cpu_used_millicores=900, memory_used_bytes=GIB), blind, Demand(), 0) == []
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 1000)), min_size=1, max_size=200))
+def test_the_sliding_maximum_is_the_maximum_of_the_window(steps: list[tuple[int, int]]) -> None:
+    window = 1800 * NS_PER_S
+    track, seen, now = Track(), [], 0
+    for step_s, demand in steps:
+        now += step_s * NS_PER_S
+        track.observe(demand, window, now)
+        seen.append((now, demand))
+        peak = track.peak(window)
+        if peak is not None:
+            slot = window // SLOTS
+            least = max(d for at, d in seen if at >= now - window)
+            most = max(d for at, d in seen if at // slot >= now // slot - SLOTS)
+            assert least <= peak <= most
+        assert len(track._falling) <= SLOTS + 1
+        assert all(a[1] > b[1] for a, b in pairwise(track._falling))
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0, 500]), st.integers(100, 4000), st.integers(1, 4))
+def test_asks_stay_within_bounds_and_grow_when_they_say_so(use: int, throttled: int, quota: int, vcpus: int) -> None:
+    reading = VmSample(cpu_used_millicores=use, cpu_throttled_permille=throttled)
+    now = situation(cpu_quota=quota, vcpus=vcpus)
+    asked: list[Ask] = RULE.asks(reading, now, Demand(), 0)
+    for ask in asked:
+        low, high = BOUNDS[ask.kind]
+        assert low <= ask.value <= high and ask.grow and ask.value > now.in_force[ask.kind]
