@@ -95,19 +95,19 @@ class Metrics:
         self._made = {row.name: _make(row, self.registry) for row in self._rows.values()}
         self._series: dict[str, set[tuple[str, ...]]] = {name: set() for name in self._rows}
 
-    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+    def add(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         child = self._child(name, labels)
         assert isinstance(child, Counter), f"{name} is no counter"
         child.inc(amount)
 
-    def set(self, name: str, value: float, **labels: str) -> None:
+    def set(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
         child = self._child(name, labels)
         assert isinstance(child, Gauge), f"{name} is no gauge"
         child.set(value)
 
-    def observe(self, name: str, value: float, **labels: str) -> None:
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Add one observation to a histogram."""
         child = self._child(name, labels)
         assert isinstance(child, Histogram), f"{name} is no histogram"
