@@ -124,9 +124,10 @@ class LibvirtHypervisor:
 
     def domains(self) -> Sequence[Domain]:
         """Every domain, running or not. One that vanishes meanwhile is left out."""
+        found = self._call(lambda connection: self._definitions(connection, 0))
         return tuple(
-            domain_of(definition, running, self._shaper is not None)
-            for definition, running in self._call(lambda connection: self._definitions(connection, 0))
+            domain_of(definition, running, self._shaper is not None, self._quota_obstacle(definition) if running else None)
+            for definition, running in found
         )
 
     def allocation(self, vm_id: str) -> Allocation:
@@ -217,6 +218,14 @@ class LibvirtHypervisor:
             if definition.policy_error is not None:
                 _log.warning("policy cannot be read, VM excluded", vm=definition.vm_id, error=definition.policy_error)
         return found
+
+    def _quota_obstacle(self, definition: DomainDefinition) -> str | None:
+        """Why the domain can have no CPU quota (no cpu controller, session mode, another driver); None when it can."""
+        try:
+            parameters = self._call(lambda connection: connection.lookupByUUIDString(definition.vm_id).schedulerParameters())
+        except (HostError, Refusal) as error:
+            return f"libvirt offers no CPU quota: {error}"[:256]
+        return None if "vcpu_quota" in parameters else "libvirt offers no CPU quota for this domain"
 
     def _running(self, connection: Any, vm_id: str) -> Any:
         try:
@@ -345,7 +354,7 @@ class LibvirtHypervisor:
 
 def translate(code: int, message: str, uri: str) -> HostError | Refusal:
     """libvirt's error number as one of ours: a stable refusal where libvirt said no for good, else HostError (try again later)."""
-    refusal = _REFUSALS.get(code)
+    refusal = RefusalCode.NOT_CAPABLE if "unsupported flags" in message else _REFUSALS.get(code)
     if refusal is None or (refusal is RefusalCode.VM_NOT_RUNNING and "not running" not in message):
         return HostError(f"{uri}: {message} (libvirt error {code})")
     return Refusal(refusal, message)

@@ -79,8 +79,8 @@ def parse_definition(text: str) -> DomainDefinition:
     )
 
 
-def domain_of(definition: DomainDefinition, running: bool, shaping: bool) -> Domain:
-    """The Domain of a definition. `shaping`: whether this agent shapes traffic at all.
+def domain_of(definition: DomainDefinition, running: bool, shaping: bool, quota_obstacle: str | None = None) -> Domain:
+    """The Domain of a definition. `shaping`: whether this agent shapes traffic at all; `quota_obstacle`: why it can have no CPU quota.
 
     A policy that cannot be read excludes its VM: better no change than one the owner may have forbidden.
     """
@@ -103,6 +103,7 @@ def domain_of(definition: DomainDefinition, running: bool, shaping: bool) -> Dom
         capabilities=Capabilities(
             balloon=balloon,
             vcpu_hot_add=definition.vcpus_fixed,
+            cpu_quota=quota_obstacle,
             shape_rx=shape,
             shape_tx=shape,
             migrate="a passed-through device ties the guest to this host" if definition.passthrough else "not probed",

@@ -1,7 +1,9 @@
 """The HostReader of a libvirt host: keeps the list of running VMs and reads each kernel interface once per round.
 
 Files give what files can. libvirt is asked for one thing only, its bulk statistics without waiting (balloon, block), in a thread with a
-deadline: while it does not answer, everything that comes from files goes on, and the silence is named in `failures`.
+deadline: while it does not answer, everything that comes from files goes on, and the silence is named in `failures`. "Without waiting"
+passes by a domain that another call keeps busy. A stuck QEMU hangs the first call, which then is the one that keeps it busy: so a second
+call may run beside it, and gets the statistics of all the others.
 The list of VMs is renewed on `invalidate()` (lifecycle), when a process vanishes or an unknown domain shows up, and every minute.
 """
 
@@ -27,6 +29,7 @@ from shared.plan import StepKind
 from shared.units import NS_PER_S, UNLIMITED
 
 LIBVIRT_DEADLINE_S: Final = 2.0  # of a 5 s round
+STATS_CALLS: Final = 3  # at once: more than two stuck VMs within one deadline are rare, and libvirtd serves five calls of one client
 REFRESH_NS: Final = 60 * NS_PER_S
 _TICK_NS: Final = 10_000_000  # USER_HZ is 100 on every Linux architecture that runs KVM
 
@@ -94,8 +97,8 @@ class Sampler:
         self._source = source
         self._clock = clock
         self._shaping = shaping
-        self._list = _Deadline("domain list", source.running)
-        self._stats = _Deadline("bulk statistics", source.bulk_stats)
+        self._list = _Deadline("domain list", source.running, 1)
+        self._stats = _Deadline("bulk statistics", source.bulk_stats, STATS_CALLS)
         self._vms: tuple[_Vm, ...] = ()
         self._stale = threading.Event()
         self._stale.set()
@@ -265,17 +268,19 @@ def _shaped(shaping: Mapping[tuple[str, StepKind], ShapingReading] | None, tap: 
 
 
 class _Deadline(Generic[_T]):
-    """Runs a blocking call in a thread and stops waiting for it after a while; never more than one such thread at a time."""
+    """Runs a blocking call in a thread and stops waiting for it after a while; never more than `most` such threads at a time."""
 
-    def __init__(self, name: str, blocking: Callable[[], _T]) -> None:
+    def __init__(self, name: str, blocking: Callable[[], _T], most: int) -> None:
         self._name = name
         self._blocking = blocking
-        self._running: threading.Thread | None = None
+        self._most = most
+        self._hanging: list[threading.Thread] = []
 
     def call(self, seconds: float) -> _T:
-        """The call's value. Raises its HostError, or one of our own when it is late or an earlier one still hangs."""
-        if self._running is not None and self._running.is_alive():
-            raise HostError(f"{self._name}: an earlier call has not returned yet")
+        """The call's value. Raises its error, or a HostError of our own when it is late or too many earlier ones still hang."""
+        self._hanging = [thread for thread in self._hanging if thread.is_alive()]
+        if len(self._hanging) >= self._most:
+            raise HostError(f"{self._name}: {self._most} earlier calls have not returned yet")
         values: list[_T] = []
         errors: list[BaseException] = []
 
@@ -285,11 +290,12 @@ class _Deadline(Generic[_T]):
             except BaseException as error:  # noqa: BLE001  # handed to the caller, who raises it
                 errors.append(error)
 
-        self._running = threading.Thread(target=work, name=f"tidegate {self._name}", daemon=True)
-        self._running.start()
-        self._running.join(seconds)
+        thread = threading.Thread(target=work, name=f"tidegate {self._name}", daemon=True)
+        thread.start()
+        thread.join(seconds)
         if errors:
             raise errors[0]
         if not values:
+            self._hanging.append(thread)
             raise HostError(f"{self._name}: no answer within {seconds} s")
         return values[0]

@@ -12,10 +12,10 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from pyroute2 import NetNS
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate-realhost"
+PREFIX = "tghost"
 PROGRAMS = ("qemu-system-x86_64", "/usr/sbin/libvirtd", "ip", "nsenter", "unshare", "gcc", "cpio", "/bin/busybox", "apt-get", "dpkg-deb")
 
 
@@ -142,18 +143,25 @@ class RealHost:
         self.libvirt = libvirt
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         subprocess.run([HERE / "build_guest.sh", CACHE], check=True, timeout=300)
-        self.name = f"tg{os.getpid()}"
+        remove_stale()
+        self.name = f"{PREFIX}{os.getpid()}"
         self.netns = f"/run/netns/{self.name}"
-        self.directory = Path(tempfile.mkdtemp(prefix="tg", dir="/tmp"))  # socket paths must stay under 108 characters
+        self.directory = Path("/tmp") / self.name  # short: socket paths must stay under 108 characters
+        self.directory.mkdir(mode=0o700)
         (CACHE / "probed").mkdir(exist_ok=True)
         (self.directory / "cache").symlink_to(CACHE / "probed")  # libvirt's knowledge of this QEMU: 7 s the first time
         self.uri = f"qemu:///system?socket={self.directory}/run/libvirt-sock"
         self.guests: list[Guest] = []
+        self.connection: Any = None
         subprocess.run(["ip", "netns", "add", self.name], check=True)
-        subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True)
-        self._daemon = self._start()
-        self.connection = wait_for(self._connect, "libvirtd to answer")
-        self._raise_machine_shares()
+        try:
+            subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True)
+            self._daemon = self._start()
+            self.connection = wait_for(self._connect, "libvirtd to answer")
+            self._raise_machine_shares()
+        except BaseException:
+            remove(self.name)
+            raise
 
     def __enter__(self) -> RealHost:
         return self
@@ -247,46 +255,61 @@ class RealHost:
 
     def _raise_machine_shares(self) -> None:
         """On cgroup v1 all guests together weigh as much as one ordinary process; a busy machine would starve them."""
-        for directory in self._machine_groups():
+        for directory in machine_groups():
             if directory.parent.name in ("cpu", "cpu,cpuacct") and (directory.parent / "cpu.shares").exists():
                 directory.mkdir(exist_ok=True)
                 (directory / "cpu.shares").write_text("8192")
-
-    def _machine_groups(self) -> list[Path]:
-        """libvirt's group in each hierarchy: below our own group, because host.sh makes that the root of its cgroup namespace."""
-        groups = []
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for mount in {"": ("unified", "."), "name=systemd": ("systemd",)}.get(controllers, (controllers,)):
-                directory = Path("/sys/fs/cgroup") / mount / path.lstrip("/") / "machine"
-                if directory.parent.is_dir():
-                    groups.append(directory)
-        return groups
 
     def close(self) -> None:
         """End everything and leave nothing behind: guests, daemon, namespace, cgroups, files."""
         for guest in list(self.guests):
             with contextlib.suppress(self.libvirt.libvirtError):
                 guest.close()
-        self.guests.clear()
         with contextlib.suppress(self.libvirt.libvirtError):
             self.connection.close()
         self._daemon.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._daemon.wait(10)
-        except subprocess.TimeoutExpired:
-            self._daemon.kill()
-            self._daemon.wait(10)
-        for pid in self._left_in_namespace():
-            os.kill(pid, 9)
-        wait_for(lambda: not self._left_in_namespace(), "the last processes to end", 10)
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
-        for group in self._machine_groups():
-            for directory, _, _ in os.walk(group, topdown=False):
-                with contextlib.suppress(OSError):  # in use by another libvirtd
-                    Path(directory).rmdir()
-        shutil.rmtree(self.directory)
+        remove(self.name)
+        self._daemon.wait(10)
 
-    def _left_in_namespace(self) -> list[int]:
-        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in found.stdout.split()]
+
+def remove_stale() -> None:
+    """Take away what test sessions that were killed have left: their names end in the pid of a process that is gone."""
+    for path in (*Path("/run/netns").glob(f"{PREFIX}*"), *Path("/tmp").glob(f"{PREFIX}*")):
+        owner = path.name.removeprefix(PREFIX)
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            remove(path.name)
+
+
+def remove(name: str) -> None:
+    """End every process in the namespace `name`; remove it, its directory, and libvirt's groups as far as nobody else uses them."""
+    for pid in processes_in(name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes_in(name), f"the last processes in {name} to end", 10)
+    if Path(f"/run/netns/{name}").exists():
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    for group in machine_groups():
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):  # in use by another libvirtd
+                Path(directory).rmdir()
+    shutil.rmtree(f"/tmp/{name}", ignore_errors=True)
+
+
+def processes_in(name: str) -> list[int]:
+    """Pids in a network namespace; empty when there is none of that name."""
+    found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def machine_groups() -> list[Path]:
+    """libvirt's group in each hierarchy: below our own group, because host.sh makes that the root of its cgroup namespace."""
+    groups = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for mount in {"": ("unified", "."), "name=systemd": ("systemd",)}.get(controllers, (controllers,)):
+            directory = Path("/sys/fs/cgroup") / mount / path.lstrip("/") / "machine"
+            if directory.parent.is_dir():
+                groups.append(directory)
+    return groups

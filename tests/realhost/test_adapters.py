@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
 from agent.adapters.pyroute2_shaper import ifb_name
 from agent.ports import RawHost, RawVm
 from agent.sampling.derive import derive
-from agent.sampling.sampler import Sampler
+from agent.sampling.sampler import LIBVIRT_DEADLINE_S, Sampler
 from shared.errors import HostError, Refusal
 from shared.model import Priority, VmSample
 from shared.plan import StepKind
@@ -174,6 +176,23 @@ def test_collectors_report_and_a_lost_libvirtd_blanks_only_its_part(real_host: R
     real_host.start_daemon()
     wait_for(lambda: hypervisor.allocation(guest.vm_id).vcpus, "the hypervisor to reconnect", 20)
     assert sampler.read().failures == {}
+
+
+def test_stuck_qemu_does_not_stop_sampling(host: Host, guest: Guest) -> None:
+    _, sampler = host
+    pid = int(vm_of(sampler.read(), guest).epoch.split(":")[1])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        first, second = sampler.read(), sampler.read()
+        assert time.monotonic() - began < 2 * LIBVIRT_DEADLINE_S
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "no answer" in first.failures["libvirt"]
+    assert second.failures == {}, "the second call passes by the VM that hangs the first"
+    for raw in (first, second):
+        assert vm_of(raw, guest).cpu_used_ns_total is not None
+    wait_for(lambda: vm_of(sampler.read(), guest).memory_usable_bytes, "the balloon statistics to come back", 20)
 
 
 def test_stopped_domain_is_refused_and_leaves_no_shaping(real_host: RealHost, host: Host) -> None:
