@@ -32,6 +32,13 @@ from shared.units import NS_PER_S
 REPEAT_NS: Final = 300 * NS_PER_S
 # Answers to a local rule that only mean "not yet"; reporting them as refusals would bury the refusals.
 NOT_YET: Final = frozenset({RefusalCode.NOTHING_TO_DO, RefusalCode.VM_BUSY, RefusalCode.COOLDOWN, RefusalCode.BACKING_OFF})
+# Outcomes that changed, or should have changed, the host; refusals and shadows are in the metrics, the story and the outcome stream.
+LOGGED: Final = {
+    OutcomeState.VERIFIED: "info",
+    OutcomeState.PARTIAL: "info",
+    OutcomeState.FAILED: "warning",
+    OutcomeState.UNDONE: "warning",
+}
 # Clips after which the rest may follow in a later stride; the others (floors, ceilings, working set) are final.
 STRIDES: Final = frozenset({RefusalCode.STEP_TOO_LARGE, RefusalCode.HOST_COMMIT_LIMIT})
 
@@ -368,6 +375,21 @@ class Conductor:
         self.counters[outcome.state, outcome.code or ""] += 1
         self.out.append(WriteJournal(entry=Closed(outcome=outcome)))
         self._ship(outcome)
+        level = LOGGED.get(outcome.state)
+        if level is not None:
+            step = outcome.step
+            fields: dict[str, str | int] = {
+                "step": step.id,
+                "vm": step.vm_id,
+                "kind": step.kind,
+                "asked": step.value,
+                "state": outcome.state,
+                "code": outcome.code or "",
+                "origin": origin,
+                "reason": step.reason,
+                "detail": outcome.detail,
+            }
+            self.out.append(Note(level=level, event="step", fields=fields))
         self._record(outcome.step, origin, before=before, now_ns=now_ns, verdict=outcome.state, code=outcome.code, detail=outcome.detail)
 
     def _record(

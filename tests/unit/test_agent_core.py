@@ -24,6 +24,7 @@ from agent.events import (
     LinkUp,
     ModeOrdered,
     ModePinned,
+    Note,
     PersistMode,
     PlanArrived,
     ReadBack,
@@ -772,3 +773,50 @@ def test_numbers_that_the_coordinator_holds_are_not_used_again() -> None:
     host.tell(LinkUp(epoch=2, acked=90))
     assert not [i for i in host.log if isinstance(i, TrimSpool)]
     assert host.core.next_sequence == 91
+
+
+def test_a_vm_never_sampled_counts_as_full() -> None:
+    host = Host(domain("vm-1"), domain("vm-2"), limits=capacity(cpu=4500))
+    del host.values["vm-2"]
+    host.tell(AllocationRead(vm_id="vm-1", allocation=host.allocation("vm-1")))
+    host.plan(host.step(StepKind.CPU_QUOTA, 2000))
+    assert submitted(host.log) == [] and host.core.waiting == 1  # 1000 + 4 x 1000 of the unread one leave no room
+    host.tell(AllocationRead(vm_id="vm-2", allocation=Allocation(vcpus=1, cpu_quota_millicores=500)))
+    assert [s.value for s in submitted(host.tick())] == [2000]
+
+
+def test_an_older_sample_does_not_overwrite_what_was_read_back() -> None:
+    host = Host()
+    host.calm()
+    stale = HostSample(wall_ns=host.now, monotonic_ns=1, period_ns=5, vms={"vm-1": VmSample(cpu_quota_millicores=1000)})
+    host.now += NS_PER_S
+    host.plan(host.step(StepKind.CPU_QUOTA, 2000))
+    host.tell(Sampled(sample=stale))
+    assert host.core.in_force("vm-1")[StepKind.CPU_QUOTA] == 2000
+
+
+def test_failures_are_logged_and_told_to_the_owner() -> None:
+    host = Host()
+    host.calm()
+    host.reject = StepRejected(step_id="", detail="monitor broken")
+    out = host.plan(host.step(StepKind.CPU_QUOTA, 2000))
+    (note,) = [i for i in out if isinstance(i, Note) and i.event == "step"]
+    assert (note.level, note.fields["state"], note.fields["detail"]) == ("warning", "failed", "monitor broken")
+    (vm,) = host.core.vms()
+    assert vm.newest is not None and vm.newest.verdict == "failed" and vm.backing_off_until_ns == {"cpu_quota": host.now + 30 * NS_PER_S}
+
+
+def test_backing_off_doubles_up_to_its_limit_and_ends_with_a_success() -> None:
+    host = Host(guard=GuardConfig(backoff_max_s=100))
+    host.calm()
+    host.reject = StepRejected(step_id="", detail="monitor broken")
+    waits = []
+    for n in range(4):
+        host.plan(host.step(StepKind.CPU_QUOTA, 2000, f"s{n}"), sequence=n + 1)
+        until = host.core.vms()[0].backing_off_until_ns["cpu_quota"]
+        waits.append((until - host.now) // NS_PER_S)
+        host.sample(advance_s=waits[-1])
+    assert waits == [30, 60, 100, 100]
+    host.reject = None
+    host.plan(host.step(StepKind.CPU_QUOTA, 2000, "last"), sequence=9)
+    assert host.core.vms()[0].backing_off_until_ns == {}
