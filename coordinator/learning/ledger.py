@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from coordinator.learning.errors import ForecastErrors
 from coordinator.learning.outcomes import OutcomeLedger
@@ -15,6 +16,9 @@ from coordinator.learning.sla import SlaSums, SlaTracker
 from coordinator.model import BucketBlock, ForecastBlock, HostState, VmSize
 from shared.model import HostSample, Mode
 from shared.plan import Outcome, OutcomeState, StepKind
+
+# VMs that are gone keep their sums for a while (one may be migrating); beyond so many they are dropped, so that churn cannot fill memory.
+SPARE_VMS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,9 @@ class Ledger:
         """A closed bucket; `modes` host -> mode now."""
         self.errors.score(bucket, modes)
         self.shadow.score(bucket, modes)
+        gone = self.sla.by_vm.keys() - set(bucket.vm_ids)
+        if len(gone) > len(bucket.vm_ids) + SPARE_VMS:
+            self.sla.forget(frozenset(gone))
 
     def forecast(self, forecast: ForecastBlock) -> None:
         """A forecast was issued."""

@@ -2,7 +2,7 @@
 
 Variables: x[v, h] for the VMs that may move, one overload variable per tier, host, bucket and dimension that can be overloaded at all.
 Deterministic: one worker, a fixed seed, a deterministic time limit (the wall limit is only the net under it).
-Useful up to about 10 hosts (measured; see docs/adr); larger fleets go through shards.
+Proves optima up to about 10 hosts; larger fleets go through shards.
 """
 
 from __future__ import annotations

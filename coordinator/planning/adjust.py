@@ -83,7 +83,9 @@ def vcpus(vm: VmState, request: Adjustment) -> list[Change]:
         )
     if wanted > now and vm.domain.capabilities.vcpu_hot_add is not None:
         raise Refusal(RefusalCode.NOT_CAPABLE, f"vcpus: {vm.domain.capabilities.vcpu_hot_add}")
-    delta = 1000.0 * (wanted - now) if vm.allocation.cpu_quota_millicores == UNLIMITED else 0.0
+    # Under no quota the vCPUs are the promise; a quota in the same order sets the promise itself.
+    promises = vm.allocation.cpu_quota_millicores == UNLIMITED and request.cpu_quota_millicores is None
+    delta = 1000.0 * (wanted - now) if promises else 0.0
     return [] if wanted == now else [order(vm, StepKind.VCPUS, wanted, now, delta)]
 
 

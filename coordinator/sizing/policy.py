@@ -50,7 +50,7 @@ class SizingPolicy:
     max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
     memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
     memory_spacing_s: float = 65.0  # ... so far apart
-    shrink_cooldown_s: float = 300.0  # no shrink so soon after a growth
+    shrink_cooldown_s: float = 120.0  # no shrink so soon after a growth of any resource; the host has a longer pause per lever
     censored_threshold: float = 0.02  # share of samples at a limit in the newest bucket above which a VM is not shrunk
     working_set_margin: float = 0.10
     floor: ByResource = (100.0, 64.0 * MIB, 0.0, 1.0 * MBIT, 1.0 * MBIT)  # for VMs whose policy sets none

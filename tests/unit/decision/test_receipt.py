@@ -19,7 +19,7 @@ from coordinator.planning.receipt import replay
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import VmEvidence, size_host
 from shared.plan import Plan, StepKind
-from shared.units import CPU, GIB, MEMORY, NS_PER_S
+from shared.units import CPU, GIB, MBIT, MEMORY, NS_PER_S
 
 POLICY = SizingPolicy(shrink_evidence=(1,) * 5)
 
@@ -120,3 +120,29 @@ def test_replay_refuses_what_is_no_receipt(make: Any) -> None:
     _, (receipt,) = decide(make, make.host(make.vm(quota=1000)), make.forecast(("a",), make.need(cpu=3000)))
     with pytest.raises(msgspec.ValidationError):
         replay(replace(receipt, inputs=receipt.inputs | {"facts": {"vm_id": "a"}}))
+
+
+LEVERS = {"cpu_quota": "quota", "memory": "memory", "net_rx": "rx", "net_tx": "tx", "vcpus": "vcpus"}
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(vm_st, st.floats(0, 9000), st.floats(0.6, 8)), min_size=1, max_size=4), st.integers(4000, 30_000))
+def test_the_same_forecast_again_and_again_comes_to_rest(make: Any, drawn: list[Any], commit: int) -> None:
+    states = [dict(over, vcpus=4, rx=100 * MBIT, tx=100 * MBIT, censored=0.0) for over, _, _ in drawn]
+    mean = np.stack([make.need(cpu=cpu, memory=memory * GIB) for _, cpu, memory in drawn])
+    block = make.forecast(tuple(f"v{i}" for i in range(len(drawn))), mean, 0.1 * mean)
+    evidence: dict[str, VmEvidence] = {}
+    left = -1
+    for _ in range(60):
+        host = make.host(
+            *(make.vm(f"v{i}", **state) for i, state in enumerate(states)), cpu_commit_millicores=commit, memory_commit_bytes=9 * GIB
+        )
+        sizes, evidence = size_host(host, block, SizingPolicy(), evidence)
+        plan, _ = plan_host(
+            host, sizes, block, epoch=1, sequence=1, now_ns=make.issued_s * NS_PER_S, deadline_s=600, shadow=False, policy=SizingPolicy()
+        )
+        steps = [s for s in (plan.steps if plan else ()) if s.kind in LEVERS]
+        left = len(steps)
+        for step in steps:
+            states[int(step.vm_id[1:])][LEVERS[step.kind]] = step.value
+    assert left == 0

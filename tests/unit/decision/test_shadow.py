@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.learning.ledger import Ledger
+from coordinator.learning.ledger import SPARE_VMS, Ledger
 from coordinator.learning.outcomes import MIN_LEADS, OutcomeLedger
 from coordinator.learning.shadow import ShadowLedger
 from coordinator.model import N_RESOURCES, BucketBlock, VmSize
@@ -104,3 +104,12 @@ def test_the_ledger_scores_a_mode_and_unseen_modes_are_unknown(make: Any) -> Non
     assert [s.mode for s in ledger.scores()] == [Mode.PREDICTIVE]
     assert ledger.score(Mode.REACTIVE).violation_minutes is None
     assert ledger.burn_rates(0.5) == {"a": 2.0}
+
+
+def test_churn_does_not_fill_memory(make: Any) -> None:
+    ledger = Ledger()
+    vms = {f"v{i}": VmSample() for i in range(SPARE_VMS + 3)}
+    ledger.sample("h", Mode.OBSERVE, HostSample(wall_ns=1, monotonic_ns=1, period_ns=NS_PER_S, vms=vms | {"a": VmSample()}))
+    ledger.bucket(came(1, 1), {})
+    assert set(ledger.sla.by_vm) == {"a"}
+    assert ledger.sla.by_mode[Mode.OBSERVE].observed_ns == (SPARE_VMS + 4) * NS_PER_S
