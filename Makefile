@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all their own set-up on Debian 12 or Ubuntu with Python 3.11 or newer.
-# Nothing outside this folder changes, but `make test` as root installs missing Debian packages (.ci/prepare-tests lists them).
+# Nothing outside this folder changes, but `make test` as root installs missing Debian packages (.ci/prepare-tests).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,6 +27,7 @@ demo: $(READY_RUN)
 	$(BIN)/tidegate demo $(DEMO_ARGS)
 
 ## test     every test that this machine can run; TEST_ARGS goes to pytest
+test: export PATH := $(abspath $(BIN)):$(PATH)
 test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not realhost and not browser" $(TEST_ARGS)
