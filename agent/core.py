@@ -192,7 +192,9 @@ class AgentCore:
                 excluded=record.domain.policy.excluded,
                 in_force={str(kind): value for kind, value in record.in_force.items()},
                 in_flight=tuple(sorted(record.pending)),
-                backing_off_until_ns={str(kind): until for kind, until in record.backoff_until.items()},
+                backing_off_until_ns={
+                    f"{kind} {'growth' if growth else 'shrink'}": ns for (kind, growth), ns in record.backoff_until.items()
+                },
                 cpu_used_millicores=None if record.reading is None else record.reading.cpu_used_millicores,
                 memory_used_bytes=None if record.reading is None else record.reading.memory_used_bytes,
                 newest=record.story[-1] if record.story else None,

@@ -41,6 +41,7 @@ class Flight:
     detail: str = ""
     goal: Step | None = None
     undo: Step | None = None
+    relented: bool = False  # a shrink taken back because the VM came under pressure
     recovered: bool = False  # found open in the journal after a restart: closed by what is read, never undone
 
     @property
@@ -61,7 +62,9 @@ class Ending:
 
     @property
     def failed(self) -> bool:
-        """Counts towards the lever's back-off."""
+        """Counts towards the lever's back-off. A shrink that was given up for the VM's sake does not: the lever works."""
+        if self.flight.relented and self.state is not OutcomeState.FAILED:
+            return False
         return self.state in (OutcomeState.FAILED, OutcomeState.UNDONE) or (
             self.state is OutcomeState.PARTIAL and self.flight.undo is not None
         )
@@ -162,6 +165,13 @@ class Actuator:
         """The VM is gone or stopped: nothing of it can be verified any more."""
         return [self._end(flight, OutcomeState.FAILED, None, code, "the VM left while the step was in flight") for flight in self.of(vm_id)]
 
+    def shrinking(self, vm_id: str, kind: StepKind) -> Flight | None:
+        """The accepted shrink in flight for this lever, where there is one that can be taken back."""
+        flight = self._flights.get((vm_id, kind))
+        if flight is None or flight.phase is not Phase.OBSERVING or flight.recovered or not grows(flight.step.value, flight.before):
+            return None
+        return flight
+
     def of(self, vm_id: str) -> list[Flight]:
         """Flights of one VM, sorted by lever."""
         return [flight for flight in self if flight.step.vm_id == vm_id] if self._flights else []
@@ -169,7 +179,8 @@ class Actuator:
     def _undone(self, flight: Flight, value: int | None) -> Ending:
         moved = value is not None and not shows(flight.step.kind, flight.before, value)
         state = OutcomeState.PARTIAL if moved else OutcomeState.UNDONE
-        return self._end(flight, state, value, flight.code, f"{flight.step.value} was not seen in force in time and was taken back")
+        why = "the VM came under pressure: taken back" if flight.relented else "not seen in force in time: taken back"
+        return self._end(flight, state, value, flight.code, f"{flight.step.value} {why}")
 
     def _end(self, flight: Flight, state: OutcomeState, value: int | None, code: RefusalCode | None, detail: str) -> Ending:
         del self._flights[flight.key]

@@ -116,7 +116,11 @@ class Conductor:
     def local(self, vm_id: str, record: VmRecord, ask: Ask, allow: Allowance, now_ns: int) -> None:
         """Try what the local rule asks for."""
         kind = ask.kind
-        if not (allow.local_growth if ask.grow else allow.local_shrink) or kind in record.pending:
+        if not (allow.local_growth if ask.grow else allow.local_shrink):
+            return
+        if kind in record.pending:
+            if ask.grow and not allow.shadow:
+                self._relent(vm_id, kind, now_ns)
             return
         timeout_ns = self.guard.config.step_timeout_s * NS_PER_S
         before = record.in_force.get(kind)
@@ -139,6 +143,14 @@ class Conductor:
             if verdict.code is RefusalCode.STEP_TOO_LARGE:
                 step, verdict = _with_value(step, verdict.value), Verdict(value=verdict.value)
             self._submit(self._named(step), verdict, allow.origin, now_ns)
+
+    def _relent(self, vm_id: str, kind: StepKind, now_ns: int) -> None:
+        """The VM needs more of what is being taken from it: stop taking."""
+        flight = self.actuator.shrinking(vm_id, kind)
+        if flight is not None:
+            flight.relented = True
+            self.ledger.gave_back(vm_id, kind, now_ns)
+            self._undo(flight, flight.before, "the VM came under pressure", now_ns)
 
     def _worth_telling(self, record: VmRecord, kind: StepKind, what: str, now_ns: int) -> bool:
         told = record.told_at.get((kind, what))
@@ -319,19 +331,23 @@ class Conductor:
             if isinstance(answer, Ending):
                 self._land(answer, now_ns)
                 continue
-            undo = msgspec.structs.replace(step, id=self._next_id(), value=answer, before=step.value, reason="undo")
-            self.actuator.undo(flight, undo, now_ns)
-            intent = Intent(step=undo, asked=answer, before=step.value, origin=flight.origin, at_ns=now_ns, undo_of=step.id)
-            self.out += (WriteJournal(entry=intent), SubmitStep(step=undo))
-            why = f"{step.value} not seen in force in time"
-            self._record(undo, flight.origin, before=step.value, now_ns=now_ns, verdict=Verb.UNDO, code=None, detail=why)
+            self._undo(flight, answer, f"{step.value} not seen in force in time", now_ns)
         self.out.extend(ReadBack(vm_id=vm_id) for vm_id in sorted(to_read))
+
+    def _undo(self, flight: Flight, value: int, why: str, now_ns: int) -> None:
+        step = flight.step
+        undo = msgspec.structs.replace(step, id=self._next_id(), value=value, before=step.value, reason="undo")
+        self.actuator.undo(flight, undo, now_ns)
+        intent = Intent(step=undo, asked=value, before=step.value, origin=flight.origin, at_ns=now_ns, undo_of=step.id)
+        self.out += (WriteJournal(entry=intent), SubmitStep(step=undo))
+        self._record(undo, flight.origin, before=step.value, now_ns=now_ns, verdict=Verb.UNDO, code=None, detail=why)
 
     def _land(self, ending: Ending, now_ns: int) -> None:
         """A flight is over: free its lever, tell, and go on with the pursuit it served."""
         flight, state = ending.flight, ending.state
         step = flight.asked
-        self.ledger.ended(step.vm_id, step.kind, failed=ending.failed, now_ns=now_ns)
+        growth = grows(flight.before, flight.step.value)
+        self.ledger.ended(step.vm_id, step.kind, growth=growth, failed=ending.failed, now_ns=now_ns)
         goal = flight.goal
         pursuit = self.book.pursuits.get((goal or step).id)
         if pursuit is not None:
@@ -356,7 +372,7 @@ class Conductor:
         pursuit.moved = pursuit.moved or state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL)
         if pursuit.ends_with is not None:
             self._finish(pursuit, pursuit.ends_with, "the agent restarted" if flight.recovered else "stopped between two strides", now_ns)
-        elif ending.failed or state is OutcomeState.REFUSED:
+        elif ending.failed or state in (OutcomeState.REFUSED, OutcomeState.UNDONE):
             self.book.pursuits.pop(goal.id, None)
             final = OutcomeState.PARTIAL if pursuit.moved else state
             whole = msgspec.structs.replace(outcome, step=goal, state=final, started_ns=pursuit.begun_ns)

@@ -38,7 +38,8 @@ class View:
     reading: VmSample | None
     reading_at_ns: int
     busy: bool = False
-    backoff_until_ns: int = 0
+    growth_waits_until_ns: int = 0  # backing off after failed growths
+    shrink_waits_until_ns: int = 0  # after failed shrinks: those never delay a growth
     grown_at_ns: int | None = None
     shrunk_at_ns: int | None = None
     vm_steps: int = 0
@@ -121,10 +122,11 @@ class Guard:
             return _no(RefusalCode.READING_STALE, f"{kind} in force is not known: neither growth nor shrink can be judged")
         if shows(kind, step.value, current):
             return _no(RefusalCode.NOTHING_TO_DO, f"{kind} is {current} already", in_force=current)
-        if (blocked := self._blocked(view, now_ns)) is not None:
+        growing = grows(current, step.value)
+        if (blocked := self._blocked(view, growing, now_ns)) is not None:
             return blocked
         low, high = bounds(kind, domain, self.config)
-        if grows(current, step.value):
+        if growing:
             return self._growth(step, view, domain, current, high)
         if kind in (StepKind.VCPUS, StepKind.CPU_SHARES):
             if kind is StepKind.VCPUS:
@@ -134,11 +136,11 @@ class Guard:
             return veto
         return self._shrink(step, view, domain, current, low)
 
-    def _blocked(self, view: View, now_ns: int) -> Verdict | None:
+    def _blocked(self, view: View, growing: bool, now_ns: int) -> Verdict | None:
         if view.busy:
             return _no(RefusalCode.VM_BUSY, "a step for this VM and lever is in flight", wait_ns=NS_PER_S)
-        if now_ns < view.backoff_until_ns:
-            wait = view.backoff_until_ns - now_ns
+        wait = (view.growth_waits_until_ns if growing else view.shrink_waits_until_ns) - now_ns
+        if wait > 0:
             return _no(RefusalCode.BACKING_OFF, f"earlier steps failed: next try in {wait // NS_PER_S} s", wait_ns=wait)
         if view.vm_steps >= self.config.steps_per_vm_per_minute:
             return _no(
@@ -221,13 +223,17 @@ class Guard:
             pressed = held_back(reading) if kind is StepKind.CPU_QUOTA else dropping(reading, kind)
         if pressed:
             return _no(RefusalCode.PRESSURE_VETO, f"{kind}: the VM ran into its limit in the last period")
-        for changed_at, pause, what in (
-            (view.shrunk_at_ns, self._cooldown_ns, "shrink"),
-            (view.grown_at_ns, self._after_grow_ns, "growth"),
-        ):
-            if changed_at is not None and now_ns - changed_at < pause:
-                wait = pause - (now_ns - changed_at)
-                return _no(RefusalCode.COOLDOWN, f"{kind}: last {what} too recent, {wait // NS_PER_S} s to go", wait_ns=wait)
+        waits = [
+            (pause - (now_ns - changed_at), what)
+            for changed_at, pause, what in (
+                (view.shrunk_at_ns, self._cooldown_ns, "shrink"),
+                (view.grown_at_ns, self._after_grow_ns, "growth"),
+            )
+            if changed_at is not None
+        ]
+        wait, what = max(waits, default=(0, ""))
+        if wait > 0:
+            return _no(RefusalCode.COOLDOWN, f"{kind}: last {what} too recent, {wait // NS_PER_S} s to go", wait_ns=wait)
         return None
 
     def _working_set(self, kind: StepKind, view: View) -> int:

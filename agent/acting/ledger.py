@@ -56,8 +56,8 @@ class VmRecord:
         self.demand = Demand()
         self.grown_at: dict[StepKind, int] = {}
         self.shrunk_at: dict[StepKind, int] = {}
-        self.failures: dict[StepKind, int] = {}
-        self.backoff_until: dict[StepKind, int] = {}
+        self.failures: dict[tuple[StepKind, bool], int] = {}  # (lever, growth) -> failures in a row
+        self.backoff_until: dict[tuple[StepKind, bool], int] = {}
         self.steps: deque[int] = deque()
         self.story: deque[Decision] = deque(maxlen=STORY_LENGTH)
         self.told_at: dict[tuple[StepKind, str], int] = {}  # (lever, verdict) of a local step -> when it was last reported
@@ -161,7 +161,8 @@ class Ledger:
             reading=record.reading,
             reading_at_ns=record.reading_at_ns,
             busy=kind in record.pending,
-            backoff_until_ns=record.backoff_until.get(kind, 0),
+            growth_waits_until_ns=record.backoff_until.get((kind, True), 0),
+            shrink_waits_until_ns=record.backoff_until.get((kind, False), 0),
             grown_at_ns=record.grown_at.get(kind),
             shrunk_at_ns=record.shrunk_at.get(kind),
             vm_steps=len(record.steps),
@@ -210,22 +211,26 @@ class Ledger:
         self._steps.append(now_ns)
         (record.grown_at if grows(before, value) else record.shrunk_at)[kind] = now_ns
 
-    def ended(self, vm_id: str, kind: StepKind, *, failed: bool, now_ns: int) -> None:
-        """A step in flight is over: its lever is free, and backs off (doubling) when it failed."""
+    def ended(self, vm_id: str, kind: StepKind, *, growth: bool, failed: bool, now_ns: int) -> None:
+        """A step in flight is over: its lever is free, and backs off in this direction (doubling) when it failed."""
         record = self.vms.get(vm_id)
         if record is None:
             return
         self._rooms.clear()
         record.pending.pop(kind, None)
         if not failed:
-            record.failures.pop(kind, None)
-            record.backoff_until.pop(kind, None)
+            record.failures.pop((kind, growth), None)
+            record.backoff_until.pop((kind, growth), None)
             return
-        failures = record.failures.get(kind, 0) + 1
-        record.failures[kind] = failures
+        failures = record.failures.get((kind, growth), 0) + 1
+        record.failures[kind, growth] = failures
         # 2^20 x 1 s is past any allowed maximum; the shift stays small whatever the count.
         wait_s = min(self.config.backoff_initial_s << min(failures - 1, 20), self.config.backoff_max_s)
-        record.backoff_until[kind] = now_ns + wait_s * NS_PER_S
+        record.backoff_until[kind, growth] = now_ns + wait_s * NS_PER_S
+
+    def gave_back(self, vm_id: str, kind: StepKind, now_ns: int) -> None:
+        """A shrink is being taken back because the VM needs it: counts as a growth, so that the next shrink waits."""
+        self.vms[vm_id].grown_at[kind] = now_ns
 
     def _room_for(self, record: VmRecord, kind: StepKind) -> int | None:
         promise = PROMISE_OF.get(kind)

@@ -803,7 +803,11 @@ def test_failures_are_logged_and_told_to_the_owner() -> None:
     (note,) = [i for i in out if isinstance(i, Note) and i.event == "step"]
     assert (note.level, note.fields["state"], note.fields["detail"]) == ("warning", "failed", "monitor broken")
     (vm,) = host.core.vms()
-    assert vm.newest is not None and vm.newest.verdict == "failed" and vm.backing_off_until_ns == {"cpu_quota": host.now + 30 * NS_PER_S}
+    assert (
+        vm.newest is not None
+        and vm.newest.verdict == "failed"
+        and vm.backing_off_until_ns == {"cpu_quota growth": host.now + 30 * NS_PER_S}
+    )
 
 
 def test_backing_off_doubles_up_to_its_limit_and_ends_with_a_success() -> None:
@@ -813,10 +817,31 @@ def test_backing_off_doubles_up_to_its_limit_and_ends_with_a_success() -> None:
     waits = []
     for n in range(4):
         host.plan(host.step(StepKind.CPU_QUOTA, 2000, f"s{n}"), sequence=n + 1)
-        until = host.core.vms()[0].backing_off_until_ns["cpu_quota"]
+        until = host.core.vms()[0].backing_off_until_ns["cpu_quota growth"]
         waits.append((until - host.now) // NS_PER_S)
         host.sample(advance_s=waits[-1])
     assert waits == [30, 60, 100, 100]
     host.reject = None
     host.plan(host.step(StepKind.CPU_QUOTA, 2000, "last"), sequence=9)
     assert host.core.vms()[0].backing_off_until_ns == {}
+
+
+def test_a_shrink_in_flight_is_given_up_at_once_when_the_vm_comes_under_pressure() -> None:
+    host = Host()
+    host.calm()
+    host.stuck = {StepKind.MEMORY}  # a slow balloon
+    host.plan(host.step(StepKind.MEMORY, int(1.95 * GIB)))
+    assert host.core.in_flight == 1
+    out = host.sample(psi_memory_some_permille=300)
+    (undo,) = submitted(out)
+    assert (undo.kind, undo.value, undo.reason) == (StepKind.MEMORY, 2 * GIB, "undo")
+    outcome = one(out)
+    assert outcome.state is OutcomeState.UNDONE and "pressure" in outcome.detail
+    host.stuck = set()
+    assert [(s.kind, s.value) for s in submitted(host.sample())] == [
+        (StepKind.MEMORY, int(3 * GIB))
+    ]  # second felt sample: half as much again
+    assert one(host.plan(host.step(StepKind.MEMORY, 2 * GIB, "s2"), sequence=2)).code is RefusalCode.PRESSURE_VETO
+    host.sample(psi_memory_some_permille=0)
+    late = host.step(StepKind.MEMORY, 2 * GIB, "s3", deadline_ns=host.now + 300 * NS_PER_S)
+    assert one(host.plan(late, sequence=3)).code is RefusalCode.COOLDOWN

@@ -65,7 +65,8 @@ def ago(seconds: int) -> int:
         (Q, 2000, view(None), RefusalCode.READING_STALE),
         (M, GIB + MIB, view(GIB), RefusalCode.NOTHING_TO_DO),
         (Q, 2000, view(1000, busy=True), RefusalCode.VM_BUSY),
-        (Q, 2000, view(1000, backoff_until_ns=NOW + 1), RefusalCode.BACKING_OFF),
+        (Q, 2000, view(1000, growth_waits_until_ns=NOW + 1), RefusalCode.BACKING_OFF),
+        (Q, 800, view(1000, shrink_waits_until_ns=NOW + 1), RefusalCode.BACKING_OFF),
         (Q, 2000, view(1000, vm_steps=12), RefusalCode.RATE_LIMITED),
         (Q, 2000, view(1000, host_steps=240), RefusalCode.RATE_LIMITED),
         (Q, 2000, view(1500, domain=policy(cpu_ceiling_millicores=1500)), RefusalCode.ABOVE_CEILING),
@@ -98,6 +99,7 @@ def test_refusals(kind: StepKind, value: int, seen: View, code: RefusalCode) -> 
     ("kind", "value", "seen", "got", "code"),
     [
         (Q, 2000, view(1000), 2000, None),
+        (Q, 2000, view(1000, shrink_waits_until_ns=NOW + 1), 2000, None),
         (Q, UNLIMITED, view(1000), UNLIMITED, None),
         (Q, UNLIMITED, view(1000, domain=policy(cpu_ceiling_millicores=1500)), 1500, RefusalCode.ABOVE_CEILING),
         (Q, 9000, view(1000), 4000, RefusalCode.ABOVE_DOMAIN_MAXIMUM),
@@ -136,7 +138,7 @@ def test_a_policy_raises_the_guards_floor_and_never_lowers_it() -> None:
 
 def test_waits_say_how_long() -> None:
     assert check(Q, 800, view(1000, shrunk_at_ns=ago(20))).wait_ns == 40 * NS_PER_S
-    assert check(Q, 2000, view(1000, backoff_until_ns=NOW + 7)).wait_ns == 7
+    assert check(Q, 2000, view(1000, growth_waits_until_ns=NOW + 7)).wait_ns == 7
 
 
 def test_pressure_needs_a_reading() -> None:
