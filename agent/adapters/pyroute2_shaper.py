@@ -119,7 +119,7 @@ class Pyroute2Shaper:
         return self._run(self._sweep)
 
     def readings(self) -> Mapping[tuple[str, StepKind], ShapingReading]:
-        """Every class of ours by (tap, direction): one dump of links and qdiscs, then 0.7 ms for each class."""
+        """Every class of ours by (tap, direction): one dump of qdiscs, then a few short questions for each."""
         return self._run(self._readings)
 
     # Everything below runs in the netlink thread.
@@ -172,6 +172,8 @@ class Pyroute2Shaper:
         """The IFB that gets what the tap's guest sends; made here when it is not there yet."""
         name = ifb_name(tap)
         if not self._netlink.link_lookup(ifname=name):
+            if self._ingress_filters(index) == {FILTER_PRIORITY}:  # it redirects to an IFB that somebody deleted: all is dropped there
+                self._netlink.tc("del", "ingress", index)
             self._netlink.link("add", ifname=name, kind="ifb")
         ifb = self._index(name)
         self._netlink.link("set", index=ifb, state="up", ifalias=f"tidegate:{tap}")
@@ -199,7 +201,7 @@ class Pyroute2Shaper:
                 self._netlink.tc("del", "htb", indexes[0], handle=ROOT_HANDLE)
             return
         ifbs = self._netlink.link_lookup(ifname=ifb_name(tap))
-        if indexes and ifbs and self._ingress_filters(indexes[0]) == {FILTER_PRIORITY}:
+        if indexes and self._ingress_filters(indexes[0]) == {FILTER_PRIORITY}:
             self._netlink.tc("del", "ingress", indexes[0])
         if ifbs:
             self._netlink.link("del", index=ifbs[0])
@@ -219,17 +221,23 @@ class Pyroute2Shaper:
         found = {}
         for index in shaped:
             for link in self._netlink.get_links(index):
-                reading = self._reading(index)
-                owner = (link.get_attr("IFLA_IFALIAS") or "").removeprefix("tidegate:")
-                name = link.get_attr("IFLA_IFNAME")
+                name, owner = link.get_attr("IFLA_IFNAME"), (link.get_attr("IFLA_IFALIAS") or "").removeprefix("tidegate:")
+                tap, kind = (owner, StepKind.NET_TX) if name == ifb_name(owner) else (name, StepKind.NET_RX)
+                reading = self._reading(self._device(tap, kind))
                 if reading is not None:
-                    found[(owner, StepKind.NET_TX) if name == ifb_name(owner) else (name, StepKind.NET_RX)] = reading
+                    found[(tap, kind)] = reading
         return found
 
     def _device(self, tap: str, kind: StepKind) -> int | None:
-        """Index of the device that carries our class; None when it does not exist."""
-        found = self._netlink.link_lookup(ifname=tap if kind is StepKind.NET_RX else ifb_name(tap))
-        return found[0] if found else None
+        """Index of the device that carries our class; None when there is none.
+
+        An IFB counts only while the tap redirects to it: after a restart of the VM the tap is a new one of the same name.
+        """
+        taps = self._netlink.link_lookup(ifname=tap)
+        if kind is StepKind.NET_RX or not taps:
+            return taps[0] if taps else None
+        ifbs = self._netlink.link_lookup(ifname=ifb_name(tap))
+        return ifbs[0] if ifbs and FILTER_PRIORITY in self._ingress_filters(taps[0]) else None
 
     def _index(self, name: str) -> int:
         found: list[int] = self._netlink.link_lookup(ifname=name)

@@ -108,6 +108,28 @@ class TestPyroute2Shaper(ShaperContract):
             shaper.set_ceiling(tap, kind, MBIT)
             assert shaper.ceiling(tap, kind) == MBIT
 
+    def test_tap_of_a_restarted_vm_is_not_taken_for_shaped(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+        shaper.set_ceiling(tap, TX, MBIT)
+        run(f"ip -n {namespace} link del {tap}")
+        assert shaper.ceiling(tap, TX) == UNLIMITED
+        run(f"ip -n {namespace} tuntap add mode tap {tap}")
+        run(f"ip -n {namespace} link set {tap} up")
+        assert shaper.ceiling(tap, TX) == UNLIMITED
+        assert shaper.readings() == {}
+        shaper.set_ceiling(tap, TX, 2 * MBIT)
+        assert shaper.ceiling(tap, TX) == 2 * MBIT
+
+    @pytest.mark.parametrize("again", [MBIT, UNLIMITED])
+    def test_redirect_to_a_deleted_ifb_is_mended(self, shaper: Pyroute2Shaper, tap: str, namespace: str, again: int) -> None:
+        shaper.set_ceiling(tap, TX, MBIT)
+        run(f"ip -n {namespace} link del {ifb_name(tap)}")
+        assert shaper.ceiling(tap, TX) == UNLIMITED
+        shaper.set_ceiling(tap, TX, again)
+        assert shaper.ceiling(tap, TX) == again
+        target = ifb_name(tap) if again == MBIT else ""
+        shown = run(f"tc -n {namespace} filter show dev {tap} parent ffff:") if target else run(f"tc -n {namespace} qdisc show dev {tap}")
+        assert (f"Redirect to device {target}" in shown) if target else ("ingress" not in shown)
+
     def test_sweep_takes_only_our_orphans(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, TX, MBIT)
         run(f"ip -n {namespace} link add tgiforeign type ifb")

@@ -7,7 +7,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do insmod "$module" || echo "insmod $module failed"; done
 ip link set lo up
-for word in $(cat /proc/cmdline); do
+read -r command_line < /proc/cmdline
+for word in $command_line; do
   case $word in guest_ip=*) ip addr add "${word#guest_ip=}" dev eth0 && ip link set eth0 up ;; esac
 done
 (while sleep 0.2; do

@@ -18,6 +18,7 @@ security_driver = "none"
 remember_owner = 0
 stdio_handler = "file"
 C
+# shellcheck disable=SC2016 # the inner shell expands it
 exec nsenter "--net=/run/netns/$name" unshare --mount --cgroup --uts --propagation private bash -euc '
   directory=$0
   hostname "$1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import platform
 import pwd
 import re
 import shutil
@@ -31,9 +32,11 @@ PROGRAMS = ("qemu-system-x86_64", "/usr/sbin/libvirtd", "ip", "nsenter", "unshar
 
 
 def reason_to_skip() -> str | None:
-    """Why no real host can be built here; None when it can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "needs root on Linux"
+    """Why no real host can be built here; None when it can, and its guest's kernel and file system are ready in CACHE."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"the guest is made for x86_64 Linux, this is {platform.machine()} {sys.platform}"
+    if os.geteuid() != 0:
+        return "needs root"
     for program in PROGRAMS:
         if shutil.which(program) is None:
             return f"{program} is missing (tests/realhost/install_packages.sh installs what is needed)"
@@ -50,7 +53,8 @@ def reason_to_skip() -> str | None:
     if made.returncode:
         return f"network namespaces are not permitted: {made.stderr.strip()}"
     subprocess.run(["ip", "netns", "del", probe], check=True)
-    return None
+    built = subprocess.run([HERE / "build_guest.sh", CACHE], capture_output=True, text=True, timeout=300, check=False)
+    return f"the guest cannot be built: {built.stderr.strip()[-500:]}" if built.returncode else None
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
@@ -135,14 +139,13 @@ class Guest:
 
 
 class RealHost:
-    """A libvirtd of our own in a network namespace of its own. Use as a context manager or call `close`."""
+    """A libvirtd of our own in a network namespace of its own. Use as a context manager or call `close`; ask `reason_to_skip` first."""
 
     def __init__(self) -> None:
         import libvirt  # noqa: PLC0415  # absent where these tests are skipped
 
         self.libvirt = libvirt
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        subprocess.run([HERE / "build_guest.sh", CACHE], check=True, timeout=300)
         remove_stale()
         self.name = f"{PREFIX}{os.getpid()}"
         self.netns = f"/run/netns/{self.name}"

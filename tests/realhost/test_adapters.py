@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -195,8 +196,23 @@ def test_stuck_qemu_does_not_stop_sampling(host: Host, guest: Guest) -> None:
     wait_for(lambda: vm_of(sampler.read(), guest).memory_usable_bytes, "the balloon statistics to come back", 20)
 
 
-def test_stopped_domain_is_refused_and_leaves_no_shaping(real_host: RealHost, host: Host) -> None:
-    """Also libvirt's own <bandwidth>: it is never mixed with ours."""
+def test_interface_that_libvirt_shapes_is_refused(host: Host, guest: Guest) -> None:
+    """Where the kernel has no sfq, libvirt fails half-way and leaves its htb 1: behind; where it has, the live XML shows <bandwidth>."""
+    hypervisor, _ = host
+    with contextlib.suppress(guest.host.libvirt.libvirtError):
+        guest.domain.setInterfaceParameters(guest.tap, {"inbound.average": 1000}, 1)
+    try:
+        with pytest.raises(Refusal) as refusal:
+            hypervisor.submit(guest.vm_id, StepKind.NET_RX, MBIT)
+        assert refusal.value.code is RefusalCode.FOREIGN_SHAPING
+        assert "htb 1:" in subprocess.run(["tc", "-n", guest.host.name, "qdisc"], check=True, capture_output=True, text=True).stdout
+    finally:
+        with contextlib.suppress(guest.host.libvirt.libvirtError):
+            guest.domain.setInterfaceParameters(guest.tap, {"inbound.average": 0}, 1)
+        subprocess.run(["tc", "-n", guest.host.name, "qdisc", "del", "dev", guest.tap, "root"], check=False, capture_output=True)
+
+
+def test_stopped_domain_is_refused_and_not_sampled(real_host: RealHost, host: Host) -> None:
     hypervisor, sampler = host
     bandwidth = "<bandwidth><inbound average='1000'/></bandwidth>"
     shut = real_host.connection.defineXML(real_host.domain_xml("bandwidth", interface=bandwidth))
