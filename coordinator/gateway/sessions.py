@@ -240,6 +240,11 @@ class GatewayCore:
         hellos = ((host_id, self._hello_of(host)) for host_id, host in self._hosts.items())
         return {host_id: hello for host_id, hello in hellos if hello is not None}
 
+    def ordered(self, host_id: str) -> Mode | None:
+        """The API's order for a host; None = there is none."""
+        host = self._hosts.get(host_id)
+        return None if host is None else host.mode
+
     def silent(self) -> list[str]:
         """Hosts that were here and are reported down."""
         return [host_id for host_id, host in self._hosts.items() if not host.up and host.last_message_ns]

@@ -71,6 +71,18 @@ class ParquetHistory:
         with self._lock:
             self._buckets.append(day_of(block.start_s), pa.table(arrays))
 
+    def append_late(self, block: BucketBlock) -> None:
+        """Store a bucket that grew, or was rebuilt from part of its samples: VM by VM the version with more samples stays."""
+        _check_start(block.start_s)
+        day, wanted = day_of(block.start_s), pc.field("start_s") == block.start_s
+        stored: dict[str, int] = {}
+        with self._lock:
+            for part in self._buckets.parts(day, day):
+                rows = self._buckets.read(part, ["vm_id", "samples"], wanted)
+                stored |= dict(zip(rows.column("vm_id").to_pylist(), rows.column("samples").to_pylist(), strict=True))
+        fuller = [i for i, vm_id in enumerate(block.vm_ids) if (stored.get(vm_id) or 0) <= block.samples[i]]
+        self.append_buckets(block.select(fuller))
+
     def append_history(self, block: HistoryBlock) -> None:
         """Store many buckets at once (a preload). Buckets with no value at all are left out; host and samples are unknown."""
         _check_start(block.end_s)
@@ -99,19 +111,21 @@ class ParquetHistory:
 
     def load(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> HistoryBlock:
         """float32[v, r, buckets] ending with bucket `end_s`; NaN where nothing is stored; capacity NaN."""
-        _check_start(end_s)
-        if not 1 <= buckets <= MAX_LOAD_BUCKETS:
-            raise ValueError(f"buckets {buckets}: allowed 1 to {MAX_LOAD_BUCKETS}")
-        first_s = end_s - (buckets - 1) * BUCKET_S
-        index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
-        arrays = {measure: np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32) for measure in _LOADED}
-        columns = [*_KEYS, *(_column(measure, r) for measure in _LOADED for r in range(N_RESOURCES))]
-        with self._lock:
-            for part in self._buckets.parts(day_of(first_s), day_of(end_s)):
-                for batch in self._buckets.read(part, columns).to_batches():
-                    _scatter(batch, index, first_s, arrays)
+        arrays = self._arrays(vm_ids, end_s, buckets, _LOADED)
         capacity = np.full((len(vm_ids), N_RESOURCES), np.nan, np.float32)
         return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, capacity=capacity, **arrays)
+
+    def series(self, vm_id: str, end_s: int, buckets: int) -> dict[str, F32]:
+        """One VM for a chart: mean, peak, censored, usage, allocation as float32[r, buckets], NaN unknown."""
+        arrays = self._arrays([vm_id], end_s, buckets, _MEASURES, pc.field("vm_id") == vm_id)
+        return {measure: array[0] for measure, array in arrays.items()}
+
+    def vm_ids(self, since_s: int = 0) -> list[str]:
+        """VMs with a bucket at or after `since_s`, sorted."""
+        with self._lock:
+            parts = self._buckets.parts(day_of(max(0, since_s)))
+            tables = [self._buckets.read(part, ["vm_id"], pc.field("start_s") >= since_s) for part in parts]
+        return sorted({vm_id for table in tables for vm_id in pc.unique(table.column("vm_id")).to_pylist()})
 
     def newest_s(self) -> int | None:
         """Start of the newest stored bucket; None when empty."""
@@ -149,7 +163,7 @@ class ParquetHistory:
         wanted = (pc.field("vm_id") == vm_id) & (pc.field("issued_s") >= since_s)
         issues: dict[int, ForecastBlock] = {}
         with self._lock:
-            tables = [self._forecasts.read(part, columns, wanted) for part in self._forecasts.parts(day_of(since_s))]
+            tables = [self._forecasts.read(part, columns, wanted) for part in self._forecasts.parts(day_of(max(0, since_s)))]
         for table in tables:
             issued = _numpy(table, "issued_s")
             for at in np.unique(issued):
@@ -166,6 +180,21 @@ class ParquetHistory:
     def days_dropped(self) -> int:
         """Days given up to retention or the disk budget since the start."""
         return self._buckets.days_dropped + self._forecasts.days_dropped
+
+    def _arrays(self, vm_ids: Sequence[str], end_s: int, buckets: int, measures: Sequence[str], filters: Any = None) -> dict[str, F32]:
+        """float32[v, r, buckets] of each measure."""
+        _check_start(end_s)
+        if not 1 <= buckets <= MAX_LOAD_BUCKETS:
+            raise ValueError(f"buckets {buckets}: allowed 1 to {MAX_LOAD_BUCKETS}")
+        first_s = end_s - (buckets - 1) * BUCKET_S
+        index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
+        arrays = {measure: np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32) for measure in measures}
+        columns = [*_KEYS, *(_column(measure, r) for measure in measures for r in range(N_RESOURCES))]
+        with self._lock:
+            for part in self._buckets.parts(day_of(max(0, first_s)), day_of(end_s)):
+                for batch in self._buckets.read(part, columns, filters).to_batches():
+                    _scatter(batch, index, first_s, arrays)
+        return arrays
 
 
 def _scatter(batch: Any, index: dict[str, int], first_s: int, arrays: dict[str, F32]) -> None:

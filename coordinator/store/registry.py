@@ -129,6 +129,11 @@ class SqlRegistry:
         rows = self._rows(_narrowed(query, t.receipts.c.vm_id, vm_id).limit(_limit(limit)))
         return [msgspec.json.decode(row["receipt"], type=Receipt) for row in rows]
 
+    def receipt(self, receipt_id: str) -> Receipt | None:
+        """None = unknown or pruned."""
+        rows = self._rows(select(t.receipts.c.receipt).where(t.receipts.c.id == receipt_id))
+        return msgspec.json.decode(rows[0]["receipt"], type=Receipt) if rows else None
+
     def save_outcomes(self, host_id: str, outcomes: Sequence[Outcome]) -> None:
         rows = [
             {

@@ -150,6 +150,27 @@ class TestEveryHistory:
         np.testing.assert_array_equal(found.mean, forecast(T0, seed=2).mean[:1])
 
 
+def test_one_vm_for_a_chart(tmp_path: Path) -> None:
+    history = ParquetHistory(tmp_path)
+    history.append_history(block(("old",), T0 - DAY_S, 3))
+    history.append_buckets(bucket(T0))
+    history.append_buckets(replace(bucket(T0 + BUCKET_S), allocation=np.full((2, N_RESOURCES), 2000.0)))
+    series = history.series("b", T0 + BUCKET_S, 3)
+    assert set(series) == {"mean", "peak", "censored", "usage", "allocation"}
+    np.testing.assert_array_equal(series["mean"][0], [np.nan, 11, 11])
+    np.testing.assert_array_equal(series["usage"][1], [np.nan, 6, 6])
+    np.testing.assert_array_equal(series["allocation"][0], [np.nan, np.nan, 2000])
+    assert (history.vm_ids(), history.vm_ids(T0)) == (["a", "b", "old"], ["a", "b"])
+    assert ParquetHistory(tmp_path / "empty").vm_ids() == []
+
+
+def test_a_late_bucket_replaces_only_what_holds_fewer_samples(tmp_path: Path) -> None:
+    history = ParquetHistory(tmp_path)
+    history.append_buckets(replace(bucket(T0), samples=np.array([60, 10])))
+    history.append_late(replace(bucket(T0, ("a", "b", "c"), 5.0), samples=np.array([59, 10, 1])))
+    assert history.load(["a", "b", "c"], T0, 1).mean[:, 0, 0].tolist() == [1, 15, 25]
+
+
 def test_a_week_of_buckets_reads_back_after_a_restart_from_few_files(tmp_path: Path) -> None:
     history, memory = ParquetHistory(tmp_path), fakes().MemoryHistory()
     step = 12 * BUCKET_S  # an hour between buckets keeps the test short; merging counts parts, not hours

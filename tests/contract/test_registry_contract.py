@@ -174,6 +174,7 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     first.close()
     second = SqlRegistry(url)
     assert second.next_epoch() == 2
+    assert (second.receipt("r1"), second.receipt("r2")) == (receipt("r1"), None)
     assert (second.plans(9), second.receipts(9), second.outcomes(9)) == ([plan(1)], [receipt("r1")], [("h1", outcome("s1"))])
     second.close()
 

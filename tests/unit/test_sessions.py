@@ -234,6 +234,7 @@ def test_modes_are_ordered_now_and_in_every_welcome() -> None:
     door = Door()
     assert door(ModeOrdered("h1", Mode.OFF)) == []
     assert replies(door.open())[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, mode=Mode.OFF)
+    assert (door.core.ordered("h1"), door.core.ordered("h2")) == (Mode.OFF, None)
     assert replies(door(ModeOrdered("h1", Mode.PREDICTIVE))) == [(1, SetMode(mode=Mode.PREDICTIVE))]
 
 
