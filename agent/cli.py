@@ -130,7 +130,7 @@ def _config(path: Path | None) -> AgentConfig:
 
 
 def _ask(config_path: Path | None, socket_path: Path | None, command: str, argument: str | None = None) -> Any:
-    from agent.control import ask  # noqa: PLC0415  # not needed for --help
+    from shared.control import ask  # noqa: PLC0415  # not needed for --help
 
     return ask(socket_path or Path(_config(config_path).socket_path), command, argument)
 

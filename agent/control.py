@@ -15,28 +15,11 @@ from typing import Any
 
 import msgspec
 
+from shared.control import REQUEST_TIMEOUT_S, Reply, Request
 from shared.errors import HostError, Refusal
 from shared.refusal import RefusalCode
 
 MAX_REQUEST_BYTES = 64 * 1024  # a request is a word or two; more is a mistake
-REQUEST_TIMEOUT_S = 10.0
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a client asks: a command and its argument."""
-
-    command: str
-    argument: str | None = None
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What it gets: a result, or an error with its refusal code where there is one."""
-
-    ok: bool
-    result: Any = None
-    error: str = ""
-    code: str = ""
-
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -85,28 +68,6 @@ class ControlServer:
             return Reply(ok=False, error=str(error), code=RefusalCode.INVALID_VALUE)
         except Refusal as refusal:
             return Reply(ok=False, error=refusal.detail, code=refusal.code)
-
-
-def ask(path: Path, command: str, argument: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> Any:
-    """One request from a client process. Raises HostError (no agent there) or Refusal (it said no)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(Request(command=command, argument=argument)) + b"\n")
-            line = connection.makefile("rb").readline()
-        except OSError as error:
-            raise HostError(f"{path}: {error.strerror or error}; is tidegate-agent running?") from error
-    if not line:
-        raise HostError(f"{path}: the agent closed the connection")
-    reply = msgspec.json.decode(line, type=Reply)
-    if reply.ok:
-        return reply.result
-    try:
-        code = RefusalCode(reply.code)
-    except ValueError:
-        raise HostError(reply.error) from None
-    raise Refusal(code, reply.error)
 
 
 def _answers(path: Path) -> bool:

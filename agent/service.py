@@ -22,7 +22,7 @@ import structlog
 from agent import events as ev
 from agent.acting.journal import Journal, load_mode, save_mode
 from agent.acting.reconcile import local_prefix, reconcile
-from agent.control import ControlServer, Request
+from agent.control import ControlServer
 from agent.core import AgentCore
 from agent.exporter import Exporter
 from agent.hosts import HostBundle, open_host
@@ -31,6 +31,7 @@ from agent.link.spool import Spool
 from agent.ports import RawHost
 from agent.sampling.derive import derive
 from shared.config import AgentConfig
+from shared.control import Request
 from shared.errors import HostError, Refusal
 from shared.frame import encode
 from shared.logging import configure

@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coordinator.fleet import HostRecord, VmRecord
-from coordinator.model import ForecastBlock, NoForecast, Receipt
+from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
+from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.view import (
     AdjustRequest,
     AdjustResult,
     Committed,
     FleetSummary,
-    ForecastRow,
     ForecastView,
     HistoryView,
     HostView,
     ModeScore,
     MoveAdvice,
     OutcomeView,
-    ResourceForecast,
     ResourceHistory,
     ResourceState,
     Scores,
@@ -40,7 +39,6 @@ from shared.units import BUCKET_S, CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S, 
 if TYPE_CHECKING:
     from coordinator.main import Coordinator
 
-LEAD_STEPS = 1  # the chart shows what was expected of a bucket when it began
 STAGES = ("forecast", "decide", "place", "train")
 
 
@@ -116,26 +114,9 @@ class LiveView:
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
         block = self._of.cycle.forecast
-        steps = math.ceil(horizon_minutes * 60 / BUCKET_S)
-        row = _row(block, vm_id)
-        if block is None or row is None:
-            return ForecastView(vm_id=vm_id, issued_s=None, horizon_minutes=horizon_minutes, levels=(), resources=())
-        return ForecastView(
-            vm_id=vm_id,
-            issued_s=block.issued_s,
-            horizon_minutes=horizon_minutes,
-            levels=block.levels,
-            resources=tuple(
-                ResourceForecast(
-                    resource=name,  # type: ignore[arg-type]  # RESOURCES are the literals of Resource
-                    model=_model(block, row, r),
-                    reason=_reason(block, row, r),
-                    coverage=_known(block.coverage[row, r]),
-                    rows=tuple(_forecast_row(block, row, r, s) for s in range(steps)),
-                )
-                for r, name in enumerate(RESOURCES)
-            ),
-        )
+        if block is None or vm_id not in block.vm_ids:
+            return no_forecast_view(vm_id, horizon_minutes, LEVELS)
+        return forecast_view(block, vm_id, horizon_minutes)
 
     async def history(self, vm_id: str, hours: int) -> HistoryView:
         of = self._of
@@ -143,10 +124,11 @@ class LiveView:
         end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
         starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
         columns = await of.read(of.history.series, vm_id, end_s, buckets)
-        expected = await of.read(of.history.expected, vm_id, starts[0], LEAD_STEPS)
+        issued = await of.read(of.history.forecasts, vm_id, starts[0])
+        expected = {block.issued_s: block for block in issued}
         return HistoryView(
             vm_id=vm_id,
-            lead_minutes=(LEAD_STEPS - 1) * BUCKET_S // 60,
+            lead_minutes=0,
             resources=tuple(
                 ResourceHistory(
                     resource=name,  # type: ignore[arg-type]
@@ -155,9 +137,9 @@ class LiveView:
                     peak=_column(columns["peak"][r]),
                     censored=_column(columns["censored"][r]),
                     allocation=_column(columns["allocation"][r]),
-                    forecast_mean=tuple(expected.get((s, r), (None, None, None))[0] for s in starts),
-                    forecast_q10=tuple(expected.get((s, r), (None, None, None))[1] for s in starts),
-                    forecast_q90=tuple(expected.get((s, r), (None, None, None))[2] for s in starts),
+                    forecast_mean=tuple(_expected(expected.get(s), r, None) for s in starts),
+                    forecast_q10=tuple(_expected(expected.get(s), r, 0.1) for s in starts),
+                    forecast_q90=tuple(_expected(expected.get(s), r, 0.9) for s in starts),
                 )
                 for r, name in enumerate(RESOURCES)
             ),
@@ -197,9 +179,8 @@ class LiveView:
                         naive_pinball=score.naive_pinball,
                     )
                 )
-        return Scores(
-            since_s=ledger.since_s or self._of.clock.wall_ns() / NS_PER_S, until_s=self._of.clock.wall_ns() / NS_PER_S, modes=tuple(modes)
-        )
+        until_s = self._of.clock.wall_ns() / NS_PER_S
+        return Scores(since_s=self._of.started_ns / NS_PER_S, until_s=until_s, modes=tuple(modes))
 
     def moves(self) -> MoveAdvice:
         solved = self._of.placed_ns
@@ -256,14 +237,14 @@ class LiveView:
         place = bucket.vm_ids.index(vm_id) if bucket and vm_id in bucket.vm_ids else None
         row = _row(block, vm_id)
         return ResourceState(
-            resource=RESOURCES[r],  # type: ignore[arg-type]
+            resource=RESOURCES[r],
             allocation=_in_force(vm.allocation, r),
-            demand=None if bucket is None or place is None else _known(bucket.mean[place, r]),
-            peak=None if bucket is None or place is None else _known(bucket.peak[place, r]),
-            censored=None if bucket is None or place is None else _known(bucket.censored[place, r]),
-            model=None if block is None or row is None else _model(block, row, r),
-            reason=None if block is None or row is None else _reason(block, row, r),
-            coverage=None if block is None or row is None else _known(block.coverage[row, r]),
+            demand=None if bucket is None or place is None else known(bucket.mean[place, r]),
+            peak=None if bucket is None or place is None else known(bucket.peak[place, r]),
+            censored=None if bucket is None or place is None else known(bucket.censored[place, r]),
+            model=None if block is None or row is None else model_name(block, row, r),
+            reason=None if block is None or row is None else reason_name(int(block.reason[row, r])),
+            coverage=None if block is None or row is None else known(block.coverage[row, r]),
         )
 
     def _out_of_calibration(self, vm_id: str) -> list[str]:
@@ -286,24 +267,11 @@ def _row(block: ForecastBlock | None, vm_id: str) -> int | None:
     return block.vm_ids.index(vm_id) if block is not None and vm_id in block.vm_ids else None
 
 
-def _model(block: ForecastBlock, row: int, r: int) -> str | None:
-    index = int(block.model[row, r])
-    return block.models[index] if 0 <= index < len(block.models) else None
-
-
-def _reason(block: ForecastBlock, row: int, r: int) -> str | None:
-    reason = NoForecast(int(block.reason[row, r]))
-    return None if reason is NoForecast.OK else reason.name.lower()
-
-
-def _forecast_row(block: ForecastBlock, row: int, r: int, s: int) -> ForecastRow:
-    return ForecastRow(
-        start_s=block.issued_s + BUCKET_S * s,
-        mean=_known(block.mean[row, r, s]),
-        stddev=_known(block.stddev[row, r, s]),
-        quantiles=_column(block.quantiles[row, r, s]),
-        peak_quantiles=_column(block.peak_quantiles[row, r, s]),
-    )
+def _expected(block: ForecastBlock | None, r: int, level: float | None) -> float | None:
+    """What was expected of a bucket when it began: the mean (`level` None) or a quantile of the first step."""
+    if block is None:
+        return None
+    return known(block.mean[0, r, 0] if level is None else block.quantiles[0, r, 0, block.levels.index(level)])
 
 
 def _in_force(allocation: Allocation, r: int) -> int | None:
@@ -331,13 +299,9 @@ def _committed(allocations: Sequence[Allocation]) -> Committed:
     )
 
 
-def _known(value: float | np.floating) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _integer(value: float) -> int | None:
     return None if math.isnan(value) else int(value)
 
 
 def _column(values: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(_known(value) for value in values)
+    return tuple(known(value) for value in values)

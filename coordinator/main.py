@@ -12,8 +12,9 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,10 +23,11 @@ import structlog
 from coordinator import cycle as cy
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
-from coordinator.gateway.admission import Admission, Limits
+from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.live_view import LiveView
+from coordinator.model import ForecastBlock, HistoryBlock
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
@@ -39,6 +41,7 @@ from shared.messages import AgentMessage, Hello, Inventory, Outcomes, Samples, S
 from shared.metrics import COORDINATOR_METRICS, Metrics
 from shared.model import HostSample
 from shared.notify import notify
+from shared.plan import Plan
 from shared.tls import server_context
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -95,7 +98,7 @@ class Coordinator:
             ssl_context=server_context(Path(tls.ca), Path(tls.certificate), Path(tls.key)),
             host=config.listen_agents.host,
             port=config.listen_agents.port,
-            admission=Admission(Limits(max_agents=config.max_agents)),
+            admission=Admission(AdmissionLimits(max_agents=config.max_agents)),
             on_samples=self._on_samples,
             on_host=self._on_host,
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
@@ -172,15 +175,14 @@ class Coordinator:
                     self.metrics.add("tidegate_plans_total")
                     for step in instruction.plan.steps:
                         self.metrics.add("tidegate_steps_planned_total", kind=step.kind, shadow="false")
-                    plan = instruction.plan
-                    self.write(self.registry.save_plan, plan, then=lambda _, plan=plan: self.gateway.send_plan(plan))
+                    self.write(self.registry.save_plan, instruction.plan, then=partial(self._send_plan, instruction.plan))
                 case cy.StoreReceipts():
                     self.metrics.add("tidegate_receipts_total", len(instruction.receipts))
                     self.write(self.registry.save_receipts, instruction.receipts)
                 case cy.StoreOutcomes():
                     for outcome in instruction.outcomes:
-                        labels = {"kind": outcome.step.kind, "outcome": outcome.state, "origin": outcome.origin}
-                        self.metrics.add("tidegate_outcomes_total", **labels)
+                        kind, state, origin = outcome.step.kind, outcome.state, outcome.origin
+                        self.metrics.add("tidegate_outcomes_total", kind=kind, outcome=state, origin=origin)
                         if outcome.code is not None:
                             self.metrics.add("tidegate_refusals_total", code=outcome.code)
                     self.write(self.registry.save_outcomes, instruction.host_id, instruction.outcomes)
@@ -207,9 +209,9 @@ class Coordinator:
         return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
 
     def _restore(self) -> None:
-        hosts, domains = self.registry.known_hosts(), self.registry.domains()
+        hosts, domains = self.registry.hosts(), self.registry.domains()
         self.cycle.fleet.policies.update(self.registry.policies())
-        self.cycle.fleet.restore(hosts, domains)
+        self.cycle.fleet.restore([(str(row["host_id"]), row["capacity"]) for row in hosts], domains)  # type: ignore[misc]
         now_ns = self.clock.wall_ns()
         for _, record in self.wal.replay():
             message = decode_agent(record.frame)
@@ -218,11 +220,12 @@ class Coordinator:
             elif isinstance(message, Outcomes):
                 self.registry.save_outcomes(record.host_id, message.outcomes)
 
-    async def _load_history(self):  # type: ignore[no-untyped-def]  # HistoryBlock
+    async def _load_history(self) -> HistoryBlock:
         newest_s = await self.read(self.history.newest_s)
-        vm_ids = sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids)
+        buckets = self.config.cycle.history_buckets
         end_s = newest_s if newest_s is not None else self.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
-        block = await self.read(self.history.load, vm_ids, end_s, self.config.cycle.history_buckets)
+        vm_ids = sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids, end_s - buckets * BUCKET_S)
+        block = await self.read(self.history.load, vm_ids, end_s, buckets)
         return self.cycle.fleet.with_capacity(block)
 
     def _on_samples(self, host_id: str, _message: Samples, samples: tuple[HostSample, ...]) -> None:
@@ -238,6 +241,13 @@ class Coordinator:
             log.warning("host silent, counts as full", host=host_id, reason=reason)
             self.carry_out(self.cycle.handle(cy.HostLost(host_id=host_id, why=reason), self.clock.wall_ns()))
 
+    def audit(self, event: str, **fields: str | int) -> None:
+        """Log who changed what."""
+        log.info("audit", action=event, **fields)
+
+    def _send_plan(self, plan: Plan, _stored: None) -> None:
+        self.gateway.send_plan(plan)
+
     def _store_bucket(self, instruction: cy.StoreBucket) -> None:
         mark = self.wal.next_token
         if not instruction.late:
@@ -248,7 +258,7 @@ class Coordinator:
         cut = self._wal_marks[0] if len(self._wal_marks) == self._wal_marks.maxlen else 0
 
         def store() -> None:
-            self.history.append_buckets(instruction.bucket)
+            (self.history.append_late if instruction.late else self.history.append_buckets)(instruction.bucket)
             self.wal.trim(cut)
 
         self.write(store)
@@ -286,7 +296,7 @@ class Coordinator:
             if self.cycle.cycles % PRUNE_CYCLES == 0:
                 self.write(self.registry.prune, self.clock.wall_ns())
 
-    async def _forecast(self, request: cy.RequestForecast):  # type: ignore[no-untyped-def]  # ForecastBlock
+    async def _forecast(self, request: cy.RequestForecast) -> ForecastBlock:
         try:
             return await self.pool.forecast(request.bucket, request.capacity)
         except PoolLost as error:
@@ -319,7 +329,7 @@ class Coordinator:
         raise RuntimeError("the HTTP server ended by itself")
 
     @contextlib.contextmanager
-    def _stage(self, name: str):  # type: ignore[no-untyped-def]  # a context manager's generator
+    def _stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         took = time.perf_counter() - started

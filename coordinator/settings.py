@@ -13,12 +13,12 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
     """The sizing stack's policy. Raises ConfigError where a higher priority would get less than a lower one."""
     default = SizingPolicy()
     size = _by_priority(config.size_quantile)
-    lower = tuple(min(low, top) for low, top in zip(default.lower_quantile, size, strict=True))
+    low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
     return dataclasses.replace(
         default,
         confidence_multiplier=_by_priority(config.confidence_multiplier),
         size_quantile=size,
-        lower_quantile=lower,
+        lower_quantile=(low, normal, high, critical),
         shrink_evidence=(config.shrink_evidence_buckets,) * 5,
         dead_band=(config.dead_band_permille / 1000,) * 5,
     )
@@ -26,7 +26,7 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:
     """The forecast engine's options."""
-    return ForecastOptions(seed=config.seed)
+    return ForecastOptions(ring=max(48, config.cycle.history_buckets))
 
 
 def _by_priority(table: PriorityTable) -> tuple[float, float, float, float]:

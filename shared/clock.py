@@ -46,7 +46,7 @@ class SystemClock:
 class ClockAnchor(msgspec.Struct, frozen=True, kw_only=True):
     """Ties simulated to real time so that several processes share one simulated clock.
 
-    simulated = simulated_start_ns + (real - real_start_ns) * speed
+    simulated = simulated_start_ns + (real - real_start_ns) * speed; it stands still until real_start_ns, so that all can get ready.
     """
 
     simulated_start_ns: int
@@ -63,7 +63,7 @@ class ScaledClock:
         self.anchor = anchor
 
     def wall_ns(self) -> int:
-        real = time.time_ns() - self.anchor.real_start_ns
+        real = max(0, time.time_ns() - self.anchor.real_start_ns)
         return self.anchor.simulated_start_ns + int(real * self.anchor.speed)
 
     def monotonic_ns(self) -> int:

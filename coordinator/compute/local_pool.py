@@ -6,12 +6,15 @@ Same results as the Ray pool for the same shards and input.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from coordinator.compute.sharding import join_forecasts, solve_sharded, split_bucket, split_history
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
+
+_T = TypeVar("_T")
 
 
 class LocalPool:
@@ -53,5 +56,5 @@ class LocalPool:
         for engine in self._engines:
             engine.install(model)
 
-    async def _run(self, function, *arguments):  # type: ignore[no-untyped-def]  # passes any signature through to the thread
+    async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -13,6 +13,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Ray reads these once, when it is imported: token authentication on, no reports home.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
 import ray
 
 from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
@@ -38,11 +44,11 @@ class _Shard:
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         return self._engine.advance(bucket, capacity)
 
-    def install(self, model: bytes | None) -> None:
+    def install(self, model: bytes) -> None:
         self._engine.install(model)
 
 
-def _train(options: ForecastOptions, history: HistoryBlock) -> bytes | None:
+def _train(options: ForecastOptions, history: HistoryBlock) -> bytes:
     return ForecastEngine(options).retrain(history)
 
 
@@ -50,11 +56,6 @@ class RayPool:
     """Starts a local Ray (or joins the cluster of `address`) and one actor per shard."""
 
     def __init__(self, options: ForecastOptions, shards: int, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if address is None:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if not ray.is_initialized():
             local: dict[str, Any] = (
                 {}

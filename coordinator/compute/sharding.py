@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +46,8 @@ def join_forecasts(blocks: Sequence[ForecastBlock], vm_ids: tuple[str, ...]) -> 
         raise ValueError(f"{len(blocks)} shard forecasts of differing issue time or models cannot be joined")
     place = {vm_id: i for i, vm_id in enumerate(v for b in blocks for v in b.vm_ids)}
     order = np.array([place[vm_id] for vm_id in vm_ids], dtype=np.int64)
-    joined = {
-        name: np.concatenate([getattr(b, name) for b in blocks])[order]
-        for name in ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
-    }
+    names = ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
+    joined: dict[str, Any] = {name: np.concatenate([getattr(b, name) for b in blocks])[order] for name in names}
     return replace(blocks[0], vm_ids=vm_ids, **joined)
 
 

@@ -1,0 +1,134 @@
+"""`tidegate`: run the coordinator, run the demo, make certificates and tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.config import COORDINATOR_PREFIX, CoordinatorConfig, load
+from shared.errors import EXIT_CONFIG, ConfigError, HostError
+
+DEFAULT_CONFIG = Path("/etc/tidegate/coordinator.toml")
+CONFIG_OPTION = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help=f"Configuration file [default: {DEFAULT_CONFIG} where it exists]."
+)
+EXIT_HOST = 69  # EX_UNAVAILABLE
+
+
+@click.group()
+@click.version_option(package_name="tidegate")
+def cli() -> None:
+    """Tidegate: gives every VM of a KVM fleet its capacity before its demand arrives."""
+
+
+@cli.command()
+@CONFIG_OPTION
+def run(config_path: Path | None) -> None:
+    """Run the coordinator in the foreground until SIGTERM or SIGINT."""
+    from coordinator.main import run_coordinator  # noqa: PLC0415  # seconds of imports that --help need not wait for
+    from shared.logging import configure  # noqa: PLC0415
+
+    config = _config(config_path)
+    configure(config.log_level)
+    asyncio.run(run_coordinator(config))
+
+
+@cli.command()
+@click.option("--hours", type=click.FloatRange(0.25, 168), default=6.0, show_default=True, help="Simulated hours that are scored.")
+@click.option("--speed", type=click.FloatRange(1, 300), default=120.0, show_default=True, help="Simulated seconds per real second.")
+@click.option("--hosts", type=click.IntRange(2, 64), default=6, show_default=True, help="Hosts, an agent process each; half are reactive.")
+@click.option("--vms", type=click.IntRange(1, 64), default=12, show_default=True, help="VMs per host.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Picks the VMs and everything random.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of traces [default: $TIDEGATE_DATA, ../shared/data, else generated].")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the scoreboard here.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of the status page [default: any free one].")
+@click.option("--linger", is_flag=True, help="Keep the status page up after the scoreboard until Ctrl-C.")
+@click.option("--libvirt", is_flag=True, help="This machine's own libvirt domains instead of simulated hosts, in real time.")
+@click.option("--mode", type=click.Choice(["observe", "reactive", "predictive"]), default="observe", help="Mode of --libvirt.")
+def demo(**options: Any) -> None:
+    """The whole product on this machine: half of the hosts reactive, half predictive, over the same workloads."""
+    from coordinator.demo import DemoOptions  # noqa: PLC0415
+    from coordinator.demo_console import run_demo, run_libvirt_demo  # noqa: PLC0415
+
+    libvirt, mode = options.pop("libvirt"), options.pop("mode")
+    chosen = DemoOptions(**options)
+    sys.exit(asyncio.run(run_libvirt_demo(chosen, mode) if libvirt else run_demo(chosen)))
+
+
+@cli.group()
+def token() -> None:
+    """Bearer tokens for writes through the API."""
+
+
+@token.command("new")
+@click.argument("name")
+@CONFIG_OPTION
+def token_new(name: str, config_path: Path | None) -> None:
+    """Make a token for NAME and print it once; only its hash is kept. A running coordinator knows it after a restart."""
+    from coordinator.service.auth import new_token  # noqa: PLC0415
+    from coordinator.store.registry import SqlRegistry  # noqa: PLC0415
+
+    state = Path(_config(config_path).state_dir)
+    state.mkdir(parents=True, exist_ok=True)
+    registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+    plain, hashed = new_token()
+    registry.save_token(hashed, name, time.time_ns())
+    registry.close()
+    click.echo(plain)
+
+
+@cli.group()
+def pki() -> None:
+    """Certificates for the agents' door: a small authority in a folder."""
+
+
+@pki.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", "names", multiple=True, default=("localhost",), show_default=True, help="DNS name of the coordinator.")
+@click.option("--ip", "addresses", multiple=True, default=("127.0.0.1",), show_default=True, help="Address of the coordinator.")
+def pki_init(folder: Path, names: tuple[str, ...], addresses: tuple[str, ...]) -> None:
+    """Make an authority and the coordinator's certificate in FOLDER."""
+    from coordinator.pki import create_ca, issue_coordinator  # noqa: PLC0415
+
+    ca = create_ca(folder)
+    files = issue_coordinator(folder, names, addresses)
+    click.echo(f"ca: {ca.certificate}\ncertificate: {files.certificate}\nkey: {files.key}")
+
+
+@pki.command("host")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("host_id")
+def pki_host(folder: Path, host_id: str) -> None:
+    """Make the certificate of the agent HOST_ID with the authority in FOLDER."""
+    from coordinator.pki import issue_host  # noqa: PLC0415
+
+    files = issue_host(folder, host_id)
+    click.echo(f"certificate: {files.certificate}\nkey: {files.key}")
+
+
+def main() -> None:
+    """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_CONFIG if isinstance(error, click.UsageError) else 1)
+    except ConfigError as error:
+        click.echo(f"tidegate: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except HostError as error:
+        click.echo(f"tidegate: {error}", err=True)
+        sys.exit(EXIT_HOST)
+
+
+def _config(path: Path | None) -> CoordinatorConfig:
+    chosen = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    return load(chosen, CoordinatorConfig, os.environ, COORDINATOR_PREFIX)
