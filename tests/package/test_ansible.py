@@ -92,6 +92,13 @@ def root(base: Path, wheel: Path) -> Path:
     return base / "root"
 
 
+def test_programs_are_installed(root: Path) -> None:
+    for program in ("opt/tidegate-agent/bin/tidegate-agent", "opt/tidegate/bin/tidegate"):
+        done = subprocess.run([str(root / program), "--help"], check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "run" in done.stdout
+
+
 def test_configurations_are_valid_and_hold_what_was_asked(root: Path) -> None:
     agent = load(root / "etc/tidegate-agent/agent.toml", AgentConfig, {}, AGENT_PREFIX)
     assert agent.default_mode is Mode.OBSERVE
