@@ -1,6 +1,6 @@
-"""The reference pages say what the code says: every setting, metric and refusal code, with its words.
+"""The reference pages say what the code says: every setting, command, option, metric and refusal code, with its words.
 
-`python tests/unit/test_docs.py` rewrites the generated tables of docs/settings.md and docs/metrics.md after a change.
+`python tests/unit/test_docs.py` rewrites the generated tables of settings.md, commands.md and metrics.md after a change.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import click
 import pytest
 
+import agent.cli
+import coordinator.cli
 from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, CoordinatorConfig
 from shared.config_file import settings
 from shared.metrics import AGENT_METRICS, COORDINATOR_METRICS, Metric
@@ -41,9 +44,30 @@ def metrics_table(rows: Iterable[Metric]) -> str:
     )
 
 
+def commands_table(program: str, root: click.Group) -> str:
+    """One row per command, one per option of it."""
+    rows: list[tuple[str, str]] = []
+
+    def visit(name: str, command: click.Command) -> None:
+        if isinstance(command, click.Group):
+            for child in sorted(command.commands):
+                visit(f"{name} {child}", command.commands[child])
+            return
+        taken = [part.make_metavar(click.Context(command)) for part in command.params if isinstance(part, click.Argument)]
+        rows.append((f"**`{' '.join([name, *taken])}`**", (command.help or "").splitlines()[0]))
+        for part in command.params:
+            if isinstance(part, click.Option):
+                rows.append((f"`{', '.join(part.opts)}`", part.help or ""))
+
+    visit(program, root)
+    return table(("command, option", "what it does"), rows)
+
+
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("settings.md", "agent"): lambda: settings_table(AgentConfig),
     ("settings.md", "coordinator"): lambda: settings_table(CoordinatorConfig),
+    ("commands.md", "agent"): lambda: commands_table("tidegate-agent", agent.cli.cli),
+    ("commands.md", "coordinator"): lambda: commands_table("tidegate", coordinator.cli.cli),
     ("metrics.md", "agent"): lambda: metrics_table(AGENT_METRICS),
     ("metrics.md", "coordinator"): lambda: metrics_table(COORDINATOR_METRICS),
 }
