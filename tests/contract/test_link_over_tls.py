@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import signal
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -117,8 +119,8 @@ class Agent:
 class Gateway:
     """A gateway over a log folder, and everything it delivered."""
 
-    def __init__(self, pki: Path, folder: Path, *, port: int = 0, limits: AdmissionLimits | None = None, tick_s: float = 1.0) -> None:
-        self.wal = Wal(folder)
+    def __init__(self, pki: Path, log: Path | Wal, *, port: int = 0, limits: AdmissionLimits | None = None, tick_s: float = 1.0) -> None:
+        self.wal = log if isinstance(log, Wal) else Wal(log)
         self.delivered: list[tuple[str, AgentMessage]] = []
         self.hosts: list[tuple[str, bool, str]] = []
         self.core = GatewayCore(GatewaySettings(epoch=1, stale_host_s=0.05), acked=self.wal.high_water())
@@ -380,50 +382,67 @@ def test_a_restarted_coordinator_gets_the_rest_once(pki: Path, tmp_path: Path) -
     run(test())
 
 
-def _gateway_process(pki: Path, folder: Path, port: int, pipe: multiprocessing.connection.Connection) -> None:
-    """A gateway that commits the first 30 frames and then only takes in, until it is killed."""
+class StuckWal(Wal):
+    """A log on a disk that hangs for ever once 30 frames are in."""
+
+    stuck = threading.Event()
+
+    def sync(self) -> int:
+        if self.next_token >= 30:
+            self.stuck.set()
+            threading.Event().wait()
+        return super().sync()
+
+
+def _gateway_process(pki: Path, folder: Path, pipe: multiprocessing.connection.Connection) -> None:
+    """A gateway that takes frames in which never become durable, until it is killed."""
 
     async def serve() -> None:
-        gateway = Gateway(pki, folder, port=port)
+        wal = StuckWal(folder)
+        gateway = Gateway(pki, wal)
         async with gateway.running():
             pipe.send(gateway.server.port)
-            await until(lambda: len(gateway.sequences()) >= 30)
-            gateway.server._commit_interval_s = 3600
-            await until(lambda: len(gateway.sequences()) >= 34)
+            await until(wal.stuck.is_set)
             pipe.send(gateway.sequences())
             await asyncio.Event().wait()
 
     asyncio.run(serve())
 
 
+def _hear(pipe: multiprocessing.connection.Connection) -> Any:
+    """What the process says; EOFError when it died, an assertion when it says nothing."""
+    assert pipe.poll(20), "the gateway process says nothing"
+    return pipe.recv()
+
+
 def test_a_coordinator_killed_before_its_ack_is_sent_the_frames_again(pki: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_gateway_process, args=(pki, tmp_path, 0, theirs))
+    process = context.Process(target=_gateway_process, args=(pki, tmp_path, theirs))
     process.start()
+    theirs.close()
+
+    async def test() -> None:
+        port = await asyncio.to_thread(_hear, mine)
+        agent = Agent(pki, [f"wss://localhost:{port}"], 100)
+        async with agent.running():
+            before = await asyncio.to_thread(_hear, mine)
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.join)
+            durable = [record.sequence for _, record in Wal(tmp_path).replay()]
+            async with Gateway(pki, tmp_path, port=port).running() as second:
+                await until(lambda: not agent.spool.frames)
+                assert len(durable) < len(before)  # some had arrived, and were lost with the process
+                assert durable + second.sequences() == list(range(100))
+                assert [record.sequence for _, record in second.wal.replay()] == list(range(100))
+
     try:
-
-        async def test() -> None:
-            port = await asyncio.to_thread(mine.recv)
-            agent = Agent(pki, [f"wss://localhost:{port}"], 100)
-            async with agent.running():
-                before = await asyncio.to_thread(mine.recv)
-                assert process.pid is not None
-                os.kill(process.pid, signal.SIGKILL)
-                await asyncio.to_thread(process.join)
-                durable = [record.sequence for _, record in Wal(tmp_path).replay()]
-                async with Gateway(pki, tmp_path, port=port).running() as second:
-                    await until(lambda: not agent.spool.frames)
-                    assert len(durable) < len(before)  # some had arrived, and were lost with the process
-                    assert durable + second.sequences() == list(range(100))
-                    assert [record.sequence for _, record in second.wal.replay()] == list(range(100))
-
         run(test())
     finally:
         process.kill()
         process.join()
         mine.close()
-        theirs.close()
 
 
 def test_frames_sent_twice_are_acknowledged_twice_and_counted_once(pki: Path, tmp_path: Path) -> None:
