@@ -134,25 +134,30 @@ def test_added_vcpu_reaches_the_guest(host: Host, guest: Guest) -> None:
 
 
 def test_ceiling_from_the_guest_is_kept(host: Host, guest: Guest) -> None:
+    """The tap counts before the class, the IFB's class behind it: only the class shows what was let through.
+
+    No second may exceed the ceiling; that it is also reached needs a guest that gets enough CPU to send, so the best second counts.
+    """
     hypervisor, sampler = host
     guest.net(12_000)
     hypervisor.submit(guest.vm_id, StepKind.NET_TX, 2 * MBIT)
-    sent = over(sampler, guest, 0.5)
-    assert sent.net_tx_ceil_bits_per_s == 2 * MBIT
-    # the tap counts before the class; what leaves the IFB is what was let through
-    namespace_bytes = class_bytes(hypervisor, guest)
-    first = time.monotonic(), namespace_bytes()
-    sample = over(sampler, guest, 3)
-    last = time.monotonic(), namespace_bytes()
+    passed = class_bytes(guest)
+    first = sampler.read()
+    rates: list[float] = []
+    while len(rates) < 3 or (max(rates) < 1.8 * MBIT and len(rates) < 15):
+        began, before = time.monotonic(), passed()
+        time.sleep(1)  # a rate needs real time to pass
+        rates.append((passed() - before) * 8 / (time.monotonic() - began))
+    sample = derive(first, sampler.read(), {}).vms[guest.vm_id]
     hypervisor.submit(guest.vm_id, StepKind.NET_TX, UNLIMITED)
     guest.net(0)
-    let_through = (last[1] - first[1]) * 8 / (last[0] - first[0])
-    assert let_through == pytest.approx(2 * MBIT, rel=0.1)
-    assert sample.net_tx_bits_per_s is not None and sample.net_tx_bits_per_s > 2.5 * MBIT, "the guest did not send enough to be held back"
+    assert max(rates) == pytest.approx(2 * MBIT, rel=0.1)
+    assert sample.net_tx_ceil_bits_per_s == 2 * MBIT
+    assert sample.net_tx_bits_per_s is not None and sample.net_tx_bits_per_s > 2 * MBIT
     assert sample.net_tx_dropped_per_s is not None and sample.net_tx_dropped_per_s > 50
 
 
-def class_bytes(hypervisor: LibvirtHypervisor, guest: Guest) -> Callable[[], int]:
+def class_bytes(guest: Guest) -> Callable[[], int]:
     """Bytes that went through our class on the guest's IFB, as tc reports them."""
 
     def read() -> int:
@@ -175,7 +180,13 @@ def test_collectors_report_and_a_lost_libvirtd_blanks_only_its_part(real_host: R
     with pytest.raises(HostError):
         hypervisor.allocation(guest.vm_id)
     real_host.start_daemon()
-    wait_for(lambda: hypervisor.allocation(guest.vm_id).vcpus, "the hypervisor to reconnect", 20)
+
+    def reconnected() -> bool:
+        with contextlib.suppress(HostError):  # libvirtd answers before it has taken up its guests: "cgroup CPU controller is not mounted"
+            return hypervisor.allocation(guest.vm_id).vcpus is not None
+        return False
+
+    wait_for(reconnected, "the hypervisor to reconnect", 20)
     assert sampler.read().failures == {}
 
 
