@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -87,6 +88,15 @@ def test_generated_tables_are_current(page: str, name: str) -> None:
 @pytest.mark.parametrize("prefix", [AGENT_PREFIX, COORDINATOR_PREFIX])
 def test_environment_prefix_is_explained(prefix: str) -> None:
     assert f"`{prefix}_" in (DOCS / "settings.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "side"), [(AgentConfig, "agent"), (CoordinatorConfig, "coordinator")])
+def test_every_setting_has_a_reader(kind: type, side: str) -> None:
+    """A documented setting that nothing reads would be a promise without effect."""
+    root = DOCS.parent
+    sources = [path for folder in (side, "shared") for path in (root / folder).rglob("*.py") if path.stem not in ("config", "config_file")]
+    read = {node.attr for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert [row.key for row in settings(kind) if row.key.rpartition(".")[2] not in read] == []
 
 
 def test_every_refusal_code_is_explained_in_the_same_words() -> None:
