@@ -27,16 +27,17 @@ from shared.units import HORIZON_STEPS
 Q: Final = len(LEVELS)
 TAU: Final = np.array(LEVELS)
 BAND: Final = (LEVELS.index(0.1), LEVELS.index(0.9))  # the central 80 %
-POOL: Final = 96  # origins of pooled residuals: eight hours
+POOL: Final = 96  # pooled origins, one in POOL_STRIDE: 32 hours, so that every part of the day is in the pool
+POOL_STRIDE: Final = 4  # neighbours say nearly the same; coprime to the replay's stride, so that every step gets its share
 RESHAPE_EVERY: Final = 6  # buckets between two looks at the pool
 POOL_PRIOR: Final = 40.0  # the Laplace prior counts like this many independent residuals
 # Scales are geometric means of |error|; for a Laplace law of mean |error| 1 that is exp(-Euler's gamma) = .5615
 PRIOR_SHAPE: Final = -np.sign(TAU - 0.5) * np.log(2.0 * np.minimum(TAU, 1.0 - TAU)) / 0.5615
-TRACK: Final = 0.04  # step of the own correction in units of the scale
+TRACK: Final = 0.02  # step of the own correction in units of the scale
 TRACK_LIMIT: Final = 4.0
-TRACK_LEAK: Final = 0.999
+TRACK_LEAK: Final = 0.9998
 FORGET: Final = 0.995  # of the scale regression, per bucket: half-life 11 hours
-RIDGE: Final = 60.0
+RIDGE: Final = 800.0
 ERROR_DECAY: Final = 0.97  # own error memory: half-life 23 buckets
 COVERAGE_DECAY: Final = 0.986
 _STEPS: Final = np.arange(HORIZON_STEPS)
@@ -88,7 +89,9 @@ class Calibrator:
         self._correct(target, error, self._bands[origin, :, :, _STEPS])
         self._regress(error, self._units[origin], self._features[origin, :, :, GROUP_OF_STEP])
         self._remember(np.moveaxis(error, 0, -1))
-        self._pool[self._count % POOL] = np.moveaxis(error / np.where(error >= 0, scale[..., 0], scale[..., 1]), 0, -1)
+        if self._count % POOL_STRIDE == 0:
+            scaled = error / np.where(error >= 0, scale[..., 0], scale[..., 1])
+            self._pool[self._count // POOL_STRIDE % POOL] = np.moveaxis(scaled, 0, -1)
         self._count += 1
         if self._count % RESHAPE_EVERY == 0:
             self._solve()
@@ -190,6 +193,6 @@ class Calibrator:
                 low = place.astype(np.int64)
                 high = np.minimum(low + 1, len(pool) - 1)
                 empirical = pool[low] + (place - low) * (pool[high] - pool[low])
-                independent = len(pool) / (step + 1.0) ** 0.5 / 4.0
+                independent = len(pool) / max(1.0, (step + 1.0) / POOL_STRIDE)
                 trust = independent / (independent + POOL_PRIOR)
                 self._shape[resource, step] = trust * empirical + (1.0 - trust) * PRIOR_SHAPE

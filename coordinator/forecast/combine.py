@@ -27,16 +27,18 @@ GROUP_SIZES: Final = np.array([2, 4, 6])
 GROUP_MIDDLES: Final = (1, 4, 9)  # the step whose origin stands for the group's
 RECENT_DECAY: Final = 0.986  # half-life 49 buckets, about four hours
 SLOT_DECAY: Final = 0.9  # a slot is visited six times a day: one day ago weighs .53
-FLEET_EVIDENCE: Final = 16.0  # the fleet's ratio counts like this many own scores
-SHARPNESS: Final = 5.0
+SHARPNESS: Final = 30.0
+NEWCOMER: Final = 0.15  # handicap on the log score of a member without evidence of its own
 CUT: Final = 1.5  # members whose shrunk score is worse than this times the best one's are left out
 
 
 class Combiner:
     """Scores and weights of `members` for all VMs. Errors are non-negative, NaN = no score."""
 
-    def __init__(self, members: tuple[str, ...]) -> None:
+    def __init__(self, members: tuple[str, ...], fleet_evidence: float) -> None:
+        """`fleet_evidence`: the fleet's score ratio counts like this many own scores."""
         self.members = members
+        self._fleet_evidence = fleet_evidence
         k = len(members)
         self._recent: F64 = np.zeros((2, k, 0, N_RESOURCES, GROUPS))  # weighted sum, weight
         self._slots: F32 = np.zeros((2, SLOTS, k, 0, N_RESOURCES, GROUPS), dtype=np.float32)
@@ -87,9 +89,9 @@ class Combiner:
         logs = np.log(ratio)
         seen = usable.sum(axis=1, keepdims=True)
         fleet = np.where(usable, logs, 0.0).sum(axis=1, keepdims=True) / np.maximum(seen, 1)
-        trust = evidence / (evidence + FLEET_EVIDENCE)
-        # a member never scored for this series speaks with the fleet's score and a handicap; never scored at all: not at all
-        shrunk = np.where(usable, trust * logs + (1.0 - trust) * fleet, fleet + 0.1)
+        trust = evidence / (evidence + self._fleet_evidence)
+        # a member never scored for this series speaks with the fleet's score; never scored at all: not at all
+        shrunk = np.where(usable, trust * logs + (1.0 - trust) * fleet, fleet) + NEWCOMER * (1.0 - np.where(usable, trust, 0.0))
         allowed = able & (usable | (seen > 0))
         allowed |= able & ~allowed.any(axis=0, keepdims=True)
         shrunk = np.where(allowed, shrunk, np.inf)

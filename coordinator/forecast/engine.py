@@ -31,6 +31,9 @@ from shared.units import BUCKET_S, HORIZON_STEPS
 
 GAP_BUCKETS: Final = 3
 FORGET_AFTER: Final = 288  # a VM unseen for a day loses its state
+FLEET_EVIDENCE: Final = 12.0
+PEAK_FLEET_EVIDENCE: Final = 100.0  # peaks of overlapping hours repeat each other: own scores say less
+LIVE: Final = 36  # a replay hears the dear members in this many of its newest buckets
 DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets and in one of SPARSE before that
 SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
@@ -79,8 +82,8 @@ class ForecastEngine:
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
         self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
-        self._combiner = Combiner(self.members)
-        self._peak_combiner = Combiner(PEAK_MEMBERS)
+        self._combiner = Combiner(self.members, FLEET_EVIDENCE)
+        self._peak_combiner = Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE)
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
@@ -105,7 +108,7 @@ class ForecastEngine:
                 continue
             self._learn()
             if b >= buckets - DENSE or (buckets - 1 - b) % SPARSE == 0:
-                self._issue(self._newest_s, live=b >= buckets - HORIZON_STEPS)
+                self._issue(self._newest_s, live=b >= buckets - LIVE)
             else:
                 self._pause()
 

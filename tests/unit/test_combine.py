@@ -13,7 +13,7 @@ SHAPE = (N_RESOURCES, HORIZON_STEPS)
 
 
 def combiner(k: int, v: int) -> Combiner:
-    made = Combiner(tuple(f"m{i}" for i in range(k)))
+    made = Combiner(tuple(f"m{i}" for i in range(k)), 16.0)
     made.rearrange(np.full(v, -1))
     return made
 
