@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agent.sampling.cgroup import domain_group, parse_proc_cgroup
 from agent.sampling.files import KernelFiles
 
 _START_TIME = 21 - 2  # field 22 of /proc/PID/stat; the first two, pid and (comm), are cut off before splitting
@@ -51,9 +52,14 @@ def find_qemu(files: KernelFiles) -> Mapping[str, int]:
         if not name.isdigit() or "qemu" not in (files.read(files.proc / name / "comm") or ""):
             continue
         uuid = parse_uuid(files.read(files.proc / name / "cmdline") or "")
-        if uuid is not None and (uuid not in found or "qemu" in (files.read(files.proc / name / "cgroup") or "")):
+        if uuid is not None and (uuid not in found or _is_libvirts(files, name)):
             found[uuid] = int(name)
     return found
+
+
+def _is_libvirts(files: KernelFiles, pid: str) -> bool:
+    paths = parse_proc_cgroup(files.read(files.proc / pid / "cgroup") or "")
+    return any(domain_group(path) is not None for path in paths.values())
 
 
 def _stat_field(files: KernelFiles, pid: int, index: int) -> int | None:

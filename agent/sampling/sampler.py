@@ -24,7 +24,7 @@ from agent.sampling.nic import InterfaceCounters, namespace_of, read_interfaces
 from agent.sampling.psi import read_group_pressure, read_host_pressure
 from agent.sampling.sched import read_vcpu_threads
 from shared.clock import Clock
-from shared.errors import HostError
+from shared.errors import HostError, Refusal
 from shared.plan import StepKind
 from shared.units import NS_PER_S, UNLIMITED
 
@@ -146,7 +146,7 @@ class Sampler:
         try:
             value = collector()
             succeeded, failed = old.succeeded + 1, old.failed
-        except HostError as error:
+        except (HostError, Refusal) as error:  # a refusal: this hypervisor does not have what was asked
             self._failures[name] = str(error)
             value, succeeded, failed = missing, old.succeeded, old.failed + 1
         seconds = (self._clock.monotonic_ns() - began) / NS_PER_S
@@ -157,7 +157,7 @@ class Sampler:
         self._stale.clear()
         try:
             domains = self._list.call(LIBVIRT_DEADLINE_S)
-        except HostError:
+        except (HostError, Refusal):
             self._stale.set()  # the old list stays in use
             raise
         pids = process.find_qemu(self._files)

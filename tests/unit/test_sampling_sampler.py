@@ -13,8 +13,9 @@ from agent.ports import RawHost, RawVm
 from agent.sampling import sampler as sampler_module
 from agent.sampling.sampler import RunningDomain, Sampler, ShapingReading, Stats
 from shared.clock import ManualClock
-from shared.errors import HostError
+from shared.errors import HostError, Refusal
 from shared.plan import StepKind
+from shared.refusal import RefusalCode
 from shared.units import KIB, NS_PER_S, UNLIMITED
 
 WEB, DB = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
@@ -146,11 +147,12 @@ def test_busy_domain_keeps_what_files_give(sampler: Sampler) -> None:
     assert busy.net_rx_ceil_bits_per_s is None, "without a tap nothing is known about its ceiling"
 
 
-def test_failing_libvirt_is_named_and_counted(host: Host, sampler: Sampler) -> None:
+@pytest.mark.parametrize("error", [HostError("monitor gone"), Refusal(RefusalCode.NOT_CAPABLE, "monitor gone")])
+def test_failing_libvirt_is_named_and_counted(host: Host, sampler: Sampler, error: Exception) -> None:
     sampler.read()
-    host.error = HostError("monitor gone")
+    host.error = error
     raw = sampler.read()
-    assert raw.failures == {"libvirt": "monitor gone"}
+    assert raw.failures == {"libvirt": str(error)}
     assert by_id(raw)[WEB].cpu_used_ns_total == 7000
     assert by_id(raw)[WEB].memory_actual_bytes is None
     assert (sampler.collector_stats["libvirt"].succeeded, sampler.collector_stats["libvirt"].failed) == (1, 1)
