@@ -4,6 +4,7 @@ clock, network and disks. Used by tests/simulation (faults and invariants) and b
 What is real: every decision, every wire frame (encoded and decoded), journal and log semantics (what was not synced is lost at a
 kill). What is simulated: time, sockets (ordered delivery with delay; frames may come twice; a drop kills the connection, as TCP
 has it), disks (lists that survive a kill), the hypervisors. The same seed gives the same history, byte for byte: `World.digest`.
+Invariants are checked while it runs (bench/world_checks.py); a broken one does not stop the world, it is listed in `violations`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from agent.adapters.simulated_vm import SimulationFaults
 from bench.world_agent import AgentNode
+from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import HistoryBlock
@@ -28,22 +30,31 @@ from shared.workload import WorkloadFile
 
 @dataclass(frozen=True, kw_only=True)
 class Weather:
-    """How bad the world is. Shares in 0..1 per frame, times in seconds."""
+    """How bad the world is. Shares in 0..1 per frame or call, times in seconds, counts over the whole run."""
 
     delay_s: tuple[float, float] = (0.001, 0.05)
-    duplicate: float = 0.0
+    duplicate: float = 0.0  # a frame towards the coordinator comes twice
     reset: float = 0.0  # a frame is lost and its connection with it
-    partitions: int = 0  # per host over the run, each of partition_s
+    lost_answers: float = 0.0  # a submit that was carried out and never answered
+    partitions: int = 0  # per host, each of partition_s
     partition_s: tuple[float, float] = (60.0, 1800.0)
     agent_kills: int = 0  # per host
+    agent_stops: int = 0  # per host: clean stops, followed by a start
     coordinator_kills: int = 0
     down_s: tuple[float, float] = (20.0, 900.0)
+    full_logs: int = 0  # times that the coordinator's log has no room, each for down_s
+    stale_plans: int = 0  # per host: an older plan arrives once more, as from a coordinator that does not know it was replaced
+    mode_orders: int = 0  # by the coordinator, to any host
+    mode_pins: int = 0  # on the host, pins taken away again included
+    adjusts: int = 0  # operators' orders, sensible or not, for any VM
+    stuck_vms: int = 0  # per host: a VM whose monitor does not answer for down_s
+    late_guests: int = 0  # per host: a VM whose guest reports its memory late for down_s
     faults: SimulationFaults = field(default_factory=SimulationFaults)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One world. `modes`: host index -> mode; `preload` gives the coordinator the hosts' history before the start."""
+    """One world. `modes`: host index -> mode; `history` is what the coordinator knows from before the start."""
 
     seed: int
     hours: float
@@ -52,6 +63,7 @@ class Settings:
     step_s: int = 5  # resolution of the simulated hosts
     frame_samples: int = 3
     weather: Weather = Weather()
+    heal_s: float = 0.0  # after the last hour: fair weather for this long, then everything must have arrived
     cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30))
     sizing: SizingPolicy = field(default_factory=SizingPolicy)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -67,6 +79,7 @@ class World:
 
     def __init__(self, files: Sequence[WorkloadFile], settings: Settings) -> None:
         self.settings = settings
+        self.weather = settings.weather
         self.random = random.Random(settings.seed)
         self.start_ns = files[0].start_s * NS_PER_S
         self.end_ns = self.start_ns + int(settings.hours * 3600 * NS_PER_S)
@@ -80,24 +93,38 @@ class World:
         self.agents = [AgentNode(self, i, file) for i, file in enumerate(files)]
 
     def run(self) -> World:
-        """To the end of the last hour; then the network heals and everything still in a spool gets its chance."""
+        """To the end of the last hour; with `heal_s`, on in fair weather until everything in a spool has had its chance."""
         self.coordinator.start()
         for agent in self.agents:
             self.after(self.random.uniform(0, self.settings.sample_period_s), agent.start)
         self._plan_faults()
-        while self._queue and self._queue[0][0] <= self.end_ns:
-            self.now_ns, _, call = heapq.heappop(self._queue)
-            call()
+        self._run_until(self.end_ns)
+        if self.settings.heal_s:
+            self.weather = Weather()
+            for agent in self.agents:
+                agent.heal()
+            self.coordinator.heal()
+            self._run_until(self.end_ns + int(self.settings.heal_s * NS_PER_S))
+            check_healed(self)
         return self
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """Schedule; ties run in the order of scheduling."""
+        self.at(self.now_ns + max(0, int(seconds * NS_PER_S)), call)
+
+    def at(self, due_ns: int, call: Callable[[], None]) -> None:
+        """Schedule to the nanosecond: frames due together must not overtake each other by a rounding."""
         self._order += 1
-        heapq.heappush(self._queue, (self.now_ns + max(0, int(seconds * NS_PER_S)), self._order, call))
+        heapq.heappush(self._queue, (due_ns, self._order, call))
 
     def record(self, *parts: object) -> None:
         """Add to the world's history."""
         self._digest.update(repr((self.now_ns, *parts)).encode())
+
+    def record_frame(self, kind: int, frame: bytes) -> None:
+        """Add bytes on the wire or on a disk to the world's history."""
+        self._digest.update(b"%d %d %d " % (self.now_ns, kind, len(frame)))
+        self._digest.update(frame)
 
     @property
     def digest(self) -> str:
@@ -112,12 +139,33 @@ class World:
         """An invariant broke."""
         self.violations.append(f"t+{(self.now_ns - self.start_ns) / NS_PER_S:.3f} s: {what}")
 
+    def _run_until(self, end_ns: int) -> None:
+        while self._queue and self._queue[0][0] <= end_ns:
+            self.now_ns, _, call = heapq.heappop(self._queue)
+            call()
+        self.now_ns = end_ns
+
     def _plan_faults(self) -> None:
-        weather, length = self.settings.weather, self.settings.hours * 3600
+        weather, coordinator = self.weather, self.coordinator
         for agent in self.agents:
-            for _ in range(weather.partitions):
-                self.after(self.random.uniform(0.05, 0.8) * length, agent.partition)
-            for _ in range(weather.agent_kills):
-                self.after(self.random.uniform(0.05, 0.85) * length, agent.kill)
-        for _ in range(weather.coordinator_kills):
-            self.after(self.random.uniform(0.1, 0.8) * length, self.coordinator.kill)
+            for count, call in (
+                (weather.partitions, agent.partition),
+                (weather.agent_kills, agent.kill),
+                (weather.agent_stops, agent.stop),
+                (weather.stale_plans, agent.hear_old_plan),
+                (weather.stuck_vms, agent.stick),
+                (weather.late_guests, agent.delay_guest),
+            ):
+                self._scatter(count, call)
+        for count, call in (
+            (weather.coordinator_kills, coordinator.kill),
+            (weather.full_logs, coordinator.fill_log),
+            (weather.mode_orders, coordinator.order_mode),
+            (weather.adjusts, coordinator.adjust),
+        ):
+            self._scatter(count, call)
+        self._scatter(weather.mode_pins, lambda: self.random.choice(self.agents).pin())
+
+    def _scatter(self, count: int, call: Callable[[], None]) -> None:
+        for _ in range(count):
+            self.after(self.random.uniform(0.03, 0.95) * self.settings.hours * 3600, call)

@@ -1,4 +1,4 @@
-"""An agent process of the simulated world, its disk (journal, spool) and its host, which outlives it.
+"""An agent process of the simulated world, its disk (journal, spool, mode) and its host, which outlives it.
 
 The core, the derivation of samples, the recovery from the journal and every frame are production code; the process around the core
 is played here: what it had in memory is gone after a kill, what it had written is not.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent import events as ev
 from agent.acting.reconcile import local_prefix, reconcile
@@ -17,46 +20,56 @@ from agent.adapters.workload import Workload
 from agent.core import AgentCore
 from agent.ports import RawHost
 from agent.sampling.derive import derive
+from bench.world_checks import HostChecks
 from shared.errors import HostError, Refusal
-from shared.frame import decode_block, decode_coordinator, encode
-from shared.messages import Ack, Outcomes, Samples, SendPlan, SetMode, Welcome
-from shared.model import Mode
+from shared.frame import decode_coordinator, encode
+from shared.messages import Ack, Goodbye, Outcomes, Samples, SendPlan, SetMode, Welcome
+from shared.model import Mode, effective_mode
 from shared.plan import StepKind
 from shared.units import NS_PER_S
-from shared.workload import VmWorkload, WorkloadFile
+from shared.workload import WorkloadFile
 
 if TYPE_CHECKING:
     from bench.world import World
     from bench.world_wire import Wire
+
+BEAT_S = 20.0  # a tick at least this often, so that a heartbeat is never missed however rare the samples
+LATE_GUEST_S = 600
 
 
 class AgentNode:
     """One agent process and its disk; the host outlives it."""
 
     def __init__(self, world: World, index: int, file: WorkloadFile) -> None:
-        self.world, self.index = world, index
+        self.world, self.index, self.file = world, index, file
         self.host_id = file.host
-        self.mode = world.settings.modes(index)
+        self.default_mode = world.settings.modes(index)
+        self.pinned: Mode | None = None  # as commanded, before the core heard of it
+        self.ordered: Mode | None = None
         self.host = SimulatedHost(
             Workload(file),
             lambda: (world.now_ns, world.now_ns - world.start_ns),
-            world.settings.weather.faults,
+            world.weather.faults,
             step_s=world.settings.step_s,
         )
         self.journal: list[ev.JournalEntry] = []
         self.spool: dict[int, bytes] = {}
         self.next_sequence = 0
-        self.acked = -1
-        self.shipped: dict[int, tuple[int, ...]] = {}  # sequence -> wall_ns of its samples
-        self.submitted: set[str] = set()
-        self.cut_off_ns = 0
         self.incarnation = 0
         self.core: AgentCore | None = None
         self.wire: Wire | None = None
+        self.checks = HostChecks(world, self)
+        self._cut_off_ns = 0
+        self._retry_s = 0.0
         self._previous: RawHost | None = None
-        self._limits = {spec.vm_id: spec for spec in file.vms}
         self._memory_max = {spec.vm_id: spec.memory_max_bytes for spec in file.vms}
-        self._in_force: dict[str, tuple[int | None, ...]] = {}
+        self._stuck: list[str] = []
+        self._late: list[str] = []
+
+    @property
+    def mode(self) -> Mode:
+        """What the owner and the coordinator have commanded, as far as it has reached the host."""
+        return effective_mode(self.pinned, self.ordered, self.default_mode)
 
     def start(self) -> None:
         """The process starts: state from its disk only."""
@@ -69,46 +82,79 @@ class AgentNode:
             capacity=self.host.capacity(),
             guard=settings.guard,
             reactive=settings.reactive,
-            default_mode=self.mode,
+            default_mode=self.default_mode,
+            pinned=self.pinned,
+            ordered=self.ordered,
             frame_samples=settings.frame_samples,
             next_sequence=self.next_sequence,
             recovered=reconcile(self.journal, local_prefix(self.host_id, boot_id)),
         )
         self._previous = None
-        self.handle(ev.Started())
         self.handle(ev.InventoryRead(domains=tuple(self.host.domains())))
+        self.handle(ev.Started())
         for domain in self.host.domains():
             self._read_back(domain.vm_id)
         self._later(0, self._sample)
         self._later(1, self._connect)
+        if settings.sample_period_s > BEAT_S:
+            self._later(BEAT_S, self._beat)
 
     def kill(self) -> None:
         """kill -9, and a restart some time later."""
         if self.core is not None:
-            self.world.count("agent_kill")
-            self.world.record("kill", self.host_id)
-            self.core = None
-            if self.wire is not None:
-                self.wire.reset()
-                self.wire = None
-            self.incarnation += 1
-            self.world.after(self.world.random.uniform(*self.world.settings.weather.down_s), self.start)
+            self._die("agent_kill")
+
+    def stop(self) -> None:
+        """A clean stop, and a start some time later."""
+        if self.core is not None:
+            self.handle(ev.Stopping())
+            self._die("agent_stop")
 
     def partition(self) -> None:
         """No network for a while."""
         self.world.count("partition")
-        self.cut_off_ns = max(
-            self.cut_off_ns, self.world.now_ns + int(self.world.random.uniform(*self.world.settings.weather.partition_s) * NS_PER_S)
-        )
+        seconds = self.world.random.uniform(*self.world.weather.partition_s)
+        self._cut_off_ns = max(self._cut_off_ns, self.world.now_ns + int(seconds * NS_PER_S))
         if self.wire is not None:
             self.wire.reset()
 
+    def pin(self) -> None:
+        """The owner pins a mode, or takes the pin away."""
+        mode = self.world.random.choice([None, *Mode])
+        if self.core is not None:
+            self.world.count("mode_pin")
+            self.handle(ev.ModePinned(mode=mode))
+
+    def hear_old_plan(self) -> None:
+        """A plan of the past comes in once more."""
+        plans = self.world.coordinator.plans.get(self.host_id, [])
+        if plans and self.core is not None and self.core.link_up:
+            self.world.count("stale_plan")
+            self.handle(ev.PlanArrived(plan=self.world.random.choice(plans)))
+
+    def stick(self) -> None:
+        """The monitor of one VM stops answering for a while."""
+        self._afflict("stuck_vm", self._stuck)
+
+    def delay_guest(self) -> None:
+        """One guest reports its memory only every ten minutes for a while."""
+        self._afflict("late_guest", self._late)
+
+    def heal(self) -> None:
+        """Fair weather from now on."""
+        self._cut_off_ns = 0
+        self._stuck.clear()
+        self._late.clear()
+        self.host.faults = self.world.weather.faults
+
     def disconnected(self, wire: Wire) -> None:
         """The transport told us that it is gone."""
+        wire.open = False
         if self.wire is wire:
             self.wire = None
             self.handle(ev.LinkDown())
-            self._later(self.world.random.uniform(1, 15), self._connect)
+            self._later(max(self._retry_s, self.world.random.uniform(1, 15)), self._connect)
+            self._retry_s = 0.0
 
     def received(self, wire: Wire, frame: bytes) -> None:
         """A frame from the coordinator."""
@@ -117,7 +163,7 @@ class AgentNode:
         message = decode_coordinator(frame)
         match message:
             case Welcome():
-                self._believed(message.acked)
+                self.checks.acknowledged(message.acked)
                 self.handle(ev.LinkUp(epoch=message.epoch, acked=message.acked))
                 if message.mode is not None:
                     self.handle(ev.ModeOrdered(mode=message.mode))
@@ -125,17 +171,23 @@ class AgentNode:
                     if sequence > message.acked:
                         wire.to_coordinator(self.spool[sequence])
             case Ack():
-                self._believed(message.sequence)
+                self.checks.acknowledged(message.sequence)
                 self.handle(ev.Acked(boot_id=message.boot_id, sequence=message.sequence))
             case SendPlan():
                 self.handle(ev.PlanArrived(plan=message.plan))
             case SetMode():
                 self.handle(ev.ModeOrdered(mode=message.mode))
+            case Goodbye():
+                self._retry_s = message.retry_after_s
 
     def handle(self, event: ev.Event) -> None:
         """One event through the core, and what it wants done."""
         if self.core is None:
             return
+        if isinstance(event, ev.ModePinned):
+            self.pinned = event.mode
+        elif isinstance(event, ev.ModeOrdered):
+            self.ordered = event.mode
         for instruction in self.core.handle(event, self.world.now_ns):
             self._perform(instruction)
 
@@ -143,12 +195,13 @@ class AgentNode:
         match instruction:
             case ev.WriteJournal():
                 self.journal.append(instruction.entry)
+                self.checks.journalled(instruction.entry)
                 self.world.record(self.host_id, instruction.entry)
             case ev.SubmitStep():
-                self._check_submit(instruction)
-                self._later(self.world.random.uniform(0.001, 0.05), lambda: self._submit(instruction))
+                self.checks.submitted(instruction.step)
+                self._later(self.world.random.uniform(0.001, 0.05), partial(self._submit, instruction))
             case ev.ReadBack():
-                self._later(0.01, lambda: self._read_back(instruction.vm_id))
+                self._later(0.01, partial(self._read_back, instruction.vm_id))
             case ev.SpoolFrame():
                 self._spool(instruction.sequence, instruction.message)
             case ev.TrimSpool():
@@ -157,28 +210,40 @@ class AgentNode:
             case ev.SendMessage():
                 if self.wire is not None:
                     self.wire.to_coordinator(encode(instruction.message))
-            case ev.PersistMode() | ev.Note():
+            case ev.PersistMode():
+                self.checks.mode_persisted(instruction)
+            case ev.Note():
                 self.world.record(self.host_id, instruction)
 
     def _spool(self, sequence: int, message: Samples | Outcomes) -> None:
         frame = encode(message)
+        self.checks.shipped(sequence, frame)
         self.spool[sequence] = frame
         self.next_sequence = sequence + 1
-        self.shipped[sequence] = tuple(s.wall_ns for s in decode_block(message.block)) if isinstance(message, Samples) else ()
         self.world.record(self.host_id, sequence, hashlib.sha256(frame).digest())
         if self.wire is not None and self.core is not None and self.core.link_up:
             self.wire.to_coordinator(frame)
 
     def _submit(self, instruction: ev.SubmitStep) -> None:
-        step = instruction.step
+        step, random = instruction.step, self.world.random
+        answer: ev.Event
         try:
             self.host.submit(step.vm_id, step.kind, step.value)
         except Refusal as refusal:
-            self.handle(ev.StepRejected(step_id=step.id, code=refusal.code, detail=refusal.detail))
+            answer = ev.StepRejected(step_id=step.id, code=refusal.code, detail=refusal.detail)
         except HostError as error:
-            self.handle(ev.StepRejected(step_id=step.id, detail=str(error)))
+            self.world.count("submit_failed")
+            answer = ev.StepRejected(step_id=step.id, detail=str(error))
         else:
-            self.handle(ev.StepAccepted(step_id=step.id))
+            answer = ev.StepAccepted(step_id=step.id)
+            if random.random() < self.world.weather.lost_answers:
+                self.world.count("lost_answer")
+                answer = ev.StepRejected(step_id=step.id, detail="no answer in time", retriable=True)
+            # a kill of the agent takes nothing back: the effect is looked at whoever lives
+            self.world.after(0.05, self.checks.in_force)
+            if step.kind in (StepKind.MEMORY, StepKind.VCPUS):
+                self.world.after(4, self.checks.in_force)
+        self._later(random.uniform(0.001, 0.01), partial(self.handle, answer))
 
     def _read_back(self, vm_id: str) -> None:
         try:
@@ -192,83 +257,68 @@ class AgentNode:
         raw = self.host.read()
         sample = derive(self._previous, raw, self._memory_max)
         self._previous = raw
-        self._check_host(raw)
+        self.checks.in_force()
         if sample.period_ns:
+            self.checks.sampled(sample)
             self.handle(ev.Sampled(sample=sample))
+        self._tick()
+        self._later(self.world.settings.sample_period_s, self._sample)
+
+    def _beat(self) -> None:
+        self._tick()
+        self._later(BEAT_S, self._beat)
+
+    def _tick(self) -> None:
         self.handle(ev.Tick())
-        if self.core.in_flight or self.core.waiting:
+        if self.core is not None and (self.core.in_flight or self.core.waiting):
             for delay in (1.0, 2.5):
                 if delay < self.world.settings.sample_period_s:
-                    self._later(delay, lambda: self.handle(ev.Tick()))
-        self._later(self.world.settings.sample_period_s, self._sample)
+                    self._later(delay, partial(self.handle, ev.Tick()))
 
     def _connect(self) -> None:
         if self.wire is not None:
             return
-        if self.cut_off_ns > self.world.now_ns or not self.world.coordinator.alive:
+        if self._cut_off_ns > self.world.now_ns or not self.world.coordinator.alive:
             self._later(self.world.random.uniform(2, 30), self._connect)
             return
         assert self.core is not None
         self.wire = self.world.coordinator.accept(self)
         self.wire.to_coordinator(encode(self.core.hello(self.world.now_ns, "world", "simulated")))
 
+    def _die(self, how: str) -> None:
+        self.world.count(how)
+        self.world.record(how, self.host_id)
+        self.core = None
+        if self.wire is not None:
+            self.wire.reset()
+            self.wire = None
+        self.incarnation += 1
+        self.checks.died()
+        self.world.after(self.world.random.uniform(*self.world.settings.weather.down_s), self.start)
+
+    def _afflict(self, what: str, names: list[str]) -> None:
+        """Put a VM on a list of the host's faults, and take it off again later."""
+        vm_id = self.world.random.choice(self.file.vms).vm_id
+        self.world.count(what)
+        names.append(vm_id)
+        self._apply_faults()
+
+        def end() -> None:
+            if vm_id in names:
+                names.remove(vm_id)
+                self._apply_faults()
+
+        self.world.after(self.world.random.uniform(*self.world.weather.down_s), end)
+
+    def _apply_faults(self) -> None:
+        faults = self.world.weather.faults
+        self.host.faults = msgspec.structs.replace(
+            faults,
+            stuck_vms=(*faults.stuck_vms, *self._stuck),
+            late_guests=(*faults.late_guests, *self._late),
+            late_guest_s=LATE_GUEST_S if self._late else faults.late_guest_s,
+        )
+
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         incarnation = self.incarnation
         self.world.after(seconds, lambda: call() if self.incarnation == incarnation and self.core is not None else None)
-
-    def _believed(self, acked: int) -> None:
-        """An acknowledgement is a promise: what it covers must be on the coordinator's disk."""
-        durable = self.world.coordinator.durable.get(self.host_id, set())
-        for sequence in range(self.acked + 1, acked + 1):
-            if sequence in self.shipped and sequence not in durable:
-                self.world.violated(f"{self.host_id}: sequence {sequence} acknowledged and not durable")
-        self.acked = max(self.acked, acked)
-
-    def _check_submit(self, instruction: ev.SubmitStep) -> None:
-        step, spec = instruction.step, self._limits[instruction.step.vm_id]
-        assert self.core is not None
-        if step.id in self.submitted:
-            self.world.violated(f"{self.host_id}: step {step.id} submitted twice")
-        self.submitted.add(step.id)
-        if not self.mode.acts:
-            self.world.violated(f"{self.host_id}: mode {self.mode} submitted {step.id}")
-        low, high = self._bounds(step.kind, spec)
-        if not (low <= step.value <= high) and step.value != -1:
-            self.world.violated(f"{self.host_id}: {step.kind} = {step.value} of {spec.name}, allowed {low} to {high}")
-        before = self.core.in_force(step.vm_id).get(step.kind)
-        alone = not self.core.link_up and self.mode is Mode.PREDICTIVE
-        undo = any(isinstance(e, ev.Intent) and e.step.id == step.id and e.undo_of for e in self.journal[-3:])
-        if alone and not undo and before is not None and 0 <= step.value < before:
-            self.world.violated(f"{self.host_id}: without a coordinator {step.kind} of {spec.name} shrinks from {before} to {step.value}")
-
-    def _bounds(self, kind: StepKind, spec: VmWorkload) -> tuple[int, int]:
-        guard, policy = self.world.settings.guard, spec.policy
-        match kind:
-            case StepKind.MEMORY:
-                return max(guard.memory_floor_bytes, policy.memory_floor_bytes or 0), policy.memory_ceiling_bytes or spec.memory_max_bytes
-            case StepKind.CPU_QUOTA:
-                floor = max(guard.cpu_floor_millicores, policy.cpu_floor_millicores or 0)
-                return floor, policy.cpu_ceiling_millicores or spec.vcpus_max * 1000
-            case StepKind.VCPUS:
-                return 1, spec.vcpus_max
-            case StepKind.CPU_SHARES:
-                return 2, 262_144
-            case _:
-                floor = max(guard.net_floor_bits_per_s, policy.net_floor_bits_per_s or 0)
-                return floor, policy.net_ceiling_bits_per_s or spec.net_max_bits_per_s
-
-    def _check_host(self, raw: RawHost) -> None:
-        """What is in force on the host: commit limits hold, and a host in observe never changes."""
-        capacity, memory, cpu = self.host.capacity(), 0, 0
-        for vm in raw.vms:
-            memory += vm.memory_actual_bytes or 0
-            quota = vm.cpu_quota_millicores
-            cpu += (vm.vcpus or 0) * 1000 if quota in (None, -1) else min(quota or 0, (vm.vcpus or 0) * 1000)
-            values = (vm.vcpus, quota, vm.memory_actual_bytes, vm.net_rx_ceil_bits_per_s, vm.net_tx_ceil_bits_per_s)
-            if not self.mode.acts and self._in_force.setdefault(vm.vm_id, values) != values:
-                self.world.violated(f"{self.host_id}: mode {self.mode} changed {vm.vm_id}: {self._in_force[vm.vm_id]} to {values}")
-        # the balloon stops within a page of its target, hence a MiB a VM
-        if memory > capacity.memory_commit_bytes + len(raw.vms) * 2**20:
-            self.world.violated(f"{self.host_id}: memory {memory} over the commit limit {capacity.memory_commit_bytes}")
-        if cpu > capacity.cpu_commit_millicores:
-            self.world.violated(f"{self.host_id}: quotas {cpu} over the commit limit {capacity.cpu_commit_millicores}")

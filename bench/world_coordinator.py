@@ -1,11 +1,13 @@
 """The coordinator process of the simulated world and its disk (log of frames, buckets, registry).
 
-Gateway core, decision cycle and forecaster are production code. What was not synced is lost at a kill; the rest is read again at the start.
+Gateway core, decision cycle and forecaster are production code. What was not synced is lost at a kill; the rest is read again at the
+start. The log is cut two closed buckets behind, as coordinator/main does it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,21 +15,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.world_checks import check_coordinator
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.sharding import solve_sharded
 from coordinator.cycle import DecisionCycle
 from coordinator.gateway import sessions as gw
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.planning.adjust import Adjustment
+from shared.errors import Refusal
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
-from shared.model import Domain, HostCapacity
-from shared.plan import Outcome
+from shared.model import Domain, HostCapacity, Mode
+from shared.plan import Outcome, Plan
+from shared.units import BUCKET_S, GIB, NS_PER_S
 
 if TYPE_CHECKING:
     from bench.world import World
     from bench.world_agent import AgentNode
+
+TICK_S = 10.0
+FORECAST_TAKES_S = 2.0
+SYNC_TAKES_S = 0.05
 
 
 class CoordinatorNode:
@@ -38,15 +48,22 @@ class CoordinatorNode:
         self.alive = False
         self.incarnation = 0
         self.epoch = 0
-        self.log: list[tuple[str, str, int, bytes]] = []  # synced
-        self.durable: dict[str, set[int]] = {}
+        self.log: list[tuple[int, str, bytes]] = []  # synced and not yet cut off: token, host, frame
+        self.ever: dict[tuple[str, int], bytes] = {}  # everything ever synced, by host and sequence
+        self.high_water: dict[tuple[str, str], int] = {}
         self.buckets: dict[int, BucketBlock] = {}
         self.outcomes: dict[tuple[str, str, str], Outcome] = {}
         self.known_hosts: dict[str, HostCapacity] = {}
         self.known_domains: dict[str, tuple[str, Domain]] = {}
+        self.modes: dict[str, Mode] = {}
         self.forecasts: list[ForecastBlock] = []
+        self.receipts: list[Receipt] = []
+        self.plans: dict[str, list[Plan]] = {}
+        self.heard_ns: dict[str, int] = {}  # since this start
+        self._token = 0
         self._unsynced: list[tuple[str, str, int, bytes]] = []
         self._wires: dict[int, Wire] = {}
+        self._host_of: dict[int, str] = {}
         self._next_conn = 1
 
     def start(self) -> None:
@@ -54,21 +71,22 @@ class CoordinatorNode:
         settings, now_ns = self.world.settings, self.world.now_ns
         self.alive, self.epoch = True, self.epoch + 1
         self.incarnation += 1
-        acked: dict[tuple[str, str], int] = {}
-        for host_id, boot_id, sequence, _ in self.log:
-            acked[host_id, boot_id] = max(sequence, acked.get((host_id, boot_id), -1))
-        self.gateway = gw.GatewayCore(gw.GatewaySettings(epoch=self.epoch), acked=acked)
+        self.heard_ns.clear()
+        self._marks: deque[int] = deque(maxlen=3)
+        gateway = gw.GatewaySettings(epoch=self.epoch, stale_host_s=settings.cycle.stale_host_s)
+        self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
         self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None))
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
-        for host_id, _, _, frame in self.log:
+        for _, host_id, frame in self.log:
             message = decode_agent(frame)
             if isinstance(message, Samples):
                 self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=decode_block(message.block)), now_ns)
         self.pool = LocalPool(settings.forecast)
-        if settings.history:
-            self.pool.load_now(_joined(settings.history))
+        history = self._remembered()
+        if history is not None:
+            self.pool.load_now(history)
             if settings.retrain_every_cycles:
-                self.pool.retrain_now(_joined(settings.history))
+                self.pool.retrain_now(history)
         self._later(1, self._tick)
 
     def kill(self) -> None:
@@ -90,25 +108,72 @@ class CoordinatorNode:
         wire = Wire(self.world, agent, self._next_conn)
         self._next_conn += 1
         self._wires[wire.conn_id] = wire
+        self._host_of[wire.conn_id] = agent.host_id
         self._gateway(gw.Connected(wire.conn_id, agent.host_id))
         return wire
 
     def received(self, conn_id: int, frame: bytes) -> None:
         """A frame from an agent."""
         if self.alive and conn_id in self._wires:
+            self.heard_ns[self._host_of[conn_id]] = self.world.now_ns
             self._gateway(gw.Received(conn_id, frame))
+
+    def recently_heard(self, host_id: str) -> bool:
+        """Whether a frame of the host came in, since this start, within the time after which a host is silent (and a tick or two)."""
+        limit_s = self.world.settings.cycle.stale_host_s + 2 * TICK_S
+        return self.world.now_ns - self.heard_ns.get(host_id, -(10**18)) <= limit_s * NS_PER_S
 
     def disconnected(self, conn_id: int, incarnation: int) -> None:
         """The transport told us that it is gone."""
         if self.alive and incarnation == self.incarnation and self._wires.pop(conn_id, None) is not None:
             self._gateway(gw.Disconnected(conn_id))
 
+    def fill_log(self) -> None:
+        """The log's disk has no room for a while."""
+        if self.alive:
+            self.world.count("full_log")
+            self._gateway(gw.StoreFull(True))
+            self._later(self.world.random.uniform(*self.world.settings.weather.down_s), lambda: self._gateway(gw.StoreFull(False)))
+
+    def heal(self) -> None:
+        """Fair weather from now on."""
+        if self.alive:
+            self._gateway(gw.StoreFull(False))
+
+    def order_mode(self) -> None:
+        """The API sets some host's mode."""
+        if self.alive:
+            self.world.count("mode_order")
+            host_id, mode = self.world.random.choice(self.world.agents).host_id, self.world.random.choice(list(Mode))
+            self.modes[host_id] = mode
+            self._gateway(gw.ModeOrdered(host_id, mode))
+
+    def adjust(self) -> None:
+        """An operator orders something, sensible or not, for some VM."""
+        random = self.world.random
+        spec = random.choice(random.choice(self.world.agents).file.vms)
+        request = Adjustment(
+            vcpus=random.choice([None, 1, 2, spec.vcpus_max, spec.vcpus_max + 1]),
+            memory_bytes=random.choice([None, spec.memory_max_bytes // random.randint(1, 8), spec.memory_max_bytes + GIB]),
+            cpu_quota_millicores=random.choice([None, -1, random.randint(1, 1200 * spec.vcpus_max)]),
+        )
+        if not self.alive:
+            return
+        try:
+            _, instructions = self.cycle.adjust(spec.vm_id, request, self.world.now_ns, dry_run=False)
+        except Refusal as refusal:
+            self.world.count("adjust_refused")
+            self.world.record("adjust", spec.vm_id, request, refusal.code)
+        else:
+            self.world.count("adjust")
+            self._carry_out(instructions)
+
     def _gateway(self, event: gw.Event) -> None:
         for instruction in self.gateway.handle(event, self.world.now_ns):
             match instruction:
                 case gw.AppendWal():
                     if not self._unsynced:
-                        self._later(0.05, self._sync)
+                        self._later(SYNC_TAKES_S, self._sync)
                     self._unsynced.append((instruction.host_id, instruction.boot_id, instruction.sequence, instruction.frame))
                 case gw.Deliver():
                     self._deliver(instruction)
@@ -117,7 +182,7 @@ class CoordinatorNode:
                         wire.to_agent(instruction.frame)
                 case gw.Close():
                     if (wire := self._wires.pop(instruction.conn_id, None)) is not None:
-                        wire.reset()
+                        wire.close()
                 case gw.HostDown():
                     self._cycle(cy.HostLost(host_id=instruction.host_id, why=instruction.reason))
                 case gw.HostUp():
@@ -133,27 +198,33 @@ class CoordinatorNode:
     def _sync(self) -> None:
         upto: dict[tuple[str, str], int] = {}
         for host_id, boot_id, sequence, frame in self._unsynced:
-            self.log.append((host_id, boot_id, sequence, frame))
-            self.durable.setdefault(host_id, set()).add(sequence)
-            upto[host_id, boot_id] = sequence
+            if (host_id, sequence) in self.ever:
+                self.world.violated(f"{host_id}: frame {sequence} logged twice")
+            self.ever[host_id, sequence] = frame
+            self.log.append((self._token, host_id, frame))
+            self._token += 1
+            upto[host_id, boot_id] = self.high_water[host_id, boot_id] = sequence
         self._unsynced.clear()
         self._gateway(gw.Durable(upto))
 
     def _tick(self) -> None:
         self._gateway(gw.Tick())
         self._cycle(cy.Tick())
-        self._later(10, self._tick)
+        check_coordinator(self)
+        self._later(TICK_S, self._tick)
 
     def _cycle(self, event: cy.Event) -> None:
-        for instruction in self.cycle.handle(event, self.world.now_ns):
+        self._carry_out(self.cycle.handle(event, self.world.now_ns))
+
+    def _carry_out(self, instructions: Sequence[cy.Instruction]) -> None:
+        for instruction in instructions:
             match instruction:
                 case cy.StoreBucket():
-                    self._store(instruction.bucket)
+                    self._store(instruction)
                 case cy.RequestForecast():
-                    self._later(2.0, partial(self._forecast, instruction))
+                    self._later(FORECAST_TAKES_S, partial(self._forecast, instruction))
                 case cy.SendPlan():
-                    self.world.record("plan", instruction.plan)
-                    self._gateway(gw.PlanReady(instruction.plan))
+                    self._send_plan(instruction.plan)
                 case cy.StoreOutcomes():
                     for outcome in instruction.outcomes:
                         self.outcomes[instruction.host_id, outcome.step.id, outcome.state] = outcome
@@ -169,18 +240,52 @@ class CoordinatorNode:
                 case cy.StoreForecast():
                     self.forecasts.append(instruction.forecast)
                 case cy.StoreReceipts():
-                    self.world.record("receipts", [receipt.id for receipt in instruction.receipts])
+                    self.receipts += instruction.receipts
+                    self.world.record("receipts", [(r.id, r.shadow, r.steps, r.refused) for r in instruction.receipts])
+
+    def _send_plan(self, plan: Plan) -> None:
+        if not self.recently_heard(plan.host_id):
+            self.world.violated(f"{plan.host_id}: plan {plan.epoch}.{plan.sequence} for a silent host")
+        self.world.record("plan", plan)
+        self.world.count("plan")
+        self.plans.setdefault(plan.host_id, []).append(plan)
+        self._gateway(gw.PlanReady(plan))
 
     def _forecast(self, request: cy.RequestForecast) -> None:
         forecast = self.pool.forecast_now(request.bucket, request.capacity)
         self.world.record("forecast", hashlib.sha256(forecast.quantiles.tobytes()).digest())
         self._cycle(cy.ForecastReady(bucket=request.bucket, forecast=forecast))
 
-    def _store(self, bucket: BucketBlock) -> None:
+    def _store(self, instruction: cy.StoreBucket) -> None:
         """The history's rule: of two versions of a bucket, the one that holds more samples of a VM stays."""
+        bucket = instruction.bucket
         self.world.record("bucket", bucket.start_s, bucket.vm_ids, bucket.samples.tolist(), bucket.mean.tobytes())
         known = self.buckets.get(bucket.start_s)
         self.buckets[bucket.start_s] = bucket if known is None else _merged(known, bucket)
+        if instruction.late:
+            self.world.count("late_bucket")
+        else:
+            self._marks.append(self._token)
+        if len(self._marks) == self._marks.maxlen:
+            self.log = [entry for entry in self.log if entry[0] >= self._marks[0]]
+
+    def _remembered(self) -> HistoryBlock | None:
+        """What was known before the start and the buckets stored since, as the history gives them; None = nothing yet."""
+        known = self.world.settings.history
+        if not known and not self.buckets:
+            return None
+        newest = max(self.buckets, default=0)
+        if known:
+            base = _joined(known)
+        else:
+            vm_ids = tuple(sorted(self.known_domains))
+            nothing = np.full((len(vm_ids), 5, 0), np.nan, dtype=np.float32)
+            base = HistoryBlock(
+                vm_ids=vm_ids, end_s=min(self.buckets) - BUCKET_S, mean=nothing, peak=nothing, censored=nothing, capacity=nothing[:, :, 0:0]
+            )
+            base = self.cycle.fleet.with_capacity(base)
+        starts = range(base.end_s + BUCKET_S, newest + BUCKET_S, BUCKET_S)
+        return base if not starts else _extended(base, [self.buckets.get(start_s) for start_s in starts])
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         incarnation = self.incarnation
@@ -189,11 +294,26 @@ class CoordinatorNode:
 
 def _joined(blocks: Sequence[HistoryBlock]) -> HistoryBlock:
     """Histories of several hosts as one block."""
-    mean, peak, censored, capacity = (
-        np.concatenate([getattr(b, name) for b in blocks]) for name in ("mean", "peak", "censored", "capacity")
-    )
+    names = ("mean", "peak", "censored", "capacity")
+    mean, peak, censored, capacity = (np.concatenate([getattr(b, name) for b in blocks]) for name in names)
     vm_ids = tuple(vm_id for b in blocks for vm_id in b.vm_ids)
     return replace(blocks[0], vm_ids=vm_ids, mean=mean, peak=peak, censored=censored, capacity=capacity)
+
+
+def _extended(base: HistoryBlock, buckets: Sequence[BucketBlock | None]) -> HistoryBlock:
+    """`base` and the buckets that follow it; None and VMs that a bucket lacks = unknown."""
+    row_of = {vm_id: row for row, vm_id in enumerate(base.vm_ids)}
+    added = np.full((3, *base.mean.shape[:2], len(buckets)), np.nan, dtype=np.float32)
+    for b, bucket in enumerate(buckets):
+        if bucket is None:
+            continue
+        pairs = [(row_of[vm_id], i) for i, vm_id in enumerate(bucket.vm_ids) if vm_id in row_of]
+        rows, sources = [row for row, _ in pairs], [i for _, i in pairs]
+        for plane, values in enumerate((bucket.mean, bucket.peak, bucket.censored)):
+            added[plane, rows, :, b] = values[sources]
+    known = (base.mean, base.peak, base.censored)
+    mean, peak, censored = (np.concatenate([old, new], axis=2) for old, new in zip(known, added, strict=True))
+    return replace(base, end_s=base.end_s + BUCKET_S * len(buckets), mean=mean, peak=peak, censored=censored)
 
 
 def _merged(known: BucketBlock, newer: BucketBlock) -> BucketBlock:

@@ -33,21 +33,6 @@ class Wire:
         """Send from the coordinator."""
         self._send(1, frame, lambda: self._agent.received(self, frame))
 
-    def _send(self, direction: int, frame: bytes, deliver: Callable[[], None]) -> None:
-        world, weather = self._world, self._world.settings.weather
-        if not self.open:
-            return
-        if world.random.random() < weather.reset:
-            world.count("reset")
-            self.reset()
-            return
-        self._due[direction] = max(self._due[direction], world.now_ns + int(world.random.uniform(*weather.delay_s) * NS_PER_S))
-        copies = 2 if direction == 0 and world.random.random() < weather.duplicate else 1
-        for _ in range(copies):
-            world.after((self._due[direction] - world.now_ns) / NS_PER_S, lambda: deliver() if self.open else None)
-        if copies == 2:
-            world.count("duplicate")
-
     def reset(self) -> None:
         """Break: each side notices at a time of its own."""
         if self.open:
@@ -55,3 +40,23 @@ class Wire:
             world, node, incarnation = self._world, self._world.coordinator, self._world.coordinator.incarnation
             world.after(world.random.uniform(0, 5), lambda: self._agent.disconnected(self))
             world.after(world.random.uniform(0, 40), lambda: node.disconnected(self.conn_id, incarnation))
+
+    def close(self) -> None:
+        """The coordinator ends it: what was sent before still arrives, then the agent sees the end."""
+        self._send(1, b"", lambda: self._agent.disconnected(self))
+
+    def _send(self, direction: int, frame: bytes, deliver: Callable[[], None]) -> None:
+        world, weather = self._world, self._world.weather
+        if not self.open:
+            return
+        world.record_frame(2 * self.conn_id + direction, frame)
+        if world.random.random() < weather.reset:
+            world.count("reset")
+            self.reset()
+            return
+        self._due[direction] = max(self._due[direction], world.now_ns + int(world.random.uniform(*weather.delay_s) * NS_PER_S))
+        copies = 2 if direction == 0 and world.random.random() < weather.duplicate else 1
+        for _ in range(copies):
+            world.at(self._due[direction], lambda: deliver() if self.open else None)
+        if copies == 2:
+            world.count("duplicate")
