@@ -215,10 +215,12 @@ class Conductor:
         step = pursuit.step
         current = self._value(step.vm_id, step.kind)
         growth = current is not None and grows(current, step.value)
-        if not (allow.plan_growth or allow.plan_shrink):
-            self._finish(pursuit, RefusalCode.MODE_FORBIDS, "the mode carries out no plans", now_ns)
+        ordered = _origin(step) == "operator"
+        if not (allow.order_growth if ordered else allow.plan_growth):
+            what = "operator's orders" if ordered else "plans"
+            self._finish(pursuit, RefusalCode.MODE_FORBIDS, f"the mode carries out no {what}", now_ns)
             return
-        if not growth and not allow.plan_shrink:
+        if not growth and not (allow.order_shrink if ordered else allow.plan_shrink):
             pursuit.wait(RefusalCode.PLAN_STALE, "no coordinator: shrinks are held", now_ns)
             return
         if not pursuit.begun and (changed := changed_since(step, current)) is not None:

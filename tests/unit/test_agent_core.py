@@ -845,3 +845,26 @@ def test_a_shrink_in_flight_is_given_up_at_once_when_the_vm_comes_under_pressure
     host.sample(psi_memory_some_permille=0)
     late = host.step(StepKind.MEMORY, 2 * GIB, "s3", deadline_ns=host.now + 300 * NS_PER_S)
     assert one(host.plan(late, sequence=3)).code is RefusalCode.COOLDOWN
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_operators_order_counts_where_the_host_acts_and_is_refused_elsewhere(mode: Mode) -> None:
+    host = Host(mode=mode)
+    host.calm()
+    outcome = one(host.plan(host.step(StepKind.CPU_QUOTA, 2000, reason="operator")))
+    if mode.acts:
+        assert (outcome.state, outcome.value, outcome.origin) == (OutcomeState.VERIFIED, 2000, "operator")
+    else:
+        assert (outcome.state, outcome.code, outcome.value) == (OutcomeState.REFUSED, RefusalCode.MODE_FORBIDS, 1000)
+
+
+def test_the_guard_and_the_loss_of_the_link_bind_an_operators_order_too() -> None:
+    host = Host(domain(policy=Policy(cpu_ceiling_millicores=1500)), mode=Mode.REACTIVE)
+    host.calm()
+    clipped = one(host.plan(host.step(StepKind.CPU_QUOTA, 3000, reason="operator")))
+    assert (clipped.state, clipped.code, clipped.value) == (OutcomeState.PARTIAL, RefusalCode.ABOVE_CEILING, 1500)
+    host.tell(LinkDown())
+    host.tick(700)
+    host.calm()
+    order = host.step(StepKind.NET_RX, 50_000_000, "s2", reason="operator")
+    assert submitted(host.plan(order, sequence=2)) == [] and host.core.waiting == 1

@@ -18,6 +18,8 @@ def test_table(link_up: bool, plan_live: bool) -> None:
     assert (reactive.plan_growth, reactive.plan_shrink, reactive.local_growth, reactive.local_shrink) == (False, False, True, link_up)
     assert (predictive.plan_growth, predictive.plan_shrink) == (True, link_up)
     assert (predictive.local_growth, predictive.local_shrink) == (True, False)
+    assert not any((off.order_growth, off.order_shrink, observe.order_growth, observe.order_shrink))
+    assert (reactive.order_growth, reactive.order_shrink) == (predictive.order_growth, predictive.order_shrink) == (True, link_up)
     assert not reactive.shadow and not predictive.shadow
     assert reactive.origin == ("reactive" if link_up else "autonomy")
     assert predictive.origin == ("reactive" if link_up and plan_live else "autonomy")
