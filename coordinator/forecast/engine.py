@@ -161,7 +161,8 @@ class ForecastEngine:
         stale = self._unseen >= FORGET_AFTER
         if not new and not stale.any():
             return
-        kept = [row for row, vm_id in enumerate(self._vm_ids) if not stale[row] or vm_id in set(vm_ids)]
+        wanted = set(vm_ids)
+        kept = [row for row, vm_id in enumerate(self._vm_ids) if not stale[row] or vm_id in wanted]
         take = np.array(kept + [NEW] * len(new), dtype=np.int64)
         self._vm_ids = [self._vm_ids[row] for row in kept] + new
         self._row = {vm_id: row for row, vm_id in enumerate(self._vm_ids)}

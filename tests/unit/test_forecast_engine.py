@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coordinator.forecast.boosting import train
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS
@@ -85,6 +86,20 @@ def test_no_series_is_too_hard(loaded: int) -> None:
         assert_sound(engine.advance(bucket(T0 + (i + 1) * BUCKET_S, data[..., loaded + i]), capacity), 1e13)
 
 
+def test_the_whole_pool_on_hard_series_and_a_model_installed_on_the_way() -> None:
+    data = hard_series(94)
+    engine = ForecastEngine(ForecastOptions(ring=300, replay=4))
+    engine.load(history(data[..., :80], T0))
+    for i in range(14):
+        if i == 1:
+            engine.install(train(history(data[..., :80], T0), rounds=10))
+        block = engine.advance(bucket(T0 + (i + 1) * BUCKET_S, data[..., 80 + i]), {})
+        assert_sound(block)
+    assert block.models[-1] == "boosting"
+    with pytest.raises(ValueError, match="not a trained model"):
+        engine.install(b"")
+
+
 def test_all_unknown_cold_start_and_gap_have_their_reasons() -> None:
     engine = ForecastEngine(LEAN)
     mean = noise(1, 1)[..., 0]
@@ -161,7 +176,7 @@ def test_a_daily_surge_is_seen_before_it_comes() -> None:
     for day in range(days):
         surging[0, :, day * 288 + surge.start : day * 288 + surge.stop] *= 4.0
     now = (days - 1) * 288 + surge.start - 3  # a quarter of an hour ahead of it
-    options = ForecastOptions(boosting=False, statsforecast=False, ring=1500, replay=324)
+    options = ForecastOptions(boosting=False, statsforecast=False, ring=1500, replay=300)
 
     def issue(data: np.ndarray) -> ForecastBlock:
         engine = ForecastEngine(options)
@@ -177,11 +192,11 @@ def test_a_daily_surge_is_seen_before_it_comes() -> None:
 
 
 def test_bands_cover_what_they_promise() -> None:
-    data = noise(12, 600, 5)
+    data = noise(12, 552, 5)
     engine = ForecastEngine(LEAN)
     engine.load(history(data[..., :400]))
     inside, above = [], []
-    for i in range(400, 588):
+    for i in range(400, 540):
         block = engine.advance(bucket(T0 + (i - 399) * BUCKET_S, data[..., i]), {})
         ahead = data[..., i + 1 : i + 13]
         inside.append((ahead >= block.quantiles[..., LEVELS.index(0.1)]) & (ahead <= block.quantiles[..., LEVELS.index(0.9)]))
