@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -104,24 +105,35 @@ def why(vm: str, config_path: Path | None, socket_path: Path | None, as_json: bo
         click.echo(f"{vm}: nothing was decided yet")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
+    code = 0
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)
+        code = 130
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_CONFIG if isinstance(error, click.UsageError) else 1)
+        code = EXIT_CONFIG if isinstance(error, click.UsageError) else 1
     except ConfigError as error:
         click.echo(f"tidegate-agent: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
+        code = EXIT_CONFIG
     except Refusal as error:
         click.echo(f"tidegate-agent: refused: {error}", err=True)
-        sys.exit(EXIT_REFUSED)
+        code = EXIT_REFUSED
     except HostError as error:
         click.echo(f"tidegate-agent: {error}", err=True)
-        sys.exit(EXIT_HOST)
+        code = EXIT_HOST
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """The interpreter waits for its threads, for ever when one hangs in libvirt; systemd is to start us anew now."""
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _config(path: Path | None) -> AgentConfig:

@@ -25,7 +25,7 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 
 class ControlServer:
-    """Serves `handler` on `path`. A Refusal raised by the handler becomes the reply; anything else is a bug and is raised."""
+    """Serves `handler` on `path`. A Refusal or HostError raised by the handler becomes the reply; anything else is a bug and is raised."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -68,6 +68,8 @@ class ControlServer:
             return Reply(ok=False, error=str(error), code=RefusalCode.INVALID_VALUE)
         except Refusal as refusal:
             return Reply(ok=False, error=refusal.detail, code=refusal.code)
+        except HostError as error:
+            return Reply(ok=False, error=str(error))
 
 
 def _answers(path: Path) -> bool:

@@ -1,8 +1,9 @@
 """Wiring of the agent process: timers, threads, socket and link around the pure core.
 
 One event loop owns the core. Calls that may block (libvirt, netlink, kernel files) run in two bounded pools with deadlines; a VM
-whose call does not come back is left alone until it does. The loop's death is the process's death; the watchdog is petted by a
-finished sampling round only.
+whose call does not come back is left alone until it does. Submits for one VM run one after another, so that none overtakes its undo,
+and ask for the mode at the last moment. The loop's death is the process's death, and so is a journal that cannot be written: what is
+not written down is not done. The watchdog is petted by a finished sampling round only.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ from shared.messages import Ack, Hello, SendPlan, SetMode, Status
 from shared.metrics import AGENT_METRICS, Metrics
 from shared.model import Domain, HostSample, Mode
 from shared.notify import notify
+from shared.plan import Step
 from shared.refusal import RefusalCode
 from shared.tls import client_context
 from shared.units import NS_PER_S
@@ -83,6 +85,9 @@ class AgentService:
         self._acting = ThreadPoolExecutor(max_workers=ACTING_THREADS, thread_name_prefix="acting")
         self._calls: set[asyncio.Task[None]] = set()
         self._stuck: set[str] = set()
+        self._turns: dict[str, asyncio.Lock] = {}  # by VM: whose submit it is
+        self._inventory: Future[Sequence[Domain]] | None = None
+        self._failure: Exception | None = None
         self._previous: RawHost | None = None
         self._domains: tuple[Domain, ...] = ()
         self._sample: HostSample | None = None
@@ -114,12 +119,14 @@ class AgentService:
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()  # a loop that ends by itself has failed
+            if self._failure is not None:
+                raise self._failure
+            self._handle(ev.Stopping())
         finally:
             await self._close([*tasks, stop])
 
     async def _close(self, tasks: list[asyncio.Future[Any]]) -> None:
         notify("STOPPING=1")
-        self._handle(ev.Stopping())
         if self._link is not None:
             await self._link.close()
         for task in [*tasks, *self._calls]:
@@ -129,9 +136,11 @@ class AgentService:
         await self._exporter.stop()
         self._sampling.shutdown(wait=False, cancel_futures=True)
         self._acting.shutdown(wait=False, cancel_futures=True)
-        self.spool.close()
-        self.journal.close()
-        self.host.close()
+        for close in (self.spool.close, self.journal.close, self.host.close):
+            try:
+                close()
+            except (HostError, OSError) as error:
+                log.warning("not closed cleanly", error=str(error))
 
     async def _sample_loop(self) -> None:
         """Every period; a round that took too long is followed by the next one at once, never by two."""
@@ -188,13 +197,17 @@ class AgentService:
             await self._read_inventory()
 
     async def _read_inventory(self) -> None:
-        loop = asyncio.get_running_loop()
+        if self._inventory is not None and not self._inventory.done():
+            return  # one thread for it, however long it hangs
+        self._inventory = self._acting.submit(self.host.hypervisor.domains)
         try:
-            domains = await asyncio.wait_for(loop.run_in_executor(self._acting, self.host.hypervisor.domains), CALL_DEADLINE_S)
+            domains = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._inventory)), CALL_DEADLINE_S)
         except (HostError, TimeoutError) as error:
             log.warning("inventory failed", error=str(error) or "no answer in time")
             return
         self._domains = tuple(domains)
+        here = {domain.vm_id for domain in domains}
+        self._turns = {vm_id: turn for vm_id, turn in self._turns.items() if vm_id in here or turn.locked()}
         self._handle(ev.InventoryRead(domains=self._domains))
 
     def _handle(self, event: ev.Event) -> None:
@@ -228,22 +241,27 @@ class AgentService:
             case ev.Note():
                 getattr(log, instruction.level)(instruction.event, **instruction.fields)
 
-    def _call(self, work: Any) -> None:
+    def _call(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._called)
 
     def _called(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            # a bug in a call is a bug of the process
-            log.error("call failed", error=repr(task.exception()))
-            self.stop()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A bug in a call, or a journal that cannot be written, is the end of the process: `run` raises it."""
+        self._failure = self._failure or error
+        self.stop()
 
     async def _submit(self, instruction: ev.SubmitStep) -> None:
         step = instruction.step
         try:
-            await self._blocking(step.vm_id, self.host.hypervisor.submit, step.vm_id, step.kind, step.value)
+            async with self._turns.setdefault(step.vm_id, asyncio.Lock()):
+                await self._blocking(step.vm_id, self._change, step)
         except Refusal as refusal:
             self._handle(ev.StepRejected(step_id=step.id, code=refusal.code, detail=refusal.detail))
         except TimeoutError:
@@ -253,6 +271,12 @@ class AgentService:
         else:
             self._handle(ev.StepAccepted(step_id=step.id))
 
+    def _change(self, step: Step) -> None:
+        """Runs in the acting thread: what waited there while the mode changed must not reach the host any more."""
+        if not self.core.mode.acts:
+            raise Refusal(RefusalCode.MODE_FORBIDS, f"mode {self.core.mode} since the step was begun")
+        self.host.hypervisor.submit(step.vm_id, step.kind, step.value)
+
     async def _read_back(self, vm_id: str) -> None:
         try:
             allocation = await self._blocking(vm_id, self.host.hypervisor.allocation, vm_id)
@@ -260,19 +284,26 @@ class AgentService:
             allocation = None
         self._handle(ev.AllocationRead(vm_id=vm_id, allocation=allocation))
 
-    async def _blocking(self, vm_id: str, function: Any, *arguments: Any) -> Any:
+    async def _blocking(self, vm_id: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """One call for one VM in the acting pool. A VM whose earlier call is still stuck is refused at once: threads are few."""
         if vm_id in self._stuck:
             raise Refusal(RefusalCode.QUARANTINED)
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._acting, function, *arguments)
+        call = self._acting.submit(function, *arguments)
+        future = asyncio.wrap_future(call)
         try:
             return await asyncio.wait_for(asyncio.shield(future), CALL_DEADLINE_S)
         except TimeoutError:
+            if call.cancel():
+                raise HostError("not begun: the calls of other VMs do not come back") from None
             self._stuck.add(vm_id)
             log.warning("VM quarantined: its hypervisor call does not come back", vm=vm_id)
-            future.add_done_callback(lambda _: self._stuck.discard(vm_id))
+            future.add_done_callback(lambda late: self._release(vm_id, late))
             raise
+
+    def _release(self, vm_id: str, late: asyncio.Future[Any]) -> None:
+        self._stuck.discard(vm_id)
+        error = None if late.cancelled() else late.exception()
+        log.info("VM's hypervisor call came back", vm=vm_id, error="" if error is None else str(error))
 
     def _open_link(self) -> LinkClient | None:
         config = self.config
@@ -285,6 +316,12 @@ class AgentService:
         return self.core.hello(self.clock.wall_ns(), version("tidegate"), self.config.hypervisor)
 
     def _linked(self, event: LinkEvent) -> None:
+        try:
+            self._hear(event)
+        except HostError as error:  # of our own disk: the link would take it for the network's and go on
+            self._fail(error)
+
+    def _hear(self, event: LinkEvent) -> None:
         match event:
             case LinkUp():
                 self.metrics.add("tidegate_agent_link_connects_total")
@@ -304,6 +341,15 @@ class AgentService:
                     self._handle(ev.ModeOrdered(mode=message.mode))
 
     async def _answer(self, request: Request) -> Any:
+        try:
+            return await self._reply(request)
+        except Refusal:
+            raise
+        except Exception as error:  # asyncio would log it and go on
+            self._fail(error)
+            raise HostError(f"the agent ends: {error}") from error
+
+    async def _reply(self, request: Request) -> Any:
         match request.command:
             case "status":
                 return self._status()
