@@ -24,7 +24,7 @@ PHI_MAX: Final = 0.98  # the bounds of StatsForecast's AutoETS
 ALPHA_MIN: Final = 1e-4
 ALPHA_MAX: Final = 0.9999
 _GRID: Final = np.array([(a, r, p) for a in (0.05, 0.2, 0.5, 0.9) for r in (0.01, 0.1, 0.4) for p in (0.8, 0.9, 0.98)])
-_ROUNDS: Final = 8
+_ROUNDS: Final = 6
 
 
 @njit(cache=True)
