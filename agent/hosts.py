@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from agent.ports import HostReader, Hypervisor
+import msgspec
+
+from agent.ports import HostReader, Hypervisor, RawHost, RawVm
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import ConfigError
@@ -45,7 +48,25 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         net_bits_per_s=config.net_bits_per_s,
         clock=clock,
     )
-    return HostBundle(hypervisor=hypervisor, reader=reader, close=hypervisor.close)
+    chosen: HostReader = _OnClock(reader, clock) if config.clock.speed else reader
+    return HostBundle(hypervisor=hypervisor, reader=chosen, close=hypervisor.close)
+
+
+class _OnClock:
+    """A real host under a clock that is not the machine's (tests): guests stamp their readings with real time."""
+
+    def __init__(self, reader: HostReader, clock: Clock) -> None:
+        self._reader, self._clock = reader, clock
+
+    def read(self) -> RawHost:
+        raw = self._reader.read()
+        offset_ns = self._clock.wall_ns() - time.time_ns()
+        return msgspec.structs.replace(raw, vms=tuple(_shifted(vm, offset_ns) for vm in raw.vms))
+
+
+def _shifted(vm: RawVm, offset_ns: int) -> RawVm:
+    stamp_ns = vm.memory_reading_wall_ns
+    return vm if stamp_ns is None else msgspec.structs.replace(vm, memory_reading_wall_ns=stamp_ns + offset_ns)
 
 
 def _simulated(config: AgentConfig, clock: Clock) -> HostBundle:

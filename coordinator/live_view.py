@@ -39,6 +39,7 @@ from shared.units import BUCKET_S, CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S, 
 if TYPE_CHECKING:
     from coordinator.main import Coordinator
 
+LEAD_STEPS = 6  # the chart shows what was expected of a bucket half an hour before it began
 STAGES = ("forecast", "decide", "place", "train")
 
 
@@ -124,11 +125,11 @@ class LiveView:
         end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
         starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
         columns = await of.read(of.history.series, vm_id, end_s, buckets)
-        issued = await of.read(of.history.forecasts, vm_id, starts[0])
+        issued = await of.read(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
         expected = {block.issued_s: block for block in issued}
         return HistoryView(
             vm_id=vm_id,
-            lead_minutes=0,
+            lead_minutes=LEAD_STEPS * BUCKET_S // 60,
             resources=tuple(
                 ResourceHistory(
                     resource=name,  # type: ignore[arg-type]
@@ -137,9 +138,9 @@ class LiveView:
                     peak=_column(columns["peak"][r]),
                     censored=_column(columns["censored"][r]),
                     allocation=_column(columns["allocation"][r]),
-                    forecast_mean=tuple(_expected(expected.get(s), r, None) for s in starts),
-                    forecast_q10=tuple(_expected(expected.get(s), r, 0.1) for s in starts),
-                    forecast_q90=tuple(_expected(expected.get(s), r, 0.9) for s in starts),
+                    forecast_mean=tuple(_expected(expected.get(s - LEAD_STEPS * BUCKET_S), r, None) for s in starts),
+                    forecast_q10=tuple(_expected(expected.get(s - LEAD_STEPS * BUCKET_S), r, 0.1) for s in starts),
+                    forecast_q90=tuple(_expected(expected.get(s - LEAD_STEPS * BUCKET_S), r, 0.9) for s in starts),
                 )
                 for r, name in enumerate(RESOURCES)
             ),
@@ -268,10 +269,10 @@ def _row(block: ForecastBlock | None, vm_id: str) -> int | None:
 
 
 def _expected(block: ForecastBlock | None, r: int, level: float | None) -> float | None:
-    """What was expected of a bucket when it began: the mean (`level` None) or a quantile of the first step."""
+    """What was expected of a bucket LEAD_STEPS before it began: the mean (`level` None) or a quantile."""
     if block is None:
         return None
-    return known(block.mean[0, r, 0] if level is None else block.quantiles[0, r, 0, block.levels.index(level)])
+    return known(block.mean[0, r, LEAD_STEPS] if level is None else block.quantiles[0, r, LEAD_STEPS, block.levels.index(level)])
 
 
 def _in_force(allocation: Allocation, r: int) -> int | None:

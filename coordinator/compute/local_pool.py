@@ -42,7 +42,8 @@ class LocalPool:
     def load_now(self, history: HistoryBlock) -> None:
         """The blocking form of `load`."""
         for engine, part in zip(self._engines, split_history(history, len(self._engines)), strict=True):
-            engine.load(part)
+            if part.vm_ids:
+                engine.load(part)
 
     def forecast_now(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """The blocking form of `forecast`."""

@@ -1,0 +1,225 @@
+"""The ring on a real host: libvirtd and QEMU guests, a real agent and a real coordinator (Ray, TLS over TCP) as processes.
+
+Two guests are alike but for their stored history: one had a surge every day at 09:05. The clock (six times real time) stands shortly
+before. In mode observe nothing on the host may change while the receipts show what would have been done; in predictive the first guest
+gets quota, vCPU, memory and network rate before 09:05, sees them, and the second one keeps what it had. No guest works before 09:05,
+so a rule that looks at use alone would have done nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from real_host import Guest, RealHost, wait_for
+
+from agent.adapters.libvirt_host import open_libvirt_host
+from coordinator.demo import DemoOptions, Fleet, agent_settings, coordinator_settings, free_port
+from coordinator.model import HistoryBlock
+from coordinator.pki import create_ca, issue_coordinator, issue_host
+from coordinator.service.auth import new_token
+from coordinator.store.history import ParquetHistory
+from coordinator.store.registry import SqlRegistry
+from shared.model import Allocation, Mode
+from shared.plan import StepKind
+from shared.units import BUCKET_S, MBIT, MIB, NS_PER_S
+
+pytestmark = [pytest.mark.realhost, pytest.mark.slow, pytest.mark.timeout(420)]
+
+SPEED = 6.0
+DAY_S = 1_789_344_000 // 86_400 * 86_400
+NOW_S = DAY_S + 8 * 3600 + 54 * 60 + 10  # when the coordinator is told to start its clock
+SURGE_S = 9 * 3600 + 5 * 60  # of the day, for 40 minutes
+HISTORY_BUCKETS = 7 * 288
+HOST = "real-1"
+QUIET = (100.0, 60.0 * MIB, 1e4, 0.4 * MBIT, 0.2 * MBIT)
+SURGE = (1500.0, 120.0 * MIB, 1e4, 20.0 * MBIT, 0.2 * MBIT)
+
+
+@dataclass
+class Running:
+    """The processes and what they act on."""
+
+    fleet: Fleet
+    surging: Guest
+    flat: Guest
+    token: str
+    hypervisor: Any
+
+    def allocation(self, guest: Guest) -> Allocation:
+        return self.hypervisor.allocation(guest.vm_id)  # type: ignore[no-any-return]
+
+    def clock_s(self) -> float:
+        """Seconds of the simulated day."""
+        return float(self.fleet.get("api/v1/fleet")["now_s"]) - DAY_S
+
+    def receipts(self, guest: Guest) -> list[dict[str, Any]]:
+        found = self.fleet.get(f"api/v1/receipts?vm={guest.vm_id}&limit=50")
+        return list(found["items"] if isinstance(found, dict) else found)
+
+    def order(self, mode: Mode) -> None:
+        request = urllib.request.Request(
+            f"{self.fleet.url}api/v1/hosts/{HOST}/mode",
+            data=msgspec.json.encode({"mode": mode}),
+            method="PUT",
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status in (200, 202)
+
+
+def history(vm_ids: tuple[str, ...], surging: str) -> HistoryBlock:
+    """A week of five-minute buckets; only `surging` has the daily surge."""
+    rng = np.random.default_rng(7)
+    end_s = NOW_S // BUCKET_S * BUCKET_S - BUCKET_S
+    starts = end_s - BUCKET_S * np.arange(HISTORY_BUCKETS - 1, -1, -1)
+    surge = (starts % 86_400 >= SURGE_S) & (starts % 86_400 < SURGE_S + 2400)
+    mean = np.empty((len(vm_ids), 5, HISTORY_BUCKETS), np.float32)
+    for v, vm_id in enumerate(vm_ids):
+        for r in range(5):
+            level = np.where(surge & (vm_id == surging), SURGE[r], QUIET[r])
+            mean[v, r] = level * rng.lognormal(0, 0.01 if r == 1 else 0.05, HISTORY_BUCKETS)
+    capacity = np.full((len(vm_ids), 5), np.nan, np.float32)
+    return HistoryBlock(vm_ids=vm_ids, end_s=end_s, mean=mean, peak=mean * 1.1, censored=np.zeros_like(mean), capacity=capacity)
+
+
+@pytest.fixture(scope="module")
+def guests(real_host: RealHost) -> Iterator[tuple[Guest, Guest]]:
+    """Two equal guests."""
+    made = [
+        real_host.define_guest(name, vcpus=1, vcpus_max=2, memory_mib=104, memory_max_mib=160, ip=f"10.78.{i}.2/24")
+        for i, name in enumerate(("surging", "flat"))
+    ]
+    yield made[0], made[1]
+    for guest in made:
+        guest.close()
+
+
+@pytest.fixture(scope="module")
+def running(real_host: RealHost, guests: tuple[Guest, Guest]) -> Iterator[Running]:
+    """Coordinator and agent as processes; both guests start with a quota of 0.3 CPU and 2 Mbit/s."""
+    surging, flat = guests
+    hypervisor, _ = open_libvirt_host(libvirt_uri=real_host.uri, network_namespace=real_host.netns)
+    hypervisor.domains()
+    for guest in guests:
+        hypervisor.submit(guest.vm_id, StepKind.CPU_QUOTA, 300)
+        hypervisor.submit(guest.vm_id, StepKind.NET_RX, 2 * MBIT)
+    with Fleet(DemoOptions()) as fleet, contextlib.closing(hypervisor):
+        token, hashed = new_token()
+        state = fleet.folder / "coordinator"
+        ParquetHistory(state / "history").append_history(history((surging.vm_id, flat.vm_id), surging.vm_id))
+        registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+        registry.save_token(hashed, "test", time.time_ns())
+        registry.close()
+        _configure(fleet, real_host)
+        fleet.start("coordinator")
+        until(fleet, "readyz")
+        fleet.start(HOST)
+        yield Running(fleet, surging, flat, token, hypervisor)
+
+
+def _configure(fleet: Fleet, real_host: RealHost) -> None:
+    pki, ports, home = fleet.folder / "pki", (free_port(), free_port()), fleet.folder / HOST
+    create_ca(pki)
+    home.mkdir()
+    fleet.url, fleet.host_ids = f"http://127.0.0.1:{ports[1]}/", [HOST]
+    ready_s = 25  # Ray and the models load meanwhile
+    clock = {"simulated_start_ns": NOW_S * NS_PER_S, "real_start_ns": time.time_ns() + ready_s * NS_PER_S, "speed": SPEED}
+    files = issue_coordinator(pki, ["localhost"], ["127.0.0.1"])
+    fleet.configure("coordinator", coordinator_settings(fleet.folder, files, *ports) | {"clock": clock})
+    settings = agent_settings(home, HOST, issue_host(pki, HOST), ports[0], Mode.OBSERVE)
+    settings |= {
+        "hypervisor": "libvirt",
+        "libvirt_uri": real_host.uri,
+        "network_namespace": real_host.netns,
+        "clock": clock,
+        "guard": {"memory_floor_bytes": 64 * MIB, "step_timeout_s": 180, "reading_max_age_s": 120},
+    }
+    fleet.configure(HOST, settings)
+
+
+def until(fleet: Fleet, page: str, seconds: float = 120.0) -> None:
+    def answers() -> bool:
+        fleet.check()
+        with contextlib.suppress(OSError):
+            fleet.get(page)
+            return True
+        return False
+
+    wait_for(answers, page, seconds)
+
+
+def test_the_surge_is_met_before_it_comes(running: Running) -> None:
+    surging, flat = running.surging, running.flat
+    first = {guest.name: running.allocation(guest) for guest in (surging, flat)}
+    assert first["surging"] == first["flat"]
+
+    # 08:55, observe: the receipts show the steps, the host shows no change
+    shadow = wait_for(lambda: [r for r in running.receipts(surging) if r["shadow"] and r["steps"]], "a shadow receipt with steps", 120)
+    assert running.clock_s() < SURGE_S
+    assert {guest.name: running.allocation(guest) for guest in (surging, flat)} == first
+    assert "memory" in {step["kind"] for step in shadow[0]["steps"]}  # the slow lever looks furthest ahead
+    assert shadow[0]["trail"]
+
+    running.order(Mode.PREDICTIVE)
+    wait_for(lambda: running.fleet.ask(HOST, "mode")["mode"] == "predictive", "the agent to take the order", 30)
+
+    # 09:00, predictive: everything is in force before 09:05
+    def grown() -> bool:
+        running.fleet.check()
+        now = running.allocation(surging)
+        return bool(
+            (now.cpu_quota_millicores or 0) > 1200
+            and now.vcpus == 2
+            and (now.memory_bytes or 0) > 120 * MIB
+            and (now.net_rx_bits_per_s or 0) > 15 * MBIT
+        )
+
+    try:
+        wait_for(grown, "quota, vCPU, memory and rate", 150)
+    except AssertionError as error:
+        story = running.fleet.ask(HOST, "why", surging.vm_id)["story"]
+        log = "".join(Path(running.fleet.folder / f"{n}.log").read_text()[-1500:] for n in ("coordinator", HOST))
+        raise AssertionError(f"{error}; in force {running.allocation(surging)}; story {story}; log {log}") from error
+    assert running.clock_s() < SURGE_S, "the values came only with the surge"
+    assert wait_for(lambda: surging.sh("nproc") == "2", "the guest to see its second vCPU", 30)
+    assert int(surging.sh("grep MemTotal /proc/meminfo").split()[1]) > int(flat.sh("grep MemTotal /proc/meminfo").split()[1]) + 16_384
+    assert running.allocation(flat).vcpus == 1
+    assert (running.allocation(flat).cpu_quota_millicores or 0) <= 300
+    assert (running.allocation(flat).memory_bytes or 0) <= (first["flat"].memory_bytes or 0)
+
+    # the receipt and the outcome say so
+    ended = [row["outcome"] for row in outcomes(running, surging)]
+    done = {outcome["step"]["kind"]: outcome for outcome in ended if outcome["state"] in ("verified", "partial")}
+    assert set(done) >= {"cpu_quota", "vcpus", "memory", "net_rx"}
+    assert all(outcome["origin"] == "plan" for outcome in done.values())
+
+
+def outcomes(running: Running, guest: Guest) -> list[dict[str, Any]]:
+    """Wait until the coordinator has heard of the vCPU, then all outcomes of the guest."""
+
+    def heard() -> list[dict[str, Any]]:
+        found = running.fleet.get(f"api/v1/outcomes?vm={guest.vm_id}&limit=200")
+        rows = list(found["items"] if isinstance(found, dict) else found)
+        kinds = {row["outcome"]["step"]["kind"] for row in rows if row["outcome"]["state"] == "verified"}
+        return rows if "vcpus" in kinds and "memory" in kinds else []
+
+    return wait_for(heard, "the outcomes at the coordinator", 60)  # type: ignore[no-any-return]
+
+
+def test_the_guest_works_with_what_it_got(running: Running) -> None:
+    """The surge itself: two busy threads are not held to the old quota."""
+    before = running.surging.work()
+    running.surging.cpu(1000, 2)
+    wait_for(lambda: running.surging.work() > before, "the guest to work", 60)
+    rows = {row["vm_id"]: row for row in running.fleet.ask(HOST, "vms")}
+    assert rows[running.surging.vm_id]["in_force"]["cpu_quota"] > 1200
+    running.surging.cpu(0, 0)
