@@ -70,7 +70,7 @@ def token() -> None:
 @click.argument("name")
 @CONFIG_OPTION
 def token_new(name: str, config_path: Path | None) -> None:
-    """Make a token for NAME and print it once; only its hash is kept. A running coordinator knows it after a restart."""
+    """Make a token for NAME and print it once; only its hash is kept. A running coordinator knows it at once."""
     from coordinator.service.auth import new_token  # noqa: PLC0415
     from coordinator.store.registry import SqlRegistry  # noqa: PLC0415
 

@@ -27,7 +27,7 @@ from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.live_view import LiveView
-from coordinator.model import ForecastBlock, HistoryBlock
+from coordinator.model import HistoryBlock
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
@@ -106,7 +106,7 @@ class Coordinator:
         self.view = LiveView(self)
         self.http = HttpService(
             self.view,
-            TokenVerifier(self.registry.token_names()),
+            TokenVerifier(self.registry.token_names(), refresh=self.registry.token_names),
             host=config.listen_http.host,
             port=config.listen_http.port,
         )
@@ -284,7 +284,7 @@ class Coordinator:
         while True:
             request = await self._requests.get()
             with self._stage("forecast"):
-                forecast = await self._forecast(request)
+                forecast = await self._surviving(partial(self.pool.forecast, request.bucket, request.capacity))
             with self._stage("decide"):
                 event = cy.ForecastReady(bucket=request.bucket, forecast=forecast)
                 instructions = self.cycle.handle(event, self.clock.wall_ns())
@@ -296,13 +296,15 @@ class Coordinator:
             if self.cycle.cycles % PRUNE_CYCLES == 0:
                 self.write(self.registry.prune, self.clock.wall_ns())
 
-    async def _forecast(self, request: cy.RequestForecast) -> ForecastBlock:
+    async def _surviving(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """The answer of the pool; once more when its workers died and new ones were loaded."""
         try:
-            return await self.pool.forecast(request.bucket, request.capacity)
+            return await call()
         except PoolLost as error:
             log.warning("forecast workers lost, rebuilding them from history", reason=str(error))
             await self.pool.load(await self._load_history())
-            return await self.pool.forecast(request.bucket, request.capacity)
+            self._retrain_wanted.set()  # the global model went with them
+            return await call()
 
     async def _place_loop(self) -> None:
         while True:
@@ -321,7 +323,7 @@ class Coordinator:
             history = await self._load_history()
             if history.vm_ids:
                 with self._stage("train"):
-                    await self.pool.retrain(history)
+                    await self._surviving(partial(self.pool.retrain, history))
 
     async def _watch_http(self) -> None:
         assert self.http.task is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import TidegateError
@@ -22,7 +23,7 @@ def open_pool(config: CoordinatorConfig, options: ForecastOptions) -> RayPool | 
     if config.ray:
         from coordinator.compute.ray_pool import RayPool  # noqa: PLC0415  # Ray takes seconds to import
 
-        return RayPool(options, config.ray_workers)
+        return RayPool(options, config.ray_workers, Path(config.state_dir))
     from coordinator.compute.local_pool import LocalPool  # noqa: PLC0415
 
     return LocalPool(options, 1)

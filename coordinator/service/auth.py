@@ -2,6 +2,7 @@
 
 A slow password hash protects low-entropy secrets; against 256 random bits a fast one loses nothing, and it cannot be used to
 exhaust the CPU (NIST SP 800-63B, 5.1.4.2 on look-up secrets). Invariant: a plain token is never stored, logged or compared.
+A token made while the coordinator runs counts at once: one that is not known is looked up anew, at most once in REFRESH_S seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 PREFIX: Final = "tg_"  # lets secret scanners recognise a leaked token
 MAX_TOKEN_CHARS: Final = 256  # ours have 46; longer input is not worth hashing
+REFRESH_S: Final = 1.0  # bounds what a flood of wrong tokens can make the registry read
 
 
 def new_token() -> tuple[str, str]:
@@ -28,16 +31,35 @@ def hash_token(plain: str) -> str:
 
 
 class TokenVerifier:
-    """Recognises tokens by their hash. `names` (hash -> name) is read on every call, so a live mapping takes effect at once."""
+    """Recognises tokens by their hash. `names` (hash -> name) is read on every call, so a live mapping takes effect at once.
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    `refresh` gives the mapping as it is stored now; `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        *,
+        refresh: Callable[[], Mapping[str, str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._names = names
+        self._refresh, self._clock = refresh, clock
+        self._refresh_due = clock()
 
     def verify(self, plain: str) -> str | None:
         """The token's name, or None. Compares against every hash in constant time, whichever matches."""
         if not plain or len(plain) > MAX_TOKEN_CHARS or not plain.isascii():
             return None
         digest = hash_token(plain)
+        found = self._find(digest)
+        if found is None and self._refresh is not None and self._clock() >= self._refresh_due:
+            self._refresh_due = self._clock() + REFRESH_S
+            self._names = self._refresh()
+            found = self._find(digest)
+        return found
+
+    def _find(self, digest: str) -> str | None:
         found: str | None = None
         for stored, name in list(self._names.items()):
             if hmac.compare_digest(stored.encode(), digest.encode()):

@@ -62,3 +62,27 @@ def test_other_headers_are_not_recognised(header: str | None) -> None:
 @given(st.text())
 def test_no_other_text_is_recognised(text: str) -> None:
     assert TokenVerifier({hash_token("tg_the-one"): "ops"}).verify(text) is None
+
+
+def test_a_token_made_meanwhile_counts_at_once_and_wrong_ones_do_not_flood_the_registry() -> None:
+    stored: dict[str, str] = {}
+    reads: list[float] = []
+    now = 100.0
+
+    def refresh() -> dict[str, str]:
+        reads.append(now)
+        return dict(stored)
+
+    verifier = TokenVerifier({}, refresh=refresh, clock=lambda: now)
+    plain, hashed = new_token()
+    stored[hashed] = "deploy"
+    assert verifier.verify(plain) == "deploy"
+    for _ in range(50):
+        assert verifier.verify("tg_wrong") is None
+    assert reads == [100.0]
+    other, hashed = new_token()
+    stored[hashed] = "other"
+    assert verifier.verify(other) is None
+    now += 1.0
+    assert verifier.verify(other) == "other"
+    assert (verifier.verify(plain), reads) == ("deploy", [100.0, 101.0])
