@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ class HostBundle:
     reader: HostReader
     after_round: Callable[[int], None] = lambda _: None
     ask: Callable[[str], Any] | None = None
+    collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
 
 
@@ -49,7 +50,11 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         clock=clock,
     )
     chosen: HostReader = _OnClock(reader, clock) if config.clock.speed else reader
-    return HostBundle(hypervisor=hypervisor, reader=chosen, close=hypervisor.close)
+
+    def collector_seconds() -> Mapping[str, float]:
+        return {name: stat.seconds for name, stat in reader.collector_stats.copy().items()}
+
+    return HostBundle(hypervisor=hypervisor, reader=chosen, collector_seconds=collector_seconds, close=hypervisor.close)
 
 
 class _OnClock:

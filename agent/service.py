@@ -37,7 +37,7 @@ from shared.errors import HostError, Refusal
 from shared.frame import encode
 from shared.logging import configure
 from shared.messages import Ack, Hello, SendPlan, SetMode, Status
-from shared.metrics import AGENT_METRICS, Metrics
+from shared.metrics import AGENT_METRICS, Metrics, Rising
 from shared.model import Domain, HostSample, Mode
 from shared.notify import notify
 from shared.plan import Step
@@ -67,6 +67,7 @@ class AgentService:
         self.journal = Journal(self.state_dir / "journal")
         self.spool = Spool(self.state_dir / "spool", config.spool_max_bytes)
         self.metrics = Metrics(AGENT_METRICS)
+        self._rising = Rising(self.metrics)
         mode = load_mode(self.state_dir)
         self.core = AgentCore(
             host_id=config.host_id,
@@ -422,6 +423,10 @@ class AgentService:
             self.metrics.add("tidegate_agent_refusals_total", code=outcome.code)
 
     def _publish(self) -> None:
+        self._rising.follow("tidegate_agent_spool_dropped_frames_total", self.spool.dropped_frames)
+        for collector, seconds in self.host.collector_seconds().items():
+            self.metrics.set("tidegate_agent_collector_duration_seconds", seconds, collector=collector)
+            self.metrics.set("tidegate_agent_collector_success", float(collector not in self._failures), collector=collector)
         self.metrics.set("tidegate_agent_spool_bytes", self.spool.bytes_used)
         self.metrics.set("tidegate_agent_spool_frames", self.spool.frames)
         self.metrics.set("tidegate_agent_link_up", float(self.core.link_up))

@@ -38,12 +38,12 @@ from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
 from shared.frame import decode_agent, decode_block
 from shared.messages import AgentMessage, Hello, Inventory, Outcomes, Samples, Status
-from shared.metrics import COORDINATOR_METRICS, Metrics
+from shared.metrics import COORDINATOR_METRICS, Metrics, Rising
 from shared.model import HostSample
 from shared.notify import notify
 from shared.plan import Plan
 from shared.tls import server_context
-from shared.units import BUCKET_S, NS_PER_S
+from shared.units import BUCKET_S, NS_PER_S, RESOURCES
 
 TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
@@ -69,6 +69,7 @@ class Coordinator:
         self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.metrics = Metrics(COORDINATOR_METRICS)
+        self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s())
         self.started_ns = self.clock.wall_ns()
@@ -291,6 +292,7 @@ class Coordinator:
             self.carry_out(instructions)
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
+            self._publish_cycle()
             if self.cycle.cycles % RETRAIN_CYCLES == 0:
                 self._retrain_wanted.set()
             if self.cycle.cycles % PRUNE_CYCLES == 0:
@@ -346,6 +348,18 @@ class Coordinator:
         self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
         self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
         self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
+        counters = self.gateway.core.counters
+        self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
+        for reason in ("garbage", "impostors", "future", "gaps"):
+            self._rising.follow("tidegate_frames_rejected_total", counters[reason], reason=reason)
+
+    def _publish_cycle(self) -> None:
+        """What changes once a cycle, and costs more than a look."""
+        self.metrics.set("tidegate_history_bytes", self.history.total_bytes)
+        ratio, coverage = self.cycle.ledger.errors.pinball_ratio(), self.cycle.ledger.errors.coverage()
+        for r, resource in enumerate(RESOURCES):
+            self.metrics.set("tidegate_forecast_pinball_ratio", float(ratio[r]), resource=resource)
+            self.metrics.set("tidegate_forecast_coverage_ratio", float(coverage[r]), resource=resource)
 
     async def _guard(self, loop: Awaitable[None]) -> None:
         try:

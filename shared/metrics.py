@@ -43,7 +43,6 @@ AGENT_METRICS: Final = (
     Metric("tidegate_agent_spool_bytes", "gauge", "Disk used by frames that are not acknowledged yet"),
     Metric("tidegate_agent_spool_frames", "gauge", "Frames that are not acknowledged yet"),
     Metric("tidegate_agent_spool_dropped_frames_total", "counter", "Frames dropped, oldest first, because the spool was full"),
-    Metric("tidegate_agent_frames_sent_total", "counter", "Frames sent, repeats included"),
     Metric("tidegate_agent_link_up", "gauge", "1 while connected to a coordinator"),
     Metric("tidegate_agent_link_connects_total", "counter", "Connections made to a coordinator"),
     Metric("tidegate_agent_steps_total", "counter", "Steps that ended, by lever, outcome and who asked", ("kind", "outcome", "origin")),
@@ -76,14 +75,23 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_outcomes_total", "counter", "Outcomes reported by hosts", ("kind", "outcome", "origin")),
     Metric("tidegate_receipts_total", "counter", "Receipts written"),
     Metric("tidegate_refusals_total", "counter", "Requests and steps refused by the coordinator, by refusal code", ("code",)),
-    Metric(
-        "tidegate_http_requests_total",
-        "counter",
-        "HTTP requests answered; route is the path's template",
-        ("method", "route", "status"),
-    ),
-    Metric("tidegate_http_request_duration_seconds", "histogram", "Time from request to answer", ("route",), _FAST),
 )
+
+
+class Rising:
+    """Feeds a counter from a total that something else keeps: adds what it grew by since the last look."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._last: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def follow(self, name: str, total: float, **labels: str) -> None:
+        """Bring the counter up to `total`."""
+        key = (name, tuple(labels.values()))
+        grown = total - self._last.get(key, 0)
+        if grown > 0:
+            self._metrics.add(name, grown, **labels)
+            self._last[key] = total
 
 
 class Metrics:

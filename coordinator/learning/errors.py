@@ -96,6 +96,12 @@ class ForecastErrors:
         pinball, naive, demand, count = self.by_mode[:, MODES.index(mode)]
         return ErrorTotals(pinball=pinball.copy(), naive=naive.copy(), demand=demand.copy(), count=count.copy())
 
+    def pinball_ratio(self) -> F64:
+        """Pinball loss over Naive's so far, all modes together, [r]; NaN = nothing scored."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result: F64 = self.by_mode[0].sum(axis=0) / self.by_mode[1].sum(axis=0)
+        return result
+
     def coverage(self) -> F64:
         """Share of actuals inside the one-step 10-90 % band so far, [r]; NaN = nothing scored."""
         with np.errstate(invalid="ignore"):
