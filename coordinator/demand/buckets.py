@@ -1,8 +1,8 @@
 """Five-second samples to five-minute buckets of demand. Sans-I/O: samples go in, closed buckets come out, time comes with the samples.
 
 Averages weigh each sample by its period. Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a
-closed bucket (an agent comes back and empties its spool) make it grow, and it is closed again; all buckets kept are bounded. Samples wait in a list and are folded column-wise,
-4,096 at a time: 4 microseconds a VM and sample, most of it reading the fields.
+closed bucket (an agent comes back and empties its spool) make it grow, and it is closed again; all buckets kept are bounded.
+Samples wait in a list and are folded column-wise, 4,096 at a time: 4 microseconds a VM and sample, most of it reading the fields.
 """
 
 from __future__ import annotations
