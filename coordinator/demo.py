@@ -41,6 +41,8 @@ START_TIMEOUT_S: Final = 180.0
 STOP_TIMEOUT_S: Final = 15.0
 OVERCOMMIT: Final = 1.15
 MIN_SHM_BYTES: Final = 1 << 30
+PATIENCE_S: Final = 5.0  # real seconds
+GUARD: Final = {"step_timeout_s": 120, "reading_max_age_s": 120}  # the defaults of 30 s are a quarter of a real second at 120x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,14 @@ class DemoOptions:
     linger: bool = False
 
 
+class ProcessEnded(HostError):
+    """A process of the demo ended by itself, with `code`."""
+
+    def __init__(self, name: str, code: int, tail: str) -> None:
+        super().__init__(f"{name} ended with exit code {code}:\n{tail}")
+        self.code = code
+
+
 @dataclass
 class Fleet:
     """The demo's processes and files. Use as `with Fleet(options) as fleet`; leaving it stops everything."""
@@ -69,11 +79,13 @@ class Fleet:
     processes: dict[str, psutil.Popen] = field(default_factory=dict)
 
     def __enter__(self) -> Fleet:
-        self.folder = Path(tempfile.mkdtemp(prefix="tidegate-demo-", dir=_scratch()))
+        # a short name: Ray's sockets lie five folders below, and a socket's path has at most 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="tidegate-", dir=_scratch()))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        shutil.rmtree((self.folder / "coordinator" / "ray").resolve(), ignore_errors=True)  # elsewhere where the name is not short
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def prepare(self) -> str:
@@ -101,14 +113,16 @@ class Fleet:
             "speed": options.speed,
         }
         files = issue_coordinator(pki, ["localhost"], ["127.0.0.1"])
-        self.configure("coordinator", coordinator_settings(self.folder, files, *ports) | {"clock": clock})
+        # whatever a pause of a busy machine is in simulated time, it is no reason to take a host for lost
+        cycle = {"stale_host_s": min(3600, max(60, int(PATIENCE_S * options.speed)))}
+        self.configure("coordinator", coordinator_settings(self.folder, files, *ports) | {"clock": clock, "cycle": cycle})
         for i, host in enumerate(hosts):
             home = self.folder / host.host
             home.mkdir()
             write(home / "workload", host)
             mode = Mode.REACTIVE if i < (options.hosts + 1) // 2 else Mode.PREDICTIVE
             settings = agent_settings(home, host.host, issue_host(pki, host.host), ports[0], mode)
-            settings |= {"hypervisor": "simulated", "workload": str(home / "workload"), "clock": clock}
+            settings |= {"hypervisor": "simulated", "workload": str(home / "workload"), "clock": clock, "guard": GUARD}
             self.configure(host.host, settings)
             self.host_ids.append(host.host)
         return str(data) if data else "generated workloads (no traces found)"
@@ -140,11 +154,10 @@ class Fleet:
         self.processes.clear()
 
     def check(self) -> None:
-        """Raise HostError with the end of its log when a process has ended."""
+        """Raise ProcessEnded with the end of its log when a process has ended."""
         for name, process in self.processes.items():
             if process.poll() is not None:
-                tail = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-                raise HostError(f"{name} ended with exit code {process.returncode}:\n{tail}")
+                raise ProcessEnded(name, process.returncode, (self.folder / f"{name}.log").read_text(errors="replace")[-2000:])
 
     async def until_ready(self) -> None:
         """Until the coordinator can decide. Raises HostError when it dies or takes too long."""
@@ -156,6 +169,17 @@ class Fleet:
                 return
             await asyncio.sleep(0.2)
         raise HostError(f"the coordinator was not ready within {START_TIMEOUT_S:g} s")
+
+    async def until_agent(self, host_id: str) -> None:
+        """Until an agent has looked at its host once. Raises HostError when it dies or takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self.check()
+            with contextlib.suppress(HostError):
+                if (await asyncio.to_thread(self.ask, host_id, "status"))["sampling_rounds"]:
+                    return
+            await asyncio.sleep(0.1)
+        raise HostError(f"the agent of {host_id} did not sample within {START_TIMEOUT_S:g} s")
 
     def get(self, path: str) -> Any:
         """JSON of one page; OSError when it does not answer or says no."""

@@ -21,6 +21,7 @@ from coordinator.demo import (
     START_S,
     DemoOptions,
     Fleet,
+    ProcessEnded,
     agent_settings,
     coordinator_settings,
     free_port,
@@ -31,6 +32,8 @@ from shared.errors import HostError, Refusal
 from shared.model import Mode
 
 WARM_UP_S: Final = 1800.0  # simulated seconds before scoring: both modes leave the initial allocations behind
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a closed terminal must not leave the fleet behind either
+EXIT_NO_LIBVIRT: Final = 69  # EX_UNAVAILABLE of sysexits.h
 REFRESH_S: Final = 2.0
 APPLIED: Final = ("verified", "partial")
 
@@ -94,13 +97,13 @@ async def run_demo(options: DemoOptions) -> int:
     """Run to the end of the scored hours (0), a failure (1) or Ctrl-C (130). Leaves nothing behind."""
     console = Console(stderr=False)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with Fleet(options) as fleet:
         try:
             return await _run(fleet, console, stop)
         except HostError as error:
-            console.print(f"[bold red]demo failed:[/] {error}")
+            _print_failure(console, error)
             return 1
 
 
@@ -190,7 +193,7 @@ async def _while_waiting(work: Any, stop: asyncio.Event) -> bool:
 async def run_libvirt_demo(options: DemoOptions, mode: str) -> int:
     """Coordinator and one agent on this machine's own libvirt domains, in real time, until Ctrl-C."""
     console, stop = Console(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with Fleet(options) as fleet:
         ports, host_id = (free_port(), options.port or free_port()), host_name()
@@ -202,6 +205,12 @@ async def run_libvirt_demo(options: DemoOptions, mode: str) -> int:
         fleet.configure(host_id, agent_settings(home, host_id, issue_host(pki, host_id), ports[0], Mode(mode)))
         fleet.host_ids.append(host_id)
         try:
+            fleet.start(host_id)  # first: where there is no libvirt, it says so at once
+            if not await _while_waiting(fleet.until_agent(host_id), stop):
+                return 130
+            if why := fleet.ask(host_id, "status")["sampling_failures"].get("libvirt"):
+                _print_failure(console, HostError(f"no libvirt to talk to: {why}"))
+                return EXIT_NO_LIBVIRT
             fleet.start("coordinator")
             console.print(
                 f"status page: [bold]{fleet.url}[/]; mode {mode}: "
@@ -209,15 +218,19 @@ async def run_libvirt_demo(options: DemoOptions, mode: str) -> int:
             )
             if not await _while_waiting(fleet.until_ready(), stop):
                 return 130
-            fleet.start(host_id)
             while not stop.is_set():
                 fleet.check()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), REFRESH_S)
         except HostError as error:
-            console.print(f"[bold red]demo failed:[/] {error}")
-            return 1
+            _print_failure(console, error)
+            return error.code if isinstance(error, ProcessEnded) and error.code > 0 else 1
     return 0
+
+
+def _print_failure(console: Console, error: HostError) -> None:
+    console.print("[bold red]demo failed:[/]", end=" ")
+    console.print(str(error), markup=False, highlight=False)  # a log line may hold brackets
 
 
 def _document(fleet: Fleet, board: Board, source: str) -> dict[str, Any]:
