@@ -47,6 +47,7 @@ class Weather:
     mode_orders: int = 0  # by the coordinator, to any host
     mode_pins: int = 0  # on the host, pins taken away again included
     adjusts: int = 0  # operators' orders, sensible or not, for any VM
+    mad_plans: int = 0  # plans with absurd values, as from a coordinator with a bug: the host's guard has to hold
     stuck_vms: int = 0  # per host: a VM whose monitor does not answer for down_s
     late_guests: int = 0  # per host: a VM whose guest reports its memory late for down_s
     faults: SimulationFaults = field(default_factory=SimulationFaults)
@@ -70,6 +71,7 @@ class Settings:
     reactive: ReactiveConfig = field(default_factory=ReactiveConfig)
     forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False, statsforecast=False))
     history: Sequence[HistoryBlock] = ()
+    log_buckets: int = 3  # the coordinator's log is cut this many closed buckets behind, as coordinator/main does it
     place: bool = False
     retrain_every_cycles: int = 0
 
@@ -162,6 +164,7 @@ class World:
             (weather.full_logs, coordinator.fill_log),
             (weather.mode_orders, coordinator.order_mode),
             (weather.adjusts, coordinator.adjust),
+            (weather.mad_plans, coordinator.go_mad),
         ):
             self._scatter(count, call)
         self._scatter(weather.mode_pins, lambda: self.random.choice(self.agents).pin())

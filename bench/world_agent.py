@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bench.world import World
     from bench.world_wire import Wire
 
-BEAT_S = 20.0  # a tick at least this often, so that a heartbeat is never missed however rare the samples
+BEAT_S = 30.0  # a tick at least this often, so that a heartbeat is never missed however rare the samples
 LATE_GUEST_S = 600
 
 
@@ -257,7 +257,7 @@ class AgentNode:
         raw = self.host.read()
         sample = derive(self._previous, raw, self._memory_max)
         self._previous = raw
-        self.checks.in_force()
+        self.checks.in_force(raw)
         if sample.period_ns:
             self.checks.sampled(sample)
             self.handle(ev.Sampled(sample=sample))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent import events as ev
-from agent.ports import RawVm
+from agent.ports import RawHost, RawVm
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
 from shared.model import HostSample, VmSample
@@ -111,13 +111,15 @@ class HostChecks:
         if core is not None and not core.link_up:
             self._check_alone(step, intent)
 
-    def in_force(self) -> None:
-        """What the host shows now, stuck VMs included: bounds, commit limits, and that no host changes that may not."""
+    def in_force(self, raw: RawHost | None = None) -> None:
+        """What the host shows now (`raw`: was just read), stuck VMs included: bounds, commit limits, no change where none may be."""
         world, node = self._world, self._node
-        faults = node.host.faults
-        node.host.faults = msgspec.structs.replace(faults, stuck_vms=())
-        vms = node.host.read().vms
-        node.host.faults = faults
+        if raw is None or raw.failures:
+            faults = node.host.faults
+            node.host.faults = msgspec.structs.replace(faults, stuck_vms=())
+            raw = node.host.read()
+            node.host.faults = faults
+        vms = raw.vms
         for vm in vms:
             self._check_bounds(vm)
         if not node.mode.acts and world.now_ns - self._submitted_ns > SETTLE_NS:

@@ -1,7 +1,7 @@
 """The coordinator process of the simulated world and its disk (log of frames, buckets, registry).
 
 Gateway core, decision cycle and forecaster are production code. What was not synced is lost at a kill; the rest is read again at the
-start. The log is cut two closed buckets behind, as coordinator/main does it.
+start. The log is cut some closed buckets behind (Settings.log_buckets).
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.world_checks import check_coordinator
+from bench.world_history import extended, joined, merged
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
@@ -28,7 +28,7 @@ from shared.errors import Refusal
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
 from shared.model import Domain, HostCapacity, Mode
-from shared.plan import Outcome, Plan
+from shared.plan import Outcome, Plan, Step, StepKind
 from shared.units import BUCKET_S, GIB, NS_PER_S
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TICK_S = 10.0
 FORECAST_TAKES_S = 2.0
-SYNC_TAKES_S = 0.05
+SYNC_TAKES_S = (0.01, 1.0)
 
 
 class CoordinatorNode:
@@ -72,7 +72,7 @@ class CoordinatorNode:
         self.alive, self.epoch = True, self.epoch + 1
         self.incarnation += 1
         self.heard_ns.clear()
-        self._marks: deque[int] = deque(maxlen=3)
+        self._marks: deque[int] = deque(maxlen=settings.log_buckets)
         gateway = gw.GatewaySettings(epoch=self.epoch, stale_host_s=settings.cycle.stale_host_s)
         self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
         self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None))
@@ -152,11 +152,13 @@ class CoordinatorNode:
         """An operator orders something, sensible or not, for some VM."""
         random = self.world.random
         spec = random.choice(random.choice(self.world.agents).file.vms)
-        request = Adjustment(
-            vcpus=random.choice([None, 1, 2, spec.vcpus_max, spec.vcpus_max + 1]),
-            memory_bytes=random.choice([None, spec.memory_max_bytes // random.randint(1, 8), spec.memory_max_bytes + GIB]),
-            cpu_quota_millicores=random.choice([None, -1, random.randint(1, 1200 * spec.vcpus_max)]),
+        memory, quota = spec.initial.memory_bytes or GIB, spec.initial.cpu_quota_millicores or 1000
+        orders = (
+            Adjustment(vcpus=random.choice([1, 2, spec.vcpus_max, spec.vcpus_max + 1])),
+            Adjustment(memory_bytes=random.choice([spec.memory_max_bytes + GIB, int(memory * random.uniform(0.8, 1.2))])),
+            Adjustment(cpu_quota_millicores=random.choice([-1, int(quota * random.uniform(0.5, 1.5))])),
         )
+        request = random.choice(orders)
         if not self.alive:
             return
         try:
@@ -168,12 +170,43 @@ class CoordinatorNode:
             self.world.count("adjust")
             self._carry_out(instructions)
 
+    def go_mad(self) -> None:
+        """Send some host a plan of absurd values, numbered like a sane one."""
+        random = self.world.random
+        host = random.choice(self.world.agents)
+        if not self.alive or not self.recently_heard(host.host_id):
+            return
+        self.world.count("mad_plan")
+        record = self.cycle.fleet.host(host.host_id)
+        record.plan_sequence += 1
+        deadline_ns = self.world.now_ns + 600 * NS_PER_S
+        steps = tuple(
+            Step(
+                id=f"mad-{self.epoch}-{record.plan_sequence}-{i}-{kind}",
+                vm_id=spec.vm_id,
+                kind=kind,
+                value=random.choice([-1, 1, 2**40, random.randint(1, 10**10)]),
+                deadline_ns=deadline_ns,
+            )
+            for i, spec in enumerate(host.file.vms)
+            for kind in StepKind
+        )
+        plan = Plan(
+            host_id=host.host_id,
+            epoch=self.epoch,
+            sequence=record.plan_sequence,
+            issued_ns=self.world.now_ns,
+            deadline_ns=deadline_ns,
+            steps=steps,
+        )
+        self._send_plan(plan)
+
     def _gateway(self, event: gw.Event) -> None:
         for instruction in self.gateway.handle(event, self.world.now_ns):
             match instruction:
                 case gw.AppendWal():
                     if not self._unsynced:
-                        self._later(SYNC_TAKES_S, self._sync)
+                        self._later(self.world.random.uniform(*SYNC_TAKES_S), self._sync)
                     self._unsynced.append((instruction.host_id, instruction.boot_id, instruction.sequence, instruction.frame))
                 case gw.Deliver():
                     self._deliver(instruction)
@@ -261,7 +294,7 @@ class CoordinatorNode:
         bucket = instruction.bucket
         self.world.record("bucket", bucket.start_s, bucket.vm_ids, bucket.samples.tolist(), bucket.mean.tobytes())
         known = self.buckets.get(bucket.start_s)
-        self.buckets[bucket.start_s] = bucket if known is None else _merged(known, bucket)
+        self.buckets[bucket.start_s] = bucket if known is None else merged(known, bucket)
         if instruction.late:
             self.world.count("late_bucket")
         else:
@@ -276,7 +309,7 @@ class CoordinatorNode:
             return None
         newest = max(self.buckets, default=0)
         if known:
-            base = _joined(known)
+            base = joined(known)
         else:
             vm_ids = tuple(sorted(self.known_domains))
             nothing = np.full((len(vm_ids), 5, 0), np.nan, dtype=np.float32)
@@ -285,56 +318,8 @@ class CoordinatorNode:
             )
             base = self.cycle.fleet.with_capacity(base)
         starts = range(base.end_s + BUCKET_S, newest + BUCKET_S, BUCKET_S)
-        return base if not starts else _extended(base, [self.buckets.get(start_s) for start_s in starts])
+        return base if not starts else extended(base, [self.buckets.get(start_s) for start_s in starts])
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         incarnation = self.incarnation
         self.world.after(seconds, lambda: call() if self.incarnation == incarnation and self.alive else None)
-
-
-def _joined(blocks: Sequence[HistoryBlock]) -> HistoryBlock:
-    """Histories of several hosts as one block."""
-    names = ("mean", "peak", "censored", "capacity")
-    mean, peak, censored, capacity = (np.concatenate([getattr(b, name) for b in blocks]) for name in names)
-    vm_ids = tuple(vm_id for b in blocks for vm_id in b.vm_ids)
-    return replace(blocks[0], vm_ids=vm_ids, mean=mean, peak=peak, censored=censored, capacity=capacity)
-
-
-def _extended(base: HistoryBlock, buckets: Sequence[BucketBlock | None]) -> HistoryBlock:
-    """`base` and the buckets that follow it; None and VMs that a bucket lacks = unknown."""
-    row_of = {vm_id: row for row, vm_id in enumerate(base.vm_ids)}
-    added = np.full((3, *base.mean.shape[:2], len(buckets)), np.nan, dtype=np.float32)
-    for b, bucket in enumerate(buckets):
-        if bucket is None:
-            continue
-        pairs = [(row_of[vm_id], i) for i, vm_id in enumerate(bucket.vm_ids) if vm_id in row_of]
-        rows, sources = [row for row, _ in pairs], [i for _, i in pairs]
-        for plane, values in enumerate((bucket.mean, bucket.peak, bucket.censored)):
-            added[plane, rows, :, b] = values[sources]
-    known = (base.mean, base.peak, base.censored)
-    mean, peak, censored = (np.concatenate([old, new], axis=2) for old, new in zip(known, added, strict=True))
-    return replace(base, end_s=base.end_s + BUCKET_S * len(buckets), mean=mean, peak=peak, censored=censored)
-
-
-def _merged(known: BucketBlock, newer: BucketBlock) -> BucketBlock:
-    """VM by VM the version with more samples, the newer one where they are equal."""
-    rows: dict[str, tuple[BucketBlock, int]] = {vm_id: (known, i) for i, vm_id in enumerate(known.vm_ids)}
-    for i, vm_id in enumerate(newer.vm_ids):
-        if vm_id not in rows or newer.samples[i] >= rows[vm_id][0].samples[rows[vm_id][1]]:
-            rows[vm_id] = (newer, i)
-    order = sorted(rows)
-    picked = [rows[vm_id] for vm_id in order]
-    mean, peak, usage, censored, allocation, samples = (
-        np.array([getattr(b, name)[i] for b, i in picked]) for name in ("mean", "peak", "usage", "censored", "allocation", "samples")
-    )
-    return BucketBlock(
-        start_s=newer.start_s,
-        vm_ids=tuple(order),
-        host_ids=tuple(b.host_ids[i] for b, i in picked),
-        mean=mean,
-        peak=peak,
-        usage=usage,
-        censored=censored,
-        allocation=allocation,
-        samples=samples,
-    )
