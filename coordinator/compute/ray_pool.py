@@ -54,11 +54,11 @@ class _Shard:
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         return self._engine.advance(bucket, capacity)
 
-    def install(self, model: bytes) -> None:
+    def install(self, model: bytes | None) -> None:
         self._engine.install(model)
 
 
-def _train(options: ForecastOptions, history: HistoryBlock) -> bytes:
+def _train(options: ForecastOptions, history: HistoryBlock) -> bytes | None:
     return ForecastEngine(options).retrain(history)
 
 

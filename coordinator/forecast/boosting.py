@@ -41,13 +41,13 @@ PARAMETERS: Final = {
 }
 
 
-def train(history: HistoryBlock, seed: int = 0, rounds: int = ROUNDS) -> bytes:
-    """Fit on random (origin, series, step) triples of the history. Raises ValueError when there is too little of it."""
+def train(history: HistoryBlock, seed: int = 0, rounds: int = ROUNDS) -> bytes | None:
+    """Fit on random (origin, series, step) triples of the history; None when there is too little of it."""
     import lightgbm  # noqa: PLC0415  (1.7 s and 120 MiB that only users of this model pay)
 
     rows, targets = _training_rows(history, seed)
     if len(rows) < LEAST_ROWS:
-        raise ValueError(f"history of {history.mean.shape[2]} buckets gives {len(rows)} training rows: at least {LEAST_ROWS} needed")
+        return None
     data = lightgbm.Dataset(rows, label=targets, params={"max_bin": PARAMETERS["max_bin"], "verbosity": -1}, free_raw_data=False)
     texts = []
     for quantile in QUANTILES:

@@ -145,13 +145,13 @@ class ForecastEngine:
         self._unseen[rows] = 0
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
 
-    def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes:
-        """Train the global quantile model (seconds); a pure function, meant to run elsewhere. `install` takes the result."""
+    def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
+        """Train the global quantile model (seconds); pure, meant to run elsewhere. `install` takes the result; None = too little history."""
         return boosting.train(history, seed)
 
-    def install(self, model: bytes) -> None:
+    def install(self, model: bytes | None) -> None:
         """Use a model from `retrain` from the next bucket on; it earns its weight by its scores. No effect when boosting is off."""
-        if self.options.boosting:
+        if model is not None and self.options.boosting:
             self._booster = boosting.QuantileBooster(model)
 
     # ---- fleet

@@ -243,7 +243,7 @@ def test_a_bug_shows_nothing_of_the_inside(fleet: Any) -> None:
 # -- writes
 
 
-@pytest.mark.parametrize("header", [None, "Bearer nonsense", f"Basic {TOKEN}", f"Bearer {HASH}"])
+@pytest.mark.parametrize("header", [None, "Bearer nonsense", f"Basic {TOKEN}", f"Bearer {HASH}"], ids=["none", "nonsense", "basic", "hash"])
 @pytest.mark.parametrize(("method", "path", "body"), WRITES)
 def test_writes_need_a_token(client: Client, fleet: Any, method: str, path: str, body: dict[str, Any], header: str | None) -> None:
     response = client.request(method, path, json=body, headers={"Authorization": header} if header else {})

@@ -68,7 +68,6 @@ def test_hard_series_give_finite_answers_or_silence(model: bytes) -> None:
 
 
 def test_too_little_history_and_broken_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 200 needed"):
-        train(history(daily(1, 1)[..., :40]))
+    assert train(history(daily(1, 1)[..., :40])) is None
     with pytest.raises(ValueError, match="not a trained model"):
         QuantileBooster(b"junk")
