@@ -101,10 +101,12 @@ class BucketFolder:
         """
         if start_s % BUCKET_S:
             raise ValueError(f"start_s {start_s}: must be a multiple of {BUCKET_S}")
-        bucket = self._open.pop(start_s, None) or self._closed.pop(start_s, None) or _OpenBucket()
+        bucket = self._open.pop(start_s, None) or self._closed.get(start_s) or _OpenBucket()
         self._closed_s = max(self._closed_s, start_s)
         self._grown.discard(start_s)
-        self._keep(start_s, bucket)
+        # Closing again is no touch: after a long replay it would make the newest bucket, still to grow, the first to be forgotten.
+        self._closed.setdefault(start_s, bucket)
+        self._forget(start_s)
         _fold(bucket)
         vm_ids = tuple(sorted(bucket.rows))
         order = np.array([bucket.rows[vm_id] for vm_id in vm_ids], dtype=np.int64)
@@ -138,12 +140,17 @@ class BucketFolder:
         return bucket
 
     def _keep(self, start_s: int, bucket: _OpenBucket) -> None:
-        """Newest place in the order of touch; the oldest that owes nothing goes when there are too many."""
+        """Newest place in the order of touch."""
         self._closed[start_s] = bucket
-        if len(self._closed) > MAX_CLOSED:
+        self._forget(start_s)
+
+    def _forget(self, start_s: int) -> None:
+        """Let the oldest go that owe nothing when there are too many; never `start_s`, which is in hand."""
+        while len(self._closed) > MAX_CLOSED:
             settled = next((s for s in self._closed if s not in self._grown and s != start_s), None)
-            if settled is not None:
-                del self._closed[settled]
+            if settled is None:
+                return
+            del self._closed[settled]
 
 
 def _fold(bucket: _OpenBucket) -> None:

@@ -146,7 +146,7 @@ class ForecastEngine:
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
-        """Train the global quantile model (seconds); pure, meant to run elsewhere. `install` takes the result; None = too little history."""
+        """Train the global quantile model; pure, meant to run elsewhere. `install` takes the result; None = too little history."""
         return boosting.train(history, seed)
 
     def install(self, model: bytes | None) -> None:
