@@ -101,12 +101,15 @@ class BucketFolder:
         """
         if start_s % BUCKET_S:
             raise ValueError(f"start_s {start_s}: must be a multiple of {BUCKET_S}")
-        bucket = self._open.pop(start_s, None) or self._closed.get(start_s) or _OpenBucket()
+        known = self._closed.get(start_s)
+        bucket = known or self._open.pop(start_s, None) or _OpenBucket()
         self._closed_s = max(self._closed_s, start_s)
         self._grown.discard(start_s)
-        # Closing again is no touch: after a long replay it would make the newest bucket, still to grow, the first to be forgotten.
-        self._closed.setdefault(start_s, bucket)
-        self._forget(start_s)
+        if known is None:
+            self._keep(start_s, bucket)
+        else:
+            # No touch: after a long replay it would make the newest bucket, still to grow, the first to be forgotten.
+            self._forget()
         _fold(bucket)
         vm_ids = tuple(sorted(bucket.rows))
         order = np.array([bucket.rows[vm_id] for vm_id in vm_ids], dtype=np.int64)
@@ -142,15 +145,15 @@ class BucketFolder:
     def _keep(self, start_s: int, bucket: _OpenBucket) -> None:
         """Newest place in the order of touch."""
         self._closed[start_s] = bucket
-        self._forget(start_s)
+        self._forget()
 
-    def _forget(self, start_s: int) -> None:
-        """Let the oldest go that owe nothing when there are too many; never `start_s`, which is in hand."""
+    def _forget(self) -> None:
+        """Let the longest untouched go when there are too many, up to the first that still owes its growth; the next tick settles that."""
         while len(self._closed) > MAX_CLOSED:
-            settled = next((s for s in self._closed if s not in self._grown and s != start_s), None)
-            if settled is None:
+            oldest = next(iter(self._closed))
+            if oldest in self._grown:
                 return
-            del self._closed[settled]
+            del self._closed[oldest]
 
 
 def _fold(bucket: _OpenBucket) -> None:
