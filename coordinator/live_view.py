@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.fleet import HostRecord, VmRecord
+from coordinator.gateway.server import GatewayServer
 from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
@@ -30,24 +32,61 @@ from coordinator.service.view import (
     StageTime,
     VmView,
 )
+from coordinator.store.history import ParquetHistory
+from coordinator.store.registry import SqlRegistry
+from shared.clock import Clock
+from shared.config import CoordinatorConfig
 from shared.errors import Refusal
+from shared.metrics import Metrics
 from shared.model import Allocation, Mode, Priority
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S, RESOURCES, UNLIMITED
 
-if TYPE_CHECKING:
-    from coordinator.main import Coordinator
-
 LEAD_STEPS = 6  # the chart shows what was expected of a bucket half an hour before it began
 STAGES = ("forecast", "decide", "place", "train")
+
+
+_T = TypeVar("_T")
+
+
+class Running(Protocol):
+    """What the view needs of the process around it. Times in ns of the coordinator's clock, `stages` in real milliseconds."""
+
+    config: CoordinatorConfig
+    clock: Clock
+    cycle: DecisionCycle
+    gateway: GatewayServer
+    registry: SqlRegistry
+    history: ParquetHistory
+    metrics: Metrics
+    stages: dict[str, float]
+    started_ns: int
+    cycle_done_ns: int | None
+    placed_ns: int | None
+
+    async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A store's read, behind the writes before it."""
+        ...
+
+    def carry_out(self, instructions: list[Instruction]) -> None:
+        """Perform what the cycle wants."""
+        ...
+
+    def audit(self, event: str, **fields: str | int) -> None:
+        """Who changed what."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether decisions can be made now, and why (not)."""
+        ...
 
 
 class LiveView:
     """Answers from memory; async methods read a store behind the writes before them."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._of = coordinator
+    def __init__(self, running: Running) -> None:
+        self._of = running
 
     def fleet(self) -> FleetSummary:
         of, fleet = self._of, self._of.cycle.fleet
