@@ -12,11 +12,14 @@ from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
 def sizing_policy(config: SizingConfig) -> SizingPolicy:
     """The sizing stack's policy. Raises ConfigError where a higher priority would get less than a lower one."""
     default = SizingPolicy()
+    cpu, memory, disk, rx, tx = (config.price * each for each in default.price)
     size = _by_priority(config.size_quantile)
     low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
     return dataclasses.replace(
         default,
         confidence_multiplier=_by_priority(config.confidence_multiplier),
+        price=(cpu, memory, disk, rx, tx),
+        reserve_share=config.reserve_permille / 1000,
         size_quantile=size,
         lower_quantile=(low, normal, high, critical),
         shrink_evidence=(config.shrink_evidence_buckets,) * 5,

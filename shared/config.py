@@ -94,7 +94,7 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     memory_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of memory in one step")] = 50
     cpu_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of CPU or network in one step")] = 500
     shrink_cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="wait between two shrinks of one VM and resource")] = 60
-    shrink_after_grow_s: Annotated[int, Meta(ge=0, le=86_400, description="no shrink of a resource this long after it grew")] = 600
+    shrink_after_grow_s: Annotated[int, Meta(ge=0, le=86_400, description="no shrink of a resource this long after it grew")] = 120
     steps_per_vm_per_minute: Annotated[int, Meta(ge=1, le=1000, description="most steps for one VM within a minute")] = 12
     steps_per_host_per_minute: Annotated[int, Meta(ge=1, le=100_000, description="most steps on the host within a minute")] = 240
     reading_max_age_s: Annotated[int, Meta(ge=1, le=3600, description="an older reading of a VM forbids shrinking it")] = 30
@@ -114,8 +114,8 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The local rules of mode reactive (and the net under mode predictive); they look at current use only."""
 
     grow_at_permille: Annotated[int, Meta(ge=100, le=1000, description="grow when use passes this share of the value in force")] = 850
-    headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1250
-    shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 1800
+    headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1400
+    shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 600
     shrink_margin_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a shrink leaves that largest use times this")] = 1250
 
 
@@ -201,13 +201,19 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """When a forecast leads to a change, and how large."""
 
     confidence_multiplier: Annotated[PriorityTable, Meta(description="act when mean > value in force + this times stddev")] = PriorityTable(
-        low=1.0, normal=0.5, high=0.0, critical=-0.5
+        low=1.0, normal=0.5, high=0.0, critical=-1.0
     )
-    size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give")] = QuantileTable(
+    price: Annotated[
+        float, Meta(ge=0, le=1000, description="price of capacity, of the built-in one: more = leaner; 0 = fixed size_quantile by priority")
+    ] = 1.0
+    reserve_permille: Annotated[
+        int, Meta(ge=0, le=900, description="share of a host that plans leave free for growth under pressure; with a price only")
+    ] = 100
+    size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give where price is 0")] = QuantileTable(
         low=0.9, normal=0.95, high=0.975, critical=0.99
     )
-    shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 3
-    dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 50
+    shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 1
+    dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 20
 
 
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

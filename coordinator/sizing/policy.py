@@ -39,19 +39,22 @@ class SizingPolicy:
     """
 
     confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
-    size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)
+    price: ByResource = (12.0, 24.0, 0.0, 16.0, 16.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
+    priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
+    reserve_share: float = 0.10  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
+    size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0
     lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
     quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
-    steps: Steps = (2, 4, 2, 2, 2)  # size = peak within so many 5-minute steps (slow levers look further)
-    margin: ByResource = (0.05, 0.05, 0.05, 0.05, 0.05)  # on top of the quantile
-    upper_slack: ByResource = (0.10, 0.08, 0.10, 0.15, 0.15)  # shrink only when the allocation is so far above the target
-    dead_band: ByResource = (0.02, 0.02, 0.02, 0.05, 0.05)  # growth smaller than this share of the target waits
-    shrink_evidence: Steps = (2, 4, 2, 2, 2)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
+    steps: Steps = (2, 2, 2, 2, 2)  # size = peak within so many 5-minute steps (slow levers look further)
+    margin: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # on top of the quantile
+    upper_slack: ByResource = (0.05, 0.05, 0.05, 0.05, 0.05)  # shrink only when the allocation is so far above the target
+    dead_band: ByResource = (0.02, 0.02, 0.02, 0.02, 0.02)  # growth smaller than this share of the target waits
+    shrink_evidence: Steps = (1, 1, 1, 1, 1)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
     max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
     memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
     memory_spacing_s: float = 65.0  # ... so far apart
-    shrink_cooldown_s: float = 120.0  # no shrink so soon after a growth of any resource; the host has a longer pause per lever
-    censored_threshold: float = 0.02  # share of samples at a limit in the newest bucket above which a VM is not shrunk
+    shrink_cooldown_s: float = 120.0  # no shrink so soon after a growth of any resource; the host has its own pause per lever
+    censored_threshold: float = 0.10  # share of samples at a limit in the newest bucket above which a VM is not shrunk
     working_set_margin: float = 0.10
     floor: ByResource = (100.0, 64.0 * MIB, 0.0, 1.0 * MBIT, 1.0 * MBIT)  # for VMs whose policy sets none
     granule: ByResource = (10.0, 4.0 * MIB, 1.0, 100_000.0, 100_000.0)  # sizes are whole multiples
@@ -69,6 +72,8 @@ class SizingPolicy:
         within("lower_quantile", self.lower_quantile, 0.0, 1.0)
         within("confidence_multiplier", self.confidence_multiplier, -10.0, 10.0)
         within("quantile_offset", self.quantile_offset, -0.5, 0.5)
+        within("price", self.price, 0.0, 1e6)
+        within("priority_weight", self.priority_weight, 0.001, 1000.0)
         within("steps", self.steps, 1, HORIZON_STEPS)
         within("shrink_evidence", self.shrink_evidence, 1, 2016)  # at most a week
         within("shares", self.shares, 2, 262_144)
@@ -81,7 +86,7 @@ class SizingPolicy:
         within("strict_from", (self.strict_from,), 0, 4)
         within("memory_stride", (self.memory_stride,), 0.001, 1.0)
         within("memory_spacing_s", (self.memory_spacing_s,), 0.0, 3600.0)
-        for name in ("spare_share", "censored_threshold"):
+        for name in ("spare_share", "censored_threshold", "reserve_share"):
             within(name, (getattr(self, name),), 0.0, 1.0)
         within("working_set_margin", (self.working_set_margin,), 0.0, 10.0)
         within("shrink_cooldown_s", (self.shrink_cooldown_s,), 0.0, 86_400.0)
@@ -90,6 +95,7 @@ class SizingPolicy:
         within("contended_at", (self.contended_at,), 0.0, 10.0)
         ordered("size_quantile", self.size_quantile)
         ordered("lower_quantile", self.lower_quantile)
+        ordered("priority_weight", self.priority_weight)
         ordered("confidence_multiplier", tuple(-k for k in self.confidence_multiplier))
         if any(low > size for low, size in zip(self.lower_quantile, self.size_quantile, strict=True)):
             raise ConfigError(f"sizing.lower_quantile {self.lower_quantile!r}: each must be <= size_quantile {self.size_quantile!r}")

@@ -1,6 +1,7 @@
 """What every VM of one host should get: a stack of small steps, each adding a line to the trail.
 
-forecast → quantile of the peak (target) → margin → floor → ceiling → trigger → evidence → vetoes → host capacity.
+forecast → peak at the price of capacity, or a fixed quantile of it (target) → margin → floor → ceiling → trigger → evidence → vetoes →
+host capacity.
 lower, target and upper travel together and are the hysteresis: up fast (any allocation under `lower` is acted on at once), down slow (only
 after `shrink_evidence` cycles in a row whose targets all lay below, and then to the largest of them).
 Invariants: no shrink of a censored, pressured, just-grown or (memory) unread VM; floors hold; sums stay within the host's commit limits
@@ -10,8 +11,8 @@ unless floors and things we may not touch already pass them. Pure; the evidence 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -33,6 +34,7 @@ from coordinator.sizing.levers import (
     round_up,
 )
 from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.price import buy, curves_of
 from coordinator.sizing.share import Claim, share_capacity, spare_grants
 from coordinator.sizing.target import UNUSABLE, interpolate, last_step, raised
 from coordinator.sizing.trigger import bucket_that_matters, confidence, fires
@@ -96,6 +98,9 @@ class Outlook:
     quantile: F64  # level of `size`
     steps: tuple[int, ...]  # [r] how many steps the peak covers
     reason: F64  # NoForecast, as float so that a missing VM is NaN
+    peaks: F64  # [v, r, q] all quantiles of the same peaks
+    levels: tuple[float, ...]  # [q]
+    price: tuple[float, ...] = (NAN,) * N_RESOURCES  # [r] at which the sizes fit the host; NaN = fixed quantiles, inf = at none
 
 
 @lru_cache(maxsize=4)  # all hosts of a cycle are sized from one block
@@ -121,6 +126,7 @@ def size_host(
         return (), {vm.domain.vm_id: evidence[vm.domain.vm_id] for vm in host.vms if vm.domain.vm_id in evidence}
     vms = [vm for vm in host.vms if vm.domain.running and not vm.domain.policy.excluded]
     outlook = look_ahead(vms, forecast, policy, measured_lead_s, burn_rate or {})
+    outlook = at_price(host, vms, outlook, policy, burn_rate or {})
     drafts = [draft_vm(vm, i, outlook, policy, evidence.get(vm.domain.vm_id, VmEvidence())) for i, vm in enumerate(vms)]
     for r in SIZED:
         fit_host(host, [per_vm[r] for per_vm in drafts], r, policy)
@@ -143,7 +149,18 @@ def look_ahead(
     shape = (len(vms), N_RESOURCES)
     if missing.all():
         blank = np.full(shape, np.nan)
-        return Outlook(mean=blank, stddev=blank, lower=blank, size=blank, quantile=blank, reason=blank, steps=(0,) * N_RESOURCES)
+        none = np.full((*shape, len(forecast.levels)), np.nan)
+        return Outlook(
+            mean=blank,
+            stddev=blank,
+            lower=blank,
+            size=blank,
+            quantile=blank,
+            reason=blank,
+            peaks=none,
+            steps=(0,) * N_RESOURCES,
+            levels=forecast.levels,
+        )
     leads = [lead_time_s(KIND[r], policy, measured) if r in KIND else 0.0 for r in range(N_RESOURCES)]
     axis = np.arange(N_RESOURCES)
     near = np.array([bucket_that_matters(lead) for lead in leads])
@@ -162,10 +179,54 @@ def look_ahead(
     mean = forecast.mean[index, axis, near].astype(np.float64)
     stddev = forecast.stddev[index, axis, near].astype(np.float64)
     reason = forecast.reason[index, axis].astype(np.float64)
-    for array in (mean, stddev, lower, size, reason):
+    for array in (mean, stddev, lower, size, reason, peaks):
         array[missing] = np.nan
     steps = tuple(int(step) + 1 for step in far)
-    return Outlook(mean=mean, stddev=stddev, lower=lower, size=size, quantile=size_level, reason=reason, steps=steps)
+    return Outlook(
+        mean=mean,
+        stddev=stddev,
+        lower=lower,
+        size=size,
+        quantile=size_level,
+        reason=reason,
+        peaks=peaks,
+        steps=steps,
+        levels=forecast.levels,
+    )
+
+
+def at_price(host: HostState, vms: list[VmState], outlook: Outlook, policy: SizingPolicy, burn_rate: Mapping[str, float]) -> Outlook:
+    """The outlook with its sizes bought at the price of capacity, for every resource that has one: all VMs of the host at once."""
+    size, lower, quantile = outlook.size.copy(), outlook.lower.copy(), outlook.quantile.copy()
+    price = list(outlook.price)
+    low, high = np.array([floors(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
+    weight = np.array([weight_of(vm, policy, burn_rate) for vm in vms])
+    for r in SIZED:
+        limit = commit_limits(host)[r]
+        rows = [i for i, vm in enumerate(vms) if policy.price[r] > 0.0 and limit > 0.0 and left_alone(vm, outlook, i, r) is None]
+        if not rows:
+            continue
+        mine = {vms[i].domain.vm_id for i in rows}
+        room = limit * (1.0 - policy.reserve_share) - held_by_others(host, mine, r)
+        bought = buy(
+            curves_of(outlook.peaks[rows, r], outlook.levels),
+            weight=weight[rows],
+            floor=low[rows, r],
+            top=high[rows, r],
+            price=policy.price[r],
+            capacity=limit,
+            room=room,
+        )
+        size[rows, r] = lower[rows, r] = bought.size
+        quantile[rows, r] = 1.0 - bought.exceed
+        price[r] = bought.price
+    return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price))
+
+
+def weight_of(vm: VmState, policy: SizingPolicy, burn_rate: Mapping[str, float]) -> float:
+    """How much this VM's shortage counts: its priority, and how fast it uses up its error budget (unknown changes nothing)."""
+    burn = burn_rate.get(vm.domain.vm_id, NAN)
+    return policy.priority_weight[int(vm.domain.policy.priority)] * (min(burn, policy.burn_full) if burn > 1.0 else 1.0)
 
 
 def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, evidence: VmEvidence) -> list[Draft]:
@@ -177,11 +238,11 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
         if cannot[r] is not None:
             draft.refuse(RefusalCode.NOT_CAPABLE, f"left alone: {cannot[r]}")
             continue
-        why_not = no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(now[r]) else None)
+        why_not = left_alone(vm, outlook, i, r)
         if why_not is not None:
             draft.note(f"left alone: {why_not}")
             continue
-        take_quantile(draft, outlook, i)
+        take_quantile(draft, outlook, i, policy)
         add_margin(draft, policy)
         clip(draft, policy)
         pull_trigger(draft, outlook, i, policy)
@@ -189,6 +250,11 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
         veto_shrink(draft, cold=bool(outlook.reason[i, r] == NoForecast.COLD_START), policy=policy)
         limit_shrink(draft, policy)
     return drafts
+
+
+def left_alone(vm: VmState, outlook: Outlook, i: int, r: int) -> str | None:
+    """Why this resource of this VM is not sized, or None."""
+    return incapable(vm)[r] or no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(in_force(vm)[r]) else None)
 
 
 def no_forecast(outlook: Outlook, i: int, r: int) -> str | None:
@@ -203,11 +269,17 @@ def no_forecast(outlook: Outlook, i: int, r: int) -> str | None:
     return None
 
 
-def take_quantile(draft: Draft, outlook: Outlook, i: int) -> None:
+def take_quantile(draft: Draft, outlook: Outlook, i: int, policy: SizingPolicy) -> None:
+    """Target and lower end from the forecast. A price above the policy's says that the host is short."""
     r = draft.resource
     draft.target = draft.upper = float(outlook.size[i, r])
     draft.lower = min(float(outlook.lower[i, r]), draft.target)
-    draft.note(f"quantile {outlook.quantile[i, r]:.3g} of peak in {outlook.steps[r]} steps = {draft.target:.0f}")
+    price, wanted = outlook.price[r], policy.price[r]
+    at = "" if math.isnan(price) else f" at price {price:.3g}"
+    draft.note(f"quantile {outlook.quantile[i, r]:.3g} of peak in {outlook.steps[r]} steps = {draft.target:.0f}{at}")
+    if price > wanted:
+        draft.clipped, draft.price = True, 1.0 - wanted / price
+        draft.refuse(RefusalCode.HOST_CAPACITY, f"price {wanted:.3g} asks for more than the host has")
 
 
 def add_margin(draft: Draft, policy: SizingPolicy) -> None:
@@ -304,7 +376,7 @@ def fit_host(host: HostState, drafts: list[Draft], r: int, policy: SizingPolicy)
     """Cut the targets of one resource to what the host may promise; hand out spare room when the policy wants that."""
     limit = commit_limits(host)[r]
     sized = [d for d in drafts if not math.isnan(d.target)]
-    open_room = limit - reserved(host, sized, r)
+    open_room = limit - held_by_others(host, {d.vm.domain.vm_id for d in sized}, r)
     asked = sum(d.settled for d in sized)
     claims = [claim_of(d, policy) for d in sized]
     grants = share_capacity(claims, open_room, strict_from=policy.strict_from, granule=policy.granule[r])
@@ -316,7 +388,7 @@ def fit_host(host: HostState, drafts: list[Draft], r: int, policy: SizingPolicy)
             draft.lower = max(draft.lower, grant * (1.0 - min(1.0, policy.dead_band[r])))
             draft.target, draft.upper = grant, max(draft.upper, grant * (1.0 + policy.upper_slack[r]))
         elif grant < draft.settled:
-            draft.clipped, draft.price = True, 1.0 - open_room / asked
+            draft.clipped, draft.price = True, max(draft.price, 1.0 - open_room / asked)
             draft.refuse(RefusalCode.HOST_CAPACITY, f"host commit {limit:.0f} cuts {draft.settled:.0f} to {grant:.0f}")
             draft.target = draft.upper = grant
             draft.lower = min(draft.lower, grant)
@@ -336,9 +408,8 @@ def claim_of(draft: Draft, policy: SizingPolicy) -> Claim:
     return Claim(priority=int(draft.vm.domain.policy.priority), base=base, floor=floor, need=need, target=target, hold=settled)
 
 
-def reserved(host: HostState, sized: list[Draft], r: int) -> float:
+def held_by_others(host: HostState, taken: Collection[str], r: int) -> float:
     """What VMs hold that are not sized here."""
-    taken = {d.vm.domain.vm_id for d in sized}
     return sum(promised(vm, r) for vm in host.vms if vm.domain.running and vm.domain.vm_id not in taken)
 
 

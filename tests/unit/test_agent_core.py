@@ -50,7 +50,9 @@ from shared.refusal import RefusalCode
 from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
 
 T0 = 1_800_000_000 * NS_PER_S
-GUARD = GuardConfig()
+# Figures below are worked out for these, whatever the defaults.
+GUARD = GuardConfig(shrink_after_grow_s=600)
+RULE = ReactiveConfig(headroom_permille=1250, shrink_window_s=1800)
 BEFORE = {
     StepKind.VCPUS: 2,
     StepKind.CPU_QUOTA: 1000,
@@ -97,6 +99,7 @@ class Host:
         self.deaf = False  # submits stay unanswered
         self.log: list[Instruction] = []
         fields: dict[str, object] = {"host_id": "h1", "boot_id": "boot-123456789", "capacity": limits or capacity(), "ordered": mode}
+        fields |= {"guard": GUARD, "reactive": RULE}
         self.core = AgentCore(**{**fields, **core})  # type: ignore[arg-type]
         self.tell(InventoryRead(domains=self.domains))
         self.tell(LinkUp(epoch=1, acked=-1))
@@ -752,7 +755,7 @@ def test_excluded_vms_are_left_alone() -> None:
 
 
 def test_rates_are_limited_per_vm() -> None:
-    host = Host(mode=Mode.REACTIVE, reactive=ReactiveConfig(), guard=GuardConfig(steps_per_vm_per_minute=2))
+    host = Host(mode=Mode.REACTIVE, reactive=RULE, guard=GuardConfig(steps_per_vm_per_minute=2))
     host.calm()
     out: list[Instruction] = []
     for use in (1000, 1250, 1875):

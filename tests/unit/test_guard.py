@@ -16,7 +16,7 @@ from shared.refusal import RefusalCode
 from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
 
 NOW = 1_000_000 * NS_PER_S
-CONFIG = GuardConfig()
+CONFIG = GuardConfig(shrink_after_grow_s=600)
 GUARD = Guard(CONFIG)
 DOMAIN = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, net_max_bits_per_s=10**9)
 CALM = VmSample(

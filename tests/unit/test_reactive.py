@@ -15,7 +15,7 @@ from shared.plan import StepKind
 from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
 
 Q, M, V, RX, TX = StepKind.CPU_QUOTA, StepKind.MEMORY, StepKind.VCPUS, StepKind.NET_RX, StepKind.NET_TX
-RULE = ReactiveRule(ReactiveConfig())
+RULE = ReactiveRule(ReactiveConfig(headroom_permille=1250, shrink_window_s=1800))
 BOUNDS = {Q: (100, 4000), M: (128 * MIB, 8 * GIB), V: (1, 4), RX: (10**6, 10**9), TX: (10**6, 10**9)}
 
 

@@ -21,7 +21,7 @@ from coordinator.sizing.size import VmEvidence, size_host
 from shared.plan import Plan, StepKind
 from shared.units import CPU, GIB, MBIT, MEMORY, NS_PER_S
 
-POLICY = SizingPolicy(shrink_evidence=(1,) * 5)
+POLICY = SizingPolicy(price=(0.0,) * 5, margin=(0.05,) * 5, upper_slack=(0.10, 0.10, 0.10, 0.15, 0.15))
 
 
 def decide(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,9 @@ from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import VmEvidence, size_host
 from shared.units import CPU, DISK, GIB, MEMORY, MIB, NET_RX, UNLIMITED
 
-PLAIN = SizingPolicy(margin=(0.0,) * 5, dead_band=(0.0,) * 5)
+# Fixed quantiles by priority: each step of the stack by itself, whatever it would cost.
+FIXED = replace(SizingPolicy(), price=(0.0,) * 5, steps=(2, 4, 2, 2, 2), shrink_evidence=(2, 4, 2, 2, 2))
+PLAIN = replace(FIXED, dead_band=(0.0,) * 5)
 
 
 def cycles(make: Any, vm: Any, needs: list[float], policy: SizingPolicy = PLAIN, **block: Any) -> VmSize:
@@ -46,7 +49,7 @@ def test_a_peak_beyond_the_levers_horizon_does_not_count_for_cpu_but_does_for_me
 
 def test_shrinking_waits_for_evidence_and_goes_to_the_largest_target_seen(make: Any) -> None:
     vm = make.vm(quota=3000)
-    policy = SizingPolicy(margin=(0.0,) * 5, shrink_evidence=(3, 3, 3, 3, 3), max_shrink=(1.0,) * 5)
+    policy = replace(FIXED, margin=(0.0,) * 5, shrink_evidence=(3, 3, 3, 3, 3), max_shrink=(1.0,) * 5)
     waits = cycles(make, vm, [500, 900], policy)
     assert waits.lower[CPU] <= 3000 <= waits.upper[CPU]
     assert any("shrink waits: 2 of 3" in line for line in waits.trail)
@@ -58,7 +61,7 @@ def test_shrinking_waits_for_evidence_and_goes_to_the_largest_target_seen(make: 
 
 
 def test_at_most_a_share_is_given_up_in_one_cycle(make: Any) -> None:
-    policy = SizingPolicy(shrink_evidence=(1,) * 5, max_shrink=(0.25,) * 5)
+    policy = replace(FIXED, shrink_evidence=(1,) * 5, max_shrink=(0.25,) * 5)
     size = cycles(make, make.vm(quota=4000), [200], policy)
     assert size.target[CPU] == 3000
     assert size.target[MEMORY] == 1.5 * GIB
@@ -73,14 +76,14 @@ def test_at_most_a_share_is_given_up_in_one_cycle(make: Any) -> None:
     ],
 )
 def test_vetoes_against_shrinking(make: Any, state: dict[str, Any], why: str) -> None:
-    policy = SizingPolicy(shrink_evidence=(1,) * 5)
+    policy = replace(FIXED, shrink_evidence=(1,) * 5)
     size = cycles(make, make.vm(quota=4000, **state), [200], policy)
     assert size.lower[CPU] <= 4000 <= size.upper[CPU]
     assert any(why in line for line in size.trail)
 
 
 def test_no_fresh_guest_reading_stops_only_memory(make: Any) -> None:
-    size = cycles(make, make.vm(quota=4000, working_set_bytes=math.nan), [200], SizingPolicy(shrink_evidence=(1,) * 5))
+    size = cycles(make, make.vm(quota=4000, working_set_bytes=math.nan), [200], replace(FIXED, shrink_evidence=(1,) * 5))
     assert size.upper[MEMORY] >= 2 * GIB
     assert size.upper[CPU] < 4000
 
@@ -93,7 +96,7 @@ def test_without_a_trustworthy_forecast_the_vm_is_left_to_the_reactive_rules(mak
 
 
 def test_cold_start_grows_but_never_shrinks(make: Any) -> None:
-    policy = SizingPolicy(shrink_evidence=(1,) * 5)
+    policy = replace(FIXED, shrink_evidence=(1,) * 5, margin=(0.05,) * 5)
     assert cycles(make, make.vm(), [3000.0], policy, reason=1).target[CPU] > 3000
     assert cycles(make, make.vm(quota=4000), [100.0], policy, reason=1).upper[CPU] >= 4000
 
@@ -127,7 +130,7 @@ def test_what_cannot_be_changed_is_left_alone_but_counts(make: Any) -> None:
 
 
 def test_an_unlimited_quota_counts_as_the_vcpus(make: Any) -> None:
-    policy = SizingPolicy(shrink_evidence=(1,) * 5, max_shrink=(1.0,) * 5, margin=(0.0,) * 5)
+    policy = replace(FIXED, shrink_evidence=(1,) * 5, max_shrink=(1.0,) * 5, margin=(0.0,) * 5)
     assert cycles(make, make.vm(quota=UNLIMITED), [1000.0], policy).target[CPU] == 1000
     assert np.isnan(cycles(make, make.vm(quota=None), [1000.0], policy).target[CPU])
 
@@ -135,7 +138,7 @@ def test_an_unlimited_quota_counts_as_the_vcpus(make: Any) -> None:
 def test_contention_takes_from_idle_holdings_first_and_then_from_the_lowest(make: Any) -> None:
     vms = [make.vm("a", quota=1000, priority=3), make.vm("b", quota=1000, priority=0), make.vm("c", quota=3000, priority=3)]
     mean = np.stack([make.need(cpu=2000), make.need(cpu=2000), make.need(cpu=500)])
-    policy = SizingPolicy(margin=(0.0,) * 5)
+    policy = replace(FIXED, margin=(0.0,) * 5)
     sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=5000), make.forecast(("a", "b", "c"), mean), policy, {})
     assert [s.target[CPU] for s in sizes] == [2000, 1500, 1500]  # c may give up half of its 3000 in one cycle
     assert any("host commit 5000 cuts" in line for line in sizes[1].trail)
@@ -150,7 +153,7 @@ def test_a_censored_vm_keeps_its_allocation_even_when_the_host_is_full(make: Any
 
 def test_spare_room_is_handed_out_only_when_asked_for(make: Any) -> None:
     lean = cycles(make, make.vm(quota=2000), [2000.0])
-    generous = cycles(make, make.vm(quota=2000), [2000.0], SizingPolicy(spare_share=0.1, margin=(0.0,) * 5))
+    generous = cycles(make, make.vm(quota=2000), [2000.0], replace(FIXED, spare_share=0.1, margin=(0.0,) * 5))
     assert lean.target[CPU] == 2000
     assert generous.target[CPU] == 3400  # a tenth of the 14,000 that nobody asked for
     assert generous.lower[CPU] > 2000
@@ -181,7 +184,7 @@ vm_st = st.fixed_dictionaries(
 def test_invariants_on_any_host(make: Any, drawn: list[tuple[dict[str, Any], float, float]], commit: int, eager: bool) -> None:
     vms = [make.vm(f"v{i}", vcpus=8, **over) for i, (over, _, _) in enumerate(drawn)]
     mean = np.stack([make.need(cpu=cpu, memory=memory * GIB) for _, cpu, memory in drawn])
-    policy = SizingPolicy(shrink_evidence=(1 if eager else 3,) * 5)
+    policy = replace(FIXED, shrink_evidence=(1 if eager else 3,) * 5)
     host = make.host(*vms, cpu_commit_millicores=commit, memory_commit_bytes=8 * GIB)
     block = make.forecast(tuple(vm.domain.vm_id for vm in vms), mean, mean * 0.1)
     evidence: dict[str, VmEvidence] = {}
@@ -206,7 +209,7 @@ def test_a_higher_priority_never_gets_less(make: Any, cpu: float, spread: float,
     for priority in range(4):
         vms = [make.vm("a", vcpus=8, quota=10 * quota, priority=priority), make.vm("b", quota=1000, priority=1)]
         block = make.forecast(("a", "b"), make.need(cpu=cpu), spread * cpu)
-        (size, _), _ = size_host(make.host(*vms, cpu_commit_millicores=commit), block, SizingPolicy(shrink_evidence=(1,) * 5), {})
+        (size, _), _ = size_host(make.host(*vms, cpu_commit_millicores=commit), block, replace(FIXED, shrink_evidence=(1,) * 5), {})
         held = size.lower[CPU] <= 10 * quota <= size.upper[CPU]
         targets.append(10 * quota if held else size.target[CPU])
     slack = 0.1 * targets[-1] + 30  # the dead band may hold a lower class a little above a higher one's fresh target

@@ -37,7 +37,7 @@ def test_interpolation_is_monotone_in_the_level(values: list[float], a: float, b
 
 
 def test_the_horizon_covers_the_lead_time_and_one_cycle() -> None:
-    policy = SizingPolicy()
+    policy = SizingPolicy(steps=(2, 4, 2, 2, 2))
     assert last_step(policy, CPU, 1.0) == 1
     assert last_step(policy, MEMORY, 60.0) == 3
     assert last_step(policy, MEMORY, 1500.0) == 5  # 1500 s + 300 s = 6 steps

@@ -1,0 +1,111 @@
+"""Sizes bought at one price per host and resource."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.model import LEVELS
+from coordinator.settings import sizing_policy
+from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.price import Bought, buy, curves_of, serve
+from coordinator.sizing.size import size_host
+from shared.config import SizingConfig
+from shared.units import CPU, GIB
+
+Z = np.array([-1.96, -1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.6449, 1.96, 2.3263])
+
+
+def normal(mean: float, stddev: float) -> list[float]:
+    return [max(0.0, mean + z * stddev) for z in Z]
+
+
+def bought(
+    peaks: list[list[float]], price: float = 12.0, room: float = 1e9, weight: list[float] | None = None, floor: float = 0.0
+) -> Bought:
+    n = len(peaks)
+    return buy(
+        curves_of(np.array(peaks), LEVELS),
+        weight=np.ones(n) if weight is None else np.array(weight),
+        floor=np.full(n, floor),
+        top=np.full(n, 9000.0),
+        price=price,
+        capacity=10_000.0,
+        room=room,
+    )
+
+
+def test_the_last_unit_is_worth_its_price_and_the_next_is_not() -> None:
+    curves = curves_of(np.array([normal(1000, 100)]), LEVELS)
+    (size,) = bought([normal(1000, 100)], price=12.0).size
+    k = int(np.flatnonzero(curves.size[0] == size)[0])
+    gain = -np.diff(curves.exceed[0]) / np.diff(curves.size[0])
+    assert gain[k] <= 12.0 / 10_000 <= gain[:k].max()
+    assert np.all(np.diff(curves.size[0]) > 0) and np.all(np.diff(curves.exceed[0]) < 0)
+
+
+def test_a_steady_vm_gets_a_higher_level_than_a_jumpy_one_at_the_same_price() -> None:
+    result = bought([normal(1000, 20), normal(1000, 300)], price=16.0)
+    assert result.exceed[0] < 0.02 < 2 * result.exceed[0] < result.exceed[1]
+
+
+def test_a_lower_price_and_a_higher_weight_buy_more() -> None:
+    peaks = [normal(1000, 200)] * 2
+    assert np.all(bought(peaks, price=2.0).size > bought(peaks, price=20.0).size)
+    light, heavy = bought(peaks, weight=[0.5, 4.0]).size
+    assert light < heavy
+
+
+def test_the_price_rises_until_the_sizes_fit() -> None:
+    peaks = [normal(1000, 150), normal(2000, 250), normal(500, 50)]
+    free, tight = bought(peaks), bought(peaks, room=3700.0)
+    assert free.size.sum() > 3700.0 == pytest.approx(tight.size.sum())
+    assert free.price == 12.0 < tight.price < math.inf
+    assert np.all(tight.size <= free.size)
+
+
+def test_when_no_price_helps_the_fewest_go_short() -> None:
+    result = bought([normal(3000, 0), normal(500, 0), normal(600, 0)], room=2000.0, floor=100.0)
+    assert result.price == math.inf
+    assert result.size.tolist() == pytest.approx([900.0, 500.0, 600.0])
+    assert serve(np.array([400.0, 500.0]), np.zeros(2), np.array([1.0, 2.0]), 500.0).tolist() == [0.0, 500.0]
+
+
+peaks_st = st.lists(st.lists(st.floats(0, 8000), min_size=9, max_size=9).map(sorted), min_size=1, max_size=8)
+
+
+@given(peaks_st, st.floats(0.01, 1000), st.floats(0, 20_000), st.floats(0, 500))
+def test_sizes_stay_within_floor_top_and_room(peaks: list[list[float]], price: float, room: float, floor: float) -> None:
+    result = bought(peaks, price=price, room=room, floor=floor)
+    assert np.all((result.size >= floor - 1e-9) & (result.size <= 9000.0))
+    assert result.size.sum() <= max(room, floor * len(peaks)) + 1e-6
+    assert np.all((result.exceed >= 0) & (result.exceed <= 0.5))
+
+
+def test_the_host_keeps_a_reserve_and_the_trail_names_the_price(make: Any) -> None:
+    vms = [make.vm("a", quota=1000), make.vm("b", quota=1000)]
+    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1500), make.need(cpu=1500)]), 200.0)
+    policy = SizingPolicy(reserve_share=0.2)
+    wide, _ = size_host(make.host(*vms), block, policy, {})
+    assert any("at price 12" in line for line in wide[0].trail) and not wide[0].clipped
+    tight, _ = size_host(make.host(*vms, cpu_commit_millicores=4000), block, policy, {})
+    assert sum(size.target[CPU] for size in tight) <= 0.8 * 4000 + 20
+    assert tight[0].clipped == ("cpu_millicores",) and 0 < tight[0].shadow_price["cpu_millicores"] < 1
+    assert any(line.startswith("host_capacity: cpu price 12") for line in tight[0].trail)
+
+
+def test_a_burning_error_budget_outweighs_the_price(make: Any) -> None:
+    block = make.forecast(("a",), make.need(cpu=1500, memory=GIB), 200.0)
+    calm, _ = size_host(make.host(make.vm()), block, SizingPolicy(), {}, burn_rate={"a": 0.5})
+    burning, _ = size_host(make.host(make.vm()), block, SizingPolicy(), {}, burn_rate={"a": 3.0})
+    assert burning[0].target[CPU] > calm[0].target[CPU]
+
+
+def test_the_settings_defaults_are_the_policys() -> None:
+    assert sizing_policy(SizingConfig()) == SizingPolicy()
+    assert sizing_policy(SizingConfig(price=0.5, reserve_permille=50)).price[CPU] == SizingPolicy().price[CPU] / 2
