@@ -134,7 +134,7 @@ class Guard:
             return Verdict(value=step.value)  # a weight takes nothing away while the host has CPU to spare
         if (veto := self._shrink_veto(kind, view, now_ns)) is not None:
             return veto
-        return self._shrink(step, view, domain, current, low)
+        return self._shrink(step, view, domain, current, (low, high))
 
     def _blocked(self, view: View, growing: bool, now_ns: int) -> Verdict | None:
         if view.busy:
@@ -187,12 +187,13 @@ class Guard:
         detail = f"{kind} {value}: the host has room for {fits}"
         return Verdict(value=fits, code=RefusalCode.HOST_COMMIT_LIMIT, detail=detail, numbers={"need": need, "room": room})
 
-    def _shrink(self, step: Step, view: View, domain: Domain, current: int, low: int) -> Verdict:
+    def _shrink(self, step: Step, view: View, domain: Domain, current: int, limits: tuple[int, int]) -> Verdict:
         kind, value = step.kind, step.value
+        low, high = limits
         code, detail, numbers = None, "", {"asked": value, "in_force": current}
         if value < low:
             value, code, detail = low, RefusalCode.BELOW_FLOOR, f"{kind} {step.value}: at least {low}"
-        need = self._working_set(kind, view)
+        need = self._working_set(kind, view, high)
         if value < need:
             value, code, detail = need, RefusalCode.BELOW_WORKING_SET, f"{kind} {step.value}: measured use and margin need {need}"
         base = charge(kind, current, domain, view.vcpus)
@@ -236,9 +237,10 @@ class Guard:
             return _no(RefusalCode.COOLDOWN, f"{kind}: last {what} too recent, {wait // NS_PER_S} s to go", wait_ns=wait)
         return None
 
-    def _working_set(self, kind: StepKind, view: View) -> int:
+    def _working_set(self, kind: StepKind, view: View, high: int) -> int:
+        """Use and its margin; from no limit at all, the margin alone must not lead above the ceiling."""
         use = None if view.reading is None else used(view.reading, kind)
-        return 0 if use is None else use + use * self.config.working_set_margin_permille // 1000
+        return 0 if use is None else max(use, min(high, use + use * self.config.working_set_margin_permille // 1000))
 
 
 def _no(code: RefusalCode, detail: str, wait_ns: int = 0, **numbers: int) -> Verdict:
