@@ -175,23 +175,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default 1 2 3 4; with --quick 1")
     parser.add_argument("--hours", type=float, default=None, help="simulated hours; default 12, with --quick 3")
     parser.add_argument("--overcommit", type=float, default=1.0, help="smaller hosts: at 1.0 their summed peaks just fit")
-    parser.add_argument("--generated", action="store_true", help="generated workloads only")
+    parser.add_argument("--only", choices=("real", "generated"), default=None, help="one kind of workload; default both")
     parser.add_argument("--boosting", action="store_true", help="with the global boosted model, retrained on the way")
     parser.add_argument("--frontier", action="store_true", help="also run reactive alone at neighbouring settings")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Real traces where there are any, generated ones always unless only real ones were asked for by their presence."""
+    """Real traces where there are any, and generated workloads."""
     chosen = arguments()
     seeds = chosen.seeds or ([1] if chosen.quick else [1, 2, 3, 4])
     hours = chosen.hours or (3.0 if chosen.quick else 12.0)
-    sets: list[tuple[str, Path | None]] = [("generated", None)]
-    if not chosen.generated:
-        if chosen.data.is_dir():
-            sets.insert(0, ("real traces", chosen.data))
-        else:
-            print(f"left out: real traces, there is no {chosen.data}")
+    sets: list[tuple[str, Path | None]] = []
+    if chosen.only != "generated" and chosen.data.is_dir():
+        sets.append(("real traces", chosen.data))
+    elif chosen.only != "generated":
+        print(f"left out: real traces, there is no {chosen.data}")
+    if chosen.only != "real":
+        sets.append(("generated", None))
     figures: list[Figure] = []
     for name, data in sets:
         case = Case(seed=0, data=data, hours=hours, overcommit=chosen.overcommit, boosting=chosen.boosting)

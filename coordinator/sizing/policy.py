@@ -39,7 +39,7 @@ class SizingPolicy:
     """
 
     confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
-    price: ByResource = (12.0, 24.0, 0.0, 16.0, 16.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
+    price: ByResource = (36.0, 72.0, 0.0, 24.0, 24.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
     priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
     reserve_share: float = 0.10  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
     size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0

@@ -89,12 +89,12 @@ def test_sizes_stay_within_floor_top_and_room(peaks: list[list[float]], price: f
 
 def test_the_host_keeps_a_reserve_and_the_trail_names_the_price(make: Any) -> None:
     vms = [make.vm("a", quota=1000), make.vm("b", quota=1000)]
-    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1500), make.need(cpu=1500)]), 200.0)
-    policy = SizingPolicy(reserve_share=0.2)
+    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1500), make.need(cpu=1500)]), 50.0)
+    policy = SizingPolicy(reserve_share=0.2, price=(12.0, 0.0, 0.0, 0.0, 0.0))
     wide, _ = size_host(make.host(*vms), block, policy, {})
     assert any("at price 12" in line for line in wide[0].trail) and not wide[0].clipped
-    tight, _ = size_host(make.host(*vms, cpu_commit_millicores=4000), block, policy, {})
-    assert sum(size.target[CPU] for size in tight) <= 0.8 * 4000 + 20
+    tight, _ = size_host(make.host(*vms, cpu_commit_millicores=3850), block, policy, {})
+    assert sum(size.target[CPU] for size in tight) <= 0.8 * 3850 + 20
     assert tight[0].clipped == ("cpu_millicores",) and 0 < tight[0].shadow_price["cpu_millicores"] < 1
     assert any(line.startswith("host_capacity: cpu price 12") for line in tight[0].trail)
 
