@@ -28,8 +28,8 @@ from shared.workload import VmWorkload
 START_S = 1_795_219_200  # 2026-11-21 00:00 UTC
 MODES = (Mode.PREDICTIVE, Mode.REACTIVE, Mode.PREDICTIVE, Mode.OBSERVE, Mode.PREDICTIVE)
 
-# Three hours: longer than anybody is away here, and within what the folder of buckets remembers (its MAX_CLOSED).
-LOG_BUCKETS = 36
+# 75 minutes: longer than anybody is away here, and within what the folder of buckets remembers (its MAX_CLOSED).
+LOG_BUCKETS = 15
 
 STORM = Weather(
     delay_s=(0.001, 2.0),
@@ -47,7 +47,7 @@ STORM = Weather(
     mode_orders=6,
     mode_pins=6,
     adjusts=30,
-    mad_plans=30,
+    mad_plans=10,
     stuck_vms=1,
     late_guests=1,
     faults=SimulationFaults(submit_failure_permille=30, submit_lost_permille=30),

@@ -40,12 +40,14 @@ def storms() -> list[Report]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes on two cores of one's own; a busy machine takes its time
 def test_every_invariant_holds_in_fifty_storms(storms: list[Report]) -> None:
     broken = {report.seed: report.violations[:5] for report in storms if report.violations}
     assert broken == {}, f"run `python -m bench.world_storm SEED 1` to see one again: {broken}"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_weather_was_bad_and_the_fleet_at_work(storms: list[Report]) -> None:
     for what in WEATHER:
         assert sum(report.counts.get(what, 0) for report in storms) >= len(SEEDS) / 2, what
@@ -57,6 +59,7 @@ def test_the_weather_was_bad_and_the_fleet_at_work(storms: list[Report]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_seed_has_a_history_of_its_own(storms: list[Report]) -> None:
     assert len({report.digest for report in storms}) == len(SEEDS)
 
