@@ -109,3 +109,11 @@ def test_a_burning_error_budget_outweighs_the_price(make: Any) -> None:
 def test_the_settings_defaults_are_the_policys() -> None:
     assert sizing_policy(SizingConfig()) == SizingPolicy()
     assert sizing_policy(SizingConfig(price=0.5, reserve_permille=50)).price[CPU] == SizingPolicy().price[CPU] / 2
+
+
+def test_a_curve_with_a_hole_keeps_its_fixed_quantile(make: Any) -> None:
+    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1500)] * 2), 100.0)
+    block.peak_quantiles[0, CPU, :, 1] = np.nan
+    sizes, _ = size_host(make.host(make.vm("a"), make.vm("b")), block, SizingPolicy(), {})
+    assert sizes[0].target[CPU] == 1670  # 1500 + 1.6449 * 100 in steps of 10: the .95 of priority normal
+    assert any("at price" in line and line.startswith("cpu") for line in sizes[1].trail)
