@@ -31,10 +31,10 @@ def cli() -> None:
 @CONFIG_OPTION
 def run(config_path: Path | None) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
-    from coordinator.main import run_coordinator  # noqa: PLC0415  # seconds of imports that --help need not wait for
+    config = _config(config_path)
+    from coordinator.main import run_coordinator  # noqa: PLC0415  # seconds of imports that --help and a wrong setting need not wait for
     from shared.logging import configure  # noqa: PLC0415
 
-    config = _config(config_path)
     configure(config.log_level)
     asyncio.run(run_coordinator(config))
 
