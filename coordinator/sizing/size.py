@@ -203,7 +203,7 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, policy: Sizi
     weight = np.array([weight_of(vm, policy, burn_rate) for vm in vms])
     for r in SIZED:
         limit = commit_limits(host)[r]
-        whole = np.isfinite(outlook.peaks[:, r]).all(axis=-1)  # a curve with a hole has no price: its fixed quantile stays
+        whole = [bool(np.isfinite(curve).all()) for curve in outlook.peaks[:, r]]  # a curve with a hole keeps its fixed quantile
         priced = policy.price[r] > 0.0 and limit > 0.0
         rows = [i for i, vm in enumerate(vms) if priced and whole[i] and left_alone(vm, outlook, i, r) is None]
         if not rows:
