@@ -49,6 +49,8 @@ TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
 RETRAIN_CYCLES: Final = 24  # the global model learns anew every two hours
 PRUNE_CYCLES: Final = 288
+LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
+LEAST_LOG_BUCKETS: Final = 3
 PLACE_DEADLINE_S: Final = 10.0  # real seconds
 
 _T = TypeVar("_T")
@@ -82,7 +84,7 @@ class Coordinator:
         self._placements: deque[cy.RequestPlacement] = deque(maxlen=1)
         self._place_wanted = asyncio.Event()
         self._retrain_wanted = asyncio.Event()
-        self._wal_marks: deque[int] = deque(maxlen=3)
+        self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._loaded = False
@@ -254,15 +256,24 @@ class Coordinator:
         if not instruction.late:
             self.metrics.add("tidegate_buckets_closed_total")
             self.metrics.set("tidegate_newest_bucket_timestamp_seconds", instruction.bucket.start_s)
-            # a frame logged before this bucket closed reaches into the next one at most: cut two buckets behind
             self._wal_marks.append(mark)
-        cut = self._wal_marks[0] if len(self._wal_marks) == self._wal_marks.maxlen else 0
+        cut = self._log_cut()
 
         def store() -> None:
             (self.history.append_late if instruction.late else self.history.append_buckets)(instruction.bucket)
             self.wal.trim(cut)
 
         self.write(store)
+
+    def _log_cut(self) -> int:
+        """Token up to which the log may go. A long log lets late samples find the rest of their bucket after a restart; a full one must
+        be cut, and then three buckets behind: a frame logged before a bucket closed reaches into the next one at most.
+        """
+        marks = self._wal_marks
+        if len(marks) == LOG_BUCKETS:
+            return marks[0]
+        crowded = self.wal.total_bytes > self.config.wal_max_bytes // 2
+        return marks[-LEAST_LOG_BUCKETS] if crowded and len(marks) >= LEAST_LOG_BUCKETS else 0
 
     def _store_host(self, instruction: cy.StoreHost) -> None:
         now_ns = self.clock.wall_ns()
