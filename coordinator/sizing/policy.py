@@ -50,6 +50,8 @@ class SizingPolicy:
     upper_slack: ByResource = (0.05, 0.05, 0.05, 0.05, 0.05)  # shrink only when the allocation is so far above the target
     dead_band: ByResource = (0.02, 0.02, 0.02, 0.02, 0.02)  # growth smaller than this share of the target waits
     shrink_evidence: Steps = (1, 1, 1, 1, 1)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
+    recent_margin: float = 0.25  # out of calibration: on top of the largest peak ...
+    recent_cycles: int = 2  # ... of so many buckets
     max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
     memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
     memory_spacing_s: float = 65.0  # ... so far apart
@@ -81,6 +83,8 @@ class SizingPolicy:
         within("floor", self.floor, 0.0, 2.0**53)
         for name in ("margin", "upper_slack", "dead_band"):
             within(name, getattr(self, name), 0.0, 10.0)
+        within("recent_margin", (self.recent_margin,), 0.0, 10.0)
+        within("recent_cycles", (self.recent_cycles,), 1, 2016)
         within("max_shrink", self.max_shrink, 0.0, 1.0)
         within("early_s", self.early_s, 0.0, 3600.0)
         within("strict_from", (self.strict_from,), 0, 4)

@@ -241,6 +241,9 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
             draft.refuse(RefusalCode.NOT_CAPABLE, f"left alone: {cannot[r]}")
             continue
         why_not = left_alone(vm, outlook, i, r)
+        if outlook.reason[i, r] == NoForecast.OUT_OF_CALIBRATION and math.isfinite(vm.peak_now[r]) and math.isfinite(now[r]):
+            follow_recent(draft, evidence.windows[r], policy)
+            continue
         if why_not is not None:
             draft.note(f"left alone: {why_not}")
             continue
@@ -248,7 +251,7 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
         add_margin(draft, policy)
         clip(draft, policy)
         pull_trigger(draft, outlook, i, policy)
-        weigh_evidence(draft, evidence.windows[r], policy)
+        weigh_evidence(draft, evidence.windows[r], policy, policy.shrink_evidence[r])
         veto_shrink(draft, cold=bool(outlook.reason[i, r] == NoForecast.COLD_START), policy=policy)
         limit_shrink(draft, policy)
     return drafts
@@ -257,6 +260,21 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
 def left_alone(vm: VmState, outlook: Outlook, i: int, r: int) -> str | None:
     """Why this resource of this VM is not sized, or None."""
     return incapable(vm)[r] or no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(in_force(vm)[r]) else None)
+
+
+def follow_recent(draft: Draft, window: tuple[float, ...], policy: SizingPolicy) -> None:
+    """Out of calibration, the host's reactive rule grows the VM; as it may not shrink in this mode, the plan shrinks by that rule's own
+    measure: the largest peak of the newest buckets and a margin. Otherwise such a VM would keep its largest burst for good.
+    """
+    r = draft.resource
+    draft.target = draft.upper = draft.vm.peak_now[r] * (1.0 + policy.recent_margin)
+    draft.lower = 0.0
+    draft.note(f"forecast out_of_calibration: reactive, peak {draft.vm.peak_now[r]:.0f} and {100 * policy.recent_margin:.0f} %")
+    clip(draft, policy)
+    draft.lower = draft.floor
+    weigh_evidence(draft, window, policy, max(policy.recent_cycles, policy.shrink_evidence[r]))
+    veto_shrink(draft, cold=False, policy=policy)
+    limit_shrink(draft, policy)
 
 
 def no_forecast(outlook: Outlook, i: int, r: int) -> str | None:
@@ -320,10 +338,9 @@ def pull_trigger(draft: Draft, outlook: Outlook, i: int, policy: SizingPolicy) -
         draft.note(f"allocation {draft.allocation:.0f} < lower {draft.lower:.0f}: grow")
 
 
-def weigh_evidence(draft: Draft, window: tuple[float, ...], policy: SizingPolicy) -> None:
-    """Remember the target; shrink only once the window is full, and then to the largest target in it."""
+def weigh_evidence(draft: Draft, window: tuple[float, ...], policy: SizingPolicy, needed: int) -> None:
+    """Remember the target; shrink only once `needed` cycles are remembered, and then to the largest target among them."""
     r = draft.resource
-    needed = policy.shrink_evidence[r]
     draft.window = (*window, draft.target)[-needed:]
     if draft.allocation <= draft.upper:
         return

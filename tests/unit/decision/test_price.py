@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.model import LEVELS
+from coordinator.model import LEVELS, NoForecast
 from coordinator.settings import sizing_policy
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.price import Bought, buy, curves_of, serve
 from coordinator.sizing.size import size_host
 from shared.config import SizingConfig
-from shared.units import CPU, GIB
+from shared.units import CPU, GIB, MEMORY
 
 Z = np.array([-1.96, -1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.6449, 1.96, 2.3263])
 
@@ -117,3 +117,20 @@ def test_a_curve_with_a_hole_keeps_its_fixed_quantile(make: Any) -> None:
     sizes, _ = size_host(make.host(make.vm("a"), make.vm("b")), block, SizingPolicy(), {})
     assert sizes[0].target[CPU] == 1670  # 1500 + 1.6449 * 100 in steps of 10: the .95 of priority normal
     assert any("at price" in line and line.startswith("cpu") for line in sizes[1].trail)
+
+
+def test_out_of_calibration_gives_back_what_the_newest_peaks_did_not_need(make: Any) -> None:
+    def sized(quota: int, peaks: list[float]) -> Any:
+        evidence: Any = {}
+        block = make.forecast(("a",), make.need(cpu=3000), 100.0, reason=int(NoForecast.OUT_OF_CALIBRATION))
+        for peak in peaks:
+            vm = make.vm(quota=quota, peak_now=np.array([peak, np.nan, np.nan, np.nan, np.nan]))
+            (size,), evidence = size_host(make.host(vm), block, SizingPolicy(), evidence)
+        return size
+
+    shrinks = sized(4000, [1800.0, 1000.0])
+    assert shrinks.target[CPU] == 2250 and shrinks.upper[CPU] < 4000  # the larger of two buckets and a quarter
+    assert sized(4000, [1000.0]).upper[CPU] >= 4000  # one bucket is not enough
+    grows = sized(1000, [1800.0, 1800.0])
+    assert grows.lower[CPU] <= 1000 <= grows.upper[CPU]  # growth is the host's own
+    assert np.isnan(shrinks.target[MEMORY])
