@@ -39,9 +39,9 @@ class SizingPolicy:
     """
 
     confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
-    price: ByResource = (36.0, 72.0, 0.0, 24.0, 24.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
+    price: ByResource = (60.0, 120.0, 0.0, 36.0, 36.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
     priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
-    reserve_share: float = 0.10  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
+    reserve_share: float = 0.12  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
     size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0
     lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
     quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
@@ -55,9 +55,9 @@ class SizingPolicy:
     max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
     memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
     memory_spacing_s: float = 65.0  # ... so far apart
-    shrink_cooldown_s: float = 120.0  # no shrink so soon after a growth of any resource; the host has its own pause per lever
+    shrink_cooldown_s: float = 60.0  # no shrink so soon after a growth of any resource; the host has its own pause per lever
     censored_threshold: float = 0.10  # share of samples at a limit in the newest bucket above which a VM is not shrunk
-    working_set_margin: float = 0.10
+    working_set_margin: float = 0.03  # the guard keeps its own, larger one over the newest use
     floor: ByResource = (100.0, 64.0 * MIB, 0.0, 1.0 * MBIT, 1.0 * MBIT)  # for VMs whose policy sets none
     granule: ByResource = (10.0, 4.0 * MIB, 1.0, 100_000.0, 100_000.0)  # sizes are whole multiples
     strict_from: int = 3  # priorities from here on get their whole target before anybody's mean; 4 = means of all come first

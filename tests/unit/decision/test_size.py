@@ -18,7 +18,14 @@ from coordinator.sizing.size import VmEvidence, size_host
 from shared.units import CPU, DISK, GIB, MEMORY, MIB, NET_RX, UNLIMITED
 
 # Fixed quantiles by priority: each step of the stack by itself, whatever it would cost.
-FIXED = replace(SizingPolicy(), price=(0.0,) * 5, steps=(2, 4, 2, 2, 2), shrink_evidence=(2, 4, 2, 2, 2))
+FIXED = replace(
+    SizingPolicy(),
+    price=(0.0,) * 5,
+    working_set_margin=0.1,
+    shrink_cooldown_s=120.0,
+    steps=(2, 4, 2, 2, 2),
+    shrink_evidence=(2, 4, 2, 2, 2),
+)
 PLAIN = replace(FIXED, dead_band=(0.0,) * 5)
 
 
