@@ -26,7 +26,7 @@ from shared.errors import HostError
 from shared.units import NS_PER_S
 
 SPEED = 100.0
-STALE_HOST_S = 200  # two real seconds
+STALE_HOST_S = 400  # four real seconds
 T = TypeVar("T")
 
 
@@ -42,7 +42,7 @@ class Ring:
     def __post_init__(self) -> None:
         self.http = httpx.Client(base_url=self.fleet.url, timeout=10)
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = 40.0) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:
         """The first true result of `condition`; a process that cannot answer yet is no failure until the deadline."""
         deadline, problem = time.monotonic() + seconds, ""
         while time.monotonic() < deadline:

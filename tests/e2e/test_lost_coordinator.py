@@ -81,7 +81,7 @@ def test_hosts_keep_their_limits_and_every_sample_counts_once(ring: Any) -> None
             return newest >= last_s and not [problem for problem in _differences(stored, rounds, vms, first_s, last_s) if problem]
 
         try:
-            ring.until(complete, "history holds every round once", 20)
+            ring.until(complete, "history holds every round once", 30)
         except AssertionError as error:
             raise AssertionError(_differences(stored_samples(history), rounds, vms, first_s, last_s)) from error
         _counted_once(ring)
