@@ -210,8 +210,10 @@ class DecisionCycle:
                 self.fleet.inventory(host_id, message)
                 return [StoreHost(host_id=host_id, inventory=message)]
             case Status():
+                was = self.fleet.host(host_id).mode
                 self.fleet.status(host_id, message, now_ns)
-                return []
+                turned = message.mode is Mode.PREDICTIVE and was is not Mode.PREDICTIVE
+                return self._plan_at_once(host_id, now_ns) if turned else []
             case Outcomes():
                 mode = self.fleet.host(host_id).mode
                 for outcome in message.outcomes:
@@ -253,6 +255,15 @@ class DecisionCycle:
         if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
             instructions.append(RequestPlacement(hosts=hosts, forecast=event.forecast))
         return instructions
+
+    def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
+        """A host that was just turned predictive need not wait for the next cycle: the newest forecast still holds."""
+        forecast = self.forecast
+        if forecast is None or now_ns // NS_PER_S >= forecast.issued_s + BUCKET_S:
+            return []
+        hosts = [host for host in self.fleet.view(self.bucket, now_ns) if host.host_id == host_id and host.alive]
+        unused: Evidence = {}  # the same cycle is no further evidence
+        return [instruction for host in hosts for instruction in self._plan(host, forecast, unused, now_ns)]
 
     def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
         lead_s = self.ledger.lead_times_s(host.host_id)

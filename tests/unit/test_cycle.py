@@ -1,0 +1,157 @@
+"""The decision cycle by example: what each event leads to, and what a change of mode does at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coordinator import cycle as cy
+from coordinator.cycle import DecisionCycle
+from coordinator.model import LEVELS, BucketBlock, ForecastBlock
+from coordinator.planning.adjust import Adjustment
+from coordinator.sizing.policy import SizingPolicy
+from shared.config import CycleConfig
+from shared.errors import Refusal
+from shared.messages import Hello, Inventory, Status
+from shared.model import Domain, HostCapacity, HostSample, Mode, Policy, VmSample
+from shared.refusal import RefusalCode
+from shared.units import BUCKET_S, CPU, GIB, MIB, NS_PER_S
+
+T0 = 1_700_000_100 // BUCKET_S * BUCKET_S
+CAPACITY = HostCapacity(
+    cpu_millicores=16_000,
+    memory_bytes=64 * GIB,
+    net_bits_per_s=10**10,
+    cpu_commit_millicores=16_000,
+    memory_commit_bytes=64 * GIB,
+    net_commit_bits_per_s=10**10,
+)
+VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy())
+
+
+def started(mode: Mode) -> DecisionCycle:
+    cycle = DecisionCycle(CycleConfig(bucket_grace_s=10), SizingPolicy(), epoch=3)
+    hello = Hello(host_id="h", boot_id="b", agent_version="0", wall_ns=0, capacity=CAPACITY, mode=mode, mode_pinned=False)
+    cycle.handle(cy.AgentSaid(host_id="h", message=hello), T0 * NS_PER_S)
+    cycle.handle(cy.AgentSaid(host_id="h", message=Inventory(domains=(VM,))), T0 * NS_PER_S)
+    return cycle
+
+
+def sample(at_s: int) -> cy.SamplesArrived:
+    vm = VmSample(
+        cpu_used_millicores=400,
+        cpu_throttled_permille=0,
+        memory_used_bytes=GIB,
+        vcpus=4,
+        cpu_quota_millicores=1000,
+        memory_allocated_bytes=2 * GIB,
+        net_rx_ceil_bits_per_s=10**8,
+        net_tx_ceil_bits_per_s=10**8,
+    )
+    host = HostSample(wall_ns=at_s * NS_PER_S, monotonic_ns=at_s * NS_PER_S, period_ns=5 * NS_PER_S, vms={"vm-1": vm})
+    return cy.SamplesArrived(host_id="h", samples=(host,))
+
+
+def surge(bucket: BucketBlock) -> ForecastBlock:
+    """Twice the quota is coming."""
+    mean = np.tile(np.array([2000, GIB, 0, 1e6, 1e6], np.float32)[None, :, None], (1, 1, 12))
+    quantiles = np.repeat((mean * 1.05)[..., None], len(LEVELS), axis=-1)
+    return ForecastBlock(
+        issued_s=bucket.start_s + BUCKET_S,
+        vm_ids=bucket.vm_ids,
+        mean=mean,
+        stddev=mean * 0.02,
+        quantiles=quantiles,
+        peak_quantiles=quantiles,
+        model=np.zeros((1, 5), np.int8),
+        models=("naive",),
+        reason=np.zeros((1, 5), np.int8),
+        coverage=np.full((1, 5), 0.8, np.float32),
+    )
+
+
+def closed(cycle: DecisionCycle) -> cy.RequestForecast:
+    for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
+        cycle.handle(sample(at_s), at_s * NS_PER_S)
+    assert cycle.handle(cy.Tick(), (T0 + BUCKET_S + 9) * NS_PER_S) == []
+    store, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    assert isinstance(store, cy.StoreBucket)
+    assert isinstance(request, cy.RequestForecast)
+    return request
+
+
+def decided(cycle: DecisionCycle) -> list[cy.Instruction]:
+    request = closed(cycle)
+    return cycle.handle(cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket)), (T0 + BUCKET_S + 11) * NS_PER_S)
+
+
+def plans(instructions: list[cy.Instruction]) -> list[cy.SendPlan]:
+    return [i for i in instructions if isinstance(i, cy.SendPlan)]
+
+
+def receipts(instructions: list[cy.Instruction]) -> list[cy.Receipt]:
+    return [r for i in instructions if isinstance(i, cy.StoreReceipts) for r in i.receipts]
+
+
+def test_a_bucket_closes_after_its_grace_and_asks_for_a_forecast_of_known_vms() -> None:
+    request = closed(started(Mode.PREDICTIVE))
+    assert request.bucket.vm_ids == ("vm-1",)
+    assert request.bucket.mean[0, CPU] == pytest.approx(400)
+    assert request.capacity["vm-1"][:2] == [4000.0, 8.0 * GIB]
+
+
+def test_predictive_gets_a_plan_and_observe_a_shadow_receipt_with_the_same_steps() -> None:
+    real, shadow = decided(started(Mode.PREDICTIVE)), decided(started(Mode.OBSERVE))
+    (plan,) = plans(real)
+    assert any(step.kind == "cpu_quota" and step.value >= 2000 for step in plan.plan.steps)
+    assert (plan.plan.epoch, plan.plan.sequence) == (3, 1)
+    assert plans(shadow) == []
+    assert [r.shadow for r in receipts(shadow)] == [True]
+    assert receipts(shadow)[0].steps == receipts(real)[0].steps
+
+
+def test_a_host_turned_predictive_is_planned_for_at_once_while_the_forecast_holds() -> None:
+    cycle = started(Mode.OBSERVE)
+    decided(cycle)
+    turned = cy.AgentSaid(host_id="h", message=Status(wall_ns=0, mode=Mode.PREDICTIVE, mode_pinned=False))
+    assert len(plans(cycle.handle(turned, (T0 + BUCKET_S + 60) * NS_PER_S))) == 1
+    assert cycle.handle(turned, (T0 + BUCKET_S + 61) * NS_PER_S) == []  # it already was
+
+    late = started(Mode.OBSERVE)
+    decided(late)
+    assert late.handle(turned, (T0 + 2 * BUCKET_S) * NS_PER_S) == []
+
+
+def test_a_silent_host_gets_nothing_and_refuses_orders() -> None:
+    cycle = started(Mode.PREDICTIVE)
+    request = closed(cycle)
+    cycle.handle(cy.HostLost(host_id="h", why="silent"), (T0 + BUCKET_S + 10) * NS_PER_S)
+    answer = cycle.handle(cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket)), (T0 + BUCKET_S + 11) * NS_PER_S)
+    assert plans(answer) == []
+    assert receipts(answer) == []
+    with pytest.raises(Refusal) as refusal:
+        cycle.adjust("vm-1", Adjustment(vcpus=4), T0 * NS_PER_S, dry_run=False)
+    assert refusal.value.code is RefusalCode.HOST_UNKNOWN_STATE
+
+
+def test_orders_of_an_operator() -> None:
+    cycle = started(Mode.REACTIVE)
+    now_ns = (T0 + 6) * NS_PER_S
+    cycle.handle(sample(T0 + 5), now_ns)
+    plan, instructions = cycle.adjust("vm-1", Adjustment(memory_bytes=3 * GIB), now_ns, dry_run=True)
+    assert instructions == []
+    assert [(s.kind, s.value, s.reason) for s in plan.steps] == [("memory", 3 * GIB, "operator")]
+    plan, instructions = cycle.adjust("vm-1", Adjustment(memory_bytes=3 * GIB), now_ns, dry_run=False)
+    assert instructions == [cy.SendPlan(plan=plan)]
+    for vm_id, request, code in (
+        ("nobody", Adjustment(vcpus=1), RefusalCode.UNKNOWN_VM),
+        ("vm-1", Adjustment(vcpus=5), RefusalCode.ABOVE_DOMAIN_MAXIMUM),
+        ("vm-1", Adjustment(memory_bytes=16 * MIB), RefusalCode.BELOW_WORKING_SET),
+    ):
+        with pytest.raises(Refusal) as refusal:
+            cycle.adjust(vm_id, request, now_ns, dry_run=False)
+        assert refusal.value.code is code
+    observing = started(Mode.OBSERVE)
+    with pytest.raises(Refusal) as refusal:
+        observing.adjust("vm-1", Adjustment(vcpus=4), now_ns, dry_run=False)
+    assert refusal.value.code is RefusalCode.MODE_FORBIDS
