@@ -387,10 +387,10 @@ async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordina
     """Run until SIGTERM or SIGINT, or until a part fails (raises)."""
     coordinator = Coordinator(config)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _stop_on_signal(stop)
     try:
         await coordinator.start()
+        _stop_on_signal(stop)  # again: Ray's workers put a handler of their own in place, which aborts
         if started is not None:
             started(coordinator)
         failure = asyncio.create_task(coordinator.wait())
@@ -401,3 +401,8 @@ async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordina
         failure.cancel()
     finally:
         await coordinator.stop()
+
+
+def _stop_on_signal(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
