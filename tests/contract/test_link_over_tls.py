@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_host import plain_capacity
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -27,18 +28,11 @@ from shared.clock import SystemClock
 from shared.errors import HostError
 from shared.frame import decode_coordinator, encode, encode_block
 from shared.messages import Ack, AgentMessage, Goodbye, Hello, Inventory, Samples, SendPlan, SetMode, Status, Welcome
-from shared.model import Domain, HostCapacity, HostSample, Mode, VmSample
+from shared.model import Domain, HostSample, Mode, VmSample
 from shared.plan import Plan
 from shared.tls import client_context, server_context
 
-CAPACITY = HostCapacity(
-    cpu_millicores=8000,
-    memory_bytes=2**34,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=8000,
-    memory_commit_bytes=2**34,
-    net_commit_bits_per_s=10**9,
-)
+CAPACITY = plain_capacity()
 
 
 @pytest.fixture(scope="module")

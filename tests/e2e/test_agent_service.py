@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_host import plain_capacity
 
 from agent.acting.journal import Journal, JournalEntry
 from agent.adapters.simulated_host import SimulatedHost
@@ -96,14 +97,7 @@ class Process:
 
 
 def capacity() -> HostCapacity:
-    return HostCapacity(
-        cpu_millicores=16_000,
-        memory_bytes=64 * GIB,
-        net_bits_per_s=10**10,
-        cpu_commit_millicores=16_000,
-        memory_commit_bytes=64 * GIB,
-        net_commit_bits_per_s=10**10,
-    )
+    return plain_capacity(cpu_millicores=16_000, memory_bytes=64 * GIB, net_bits_per_s=10**10)
 
 
 async def until(holds: Callable[[], bool], what: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_host import plain_capacity
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -16,19 +17,12 @@ from coordinator.demo import toml
 from coordinator.pki import create_ca, issue_coordinator, issue_host
 from shared.frame import decode_coordinator, encode
 from shared.messages import Goodbye, Hello
-from shared.model import HostCapacity, Mode
+from shared.model import Mode
 from shared.tls import client_context
 
 pytestmark = pytest.mark.slow
 
-CAPACITY = HostCapacity(
-    cpu_millicores=1000,
-    memory_bytes=2**30,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=1000,
-    memory_commit_bytes=2**30,
-    net_commit_bits_per_s=10**9,
-)
+CAPACITY = plain_capacity(cpu_millicores=1000, memory_bytes=2**30, net_bits_per_s=10**9)
 
 
 @pytest.mark.parametrize(

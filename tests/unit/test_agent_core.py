@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_host import plain_capacity
 
 from agent.acting.levers import FIELDS, bounds, charge, grows
 from agent.acting.reconcile import Recovered, local_prefix, reconcile
@@ -76,14 +77,7 @@ def domain(vm_id: str = "vm-1", **changes: object) -> Domain:
 
 
 def capacity(cpu: int = 16_000, memory: int = 32 * GIB, net: int = 10**10) -> HostCapacity:
-    return HostCapacity(
-        cpu_millicores=cpu,
-        memory_bytes=memory,
-        net_bits_per_s=net,
-        cpu_commit_millicores=cpu,
-        memory_commit_bytes=memory,
-        net_commit_bits_per_s=net,
-    )
+    return plain_capacity(cpu_millicores=cpu, memory_bytes=memory, net_bits_per_s=net)
 
 
 class Host:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
@@ -13,19 +14,12 @@ from coordinator.sizing.policy import SizingPolicy
 from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Status
-from shared.model import Domain, HostCapacity, HostSample, Mode, Policy, VmSample
+from shared.model import Domain, HostSample, Mode, Policy, VmSample
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, CPU, GIB, MIB, NS_PER_S
 
 T0 = 1_700_000_100 // BUCKET_S * BUCKET_S
-CAPACITY = HostCapacity(
-    cpu_millicores=16_000,
-    memory_bytes=64 * GIB,
-    net_bits_per_s=10**10,
-    cpu_commit_millicores=16_000,
-    memory_commit_bytes=64 * GIB,
-    net_commit_bits_per_s=10**10,
-)
+CAPACITY = plain_capacity(cpu_millicores=16_000, memory_bytes=64 * GIB, net_bits_per_s=10**10)
 VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy())
 
 

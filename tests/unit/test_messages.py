@@ -6,6 +6,7 @@ import zlib
 
 import msgspec
 import pytest
+from plain_host import plain_capacity
 
 from shared.errors import PeerError
 from shared.frame import HEADER, MAGIC, VERSION, decode_agent, decode_coordinator, encode
@@ -23,18 +24,11 @@ from shared.messages import (
     Status,
     Welcome,
 )
-from shared.model import Capabilities, Domain, HostCapacity, Mode, Policy, Priority
+from shared.model import Capabilities, Domain, Mode, Policy, Priority
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 
-CAPACITY = HostCapacity(
-    cpu_millicores=8000,
-    memory_bytes=2**34,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=8000,
-    memory_commit_bytes=2**34,
-    net_commit_bits_per_s=10**9,
-)
+CAPACITY = plain_capacity()
 STEP = Step(id="s1", vm_id="vm1", kind=StepKind.MEMORY, value=2**30, before=None, reason="forecast_peak", deadline_ns=9)
 FROM_AGENT: tuple[AgentMessage, ...] = (
     Hello(host_id="h1", boot_id="b1", agent_version="1", wall_ns=1, capacity=CAPACITY, mode=Mode.PREDICTIVE, mode_pinned=True),

@@ -1,21 +1,15 @@
 """The session table: every message in every state, from both ends."""
 
 import pytest
+from plain_host import plain_capacity
 
 from shared.errors import PeerError
 from shared.messages import Ack, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
-from shared.model import HostCapacity, Mode
+from shared.model import Mode
 from shared.plan import Plan
 from shared.session import Session, SessionState, Side
 
-CAPACITY = HostCapacity(
-    cpu_millicores=8000,
-    memory_bytes=2**34,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=8000,
-    memory_commit_bytes=2**34,
-    net_commit_bits_per_s=10**9,
-)
+CAPACITY = plain_capacity()
 HELLO = Hello(host_id="h1", boot_id="b1", agent_version="1", wall_ns=0, capacity=CAPACITY, mode=Mode.OBSERVE, mode_pinned=False)
 WELCOME = Welcome(epoch=1, wall_ns=0, acked=-1)
 SAMPLES = Samples(boot_id="b1", sequence=0, block=b"")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_host import plain_capacity
 
 from coordinator.gateway.sessions import (
     MAX_AHEAD_NS,
@@ -32,19 +33,12 @@ from coordinator.gateway.sessions import (
 )
 from shared.frame import decode_coordinator, encode, encode_block
 from shared.messages import Ack, CoordinatorMessage, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
-from shared.model import HostCapacity, HostSample, Mode, VmSample
+from shared.model import HostSample, Mode, VmSample
 from shared.plan import Plan
 from shared.units import NS_PER_S
 
 NOW = 1_700_000_000 * NS_PER_S
-CAPACITY = HostCapacity(
-    cpu_millicores=8000,
-    memory_bytes=2**34,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=8000,
-    memory_commit_bytes=2**34,
-    net_commit_bits_per_s=10**9,
-)
+CAPACITY = plain_capacity()
 HELLO = Hello(host_id="h1", boot_id="b1", agent_version="1", wall_ns=NOW, capacity=CAPACITY, mode=Mode.OBSERVE, mode_pinned=False)
 STATUS = Status(wall_ns=NOW, mode=Mode.OBSERVE, mode_pinned=False)
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_host import plain_capacity
 
 from agent.adapters.simulated_host import SimulatedHost, share_out
 from agent.adapters.simulated_vm import SimulationFaults
@@ -20,7 +21,7 @@ from agent.ports import RawVm
 from agent.sampling.derive import derive
 from shared.clock import ManualClock
 from shared.errors import ConfigError, HostError, Refusal
-from shared.model import Allocation, HostCapacity
+from shared.model import Allocation
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
@@ -49,14 +50,7 @@ def steady_vm(name: str = "vm", *, initial: Allocation | None = None, noise: int
 
 
 def workload(*vms: VmWorkload, cpu: int = 64_000, memory: int = 64 * GIB) -> Workload:
-    capacity = HostCapacity(
-        cpu_millicores=cpu,
-        memory_bytes=memory,
-        net_bits_per_s=10**10,
-        cpu_commit_millicores=cpu,
-        memory_commit_bytes=memory,
-        net_commit_bits_per_s=10**10,
-    )
+    capacity = plain_capacity(cpu_millicores=cpu, memory_bytes=memory, net_bits_per_s=10**10)
     return Workload(WorkloadFile(host="h", start_s=START_S, buckets=BUCKETS, seed=3, capacity=capacity, vms=vms))
 
 
