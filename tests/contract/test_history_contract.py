@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from fakes import MemoryHistory
 
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
 from coordinator.ports import History
@@ -22,19 +21,9 @@ DAY_S = 86_400
 T0 = 20_000 * DAY_S
 
 
-def fakes() -> ModuleType:
-    """tests/ is no package, so its neighbour is loaded by path."""
-    spec = importlib.util.spec_from_file_location("contract_fakes", Path(__file__).with_name("fakes.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(params=["memory", "parquet"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
-    made: History = fakes().MemoryHistory() if request.param == "memory" else ParquetHistory(tmp_path)
+    made: History = MemoryHistory() if request.param == "memory" else ParquetHistory(tmp_path)
     return made
 
 
@@ -172,7 +161,7 @@ def test_a_late_bucket_replaces_only_what_holds_fewer_samples(tmp_path: Path) ->
 
 
 def test_a_week_of_buckets_reads_back_after_a_restart_from_few_files(tmp_path: Path) -> None:
-    history, memory = ParquetHistory(tmp_path), fakes().MemoryHistory()
+    history, memory = ParquetHistory(tmp_path), MemoryHistory()
     step = 12 * BUCKET_S  # an hour between buckets keeps the test short; merging counts parts, not hours
     for i in range(24 * 4):
         one = bucket(T0 + i * step, value=float(i))

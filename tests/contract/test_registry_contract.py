@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from fakes import MemoryRegistry
+from plain_host import plain_capacity
 
 from coordinator.model import Receipt
 from coordinator.ports import Registry
 from coordinator.store.registry import SqlRegistry
 from shared.errors import ConfigError, HostError
-from shared.model import Domain, HostCapacity, Mode, Policy, Priority
+from shared.model import Domain, Mode, Policy, Priority
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 
 DAY_NS = 86_400 * 10**9
-CAPACITY = HostCapacity(
-    cpu_millicores=8000,
-    memory_bytes=2**34,
-    net_bits_per_s=10**9,
-    cpu_commit_millicores=8000,
-    memory_commit_bytes=2**34,
-    net_commit_bits_per_s=10**9,
-)
-
-
-def fakes() -> ModuleType:
-    """tests/ is no package, so its neighbour is loaded by path."""
-    spec = importlib.util.spec_from_file_location("contract_fakes", Path(__file__).with_name("fakes.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+CAPACITY = plain_capacity()
 
 
 @pytest.fixture(params=["memory", "sqlite"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    made: Registry = fakes().MemoryRegistry() if request.param == "memory" else SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
+    made: Registry = MemoryRegistry() if request.param == "memory" else SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
     request.addfinalizer(made.close)
     return made
 
