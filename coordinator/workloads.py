@@ -21,37 +21,11 @@ from numpy.typing import NDArray
 
 from coordinator.model import N_RESOURCES, HistoryBlock
 from coordinator.workload_sources import SourceVm, Window, pick
+from shared import workload as wl
 from shared.errors import ConfigError
 from shared.model import Allocation, HostCapacity, Policy, Priority
 from shared.units import BUCKET_S, CPU, MBIT, MEMORY, MIB, NET_RX, NET_TX
-from shared.workload import (
-    BLOCK_SALTS,
-    BLOCK_SLOTS,
-    BURST_HEIGHT_SHIFT,
-    BURST_LENGTH_SHIFT,
-    BURST_SHIFT,
-    BURST_START_SHIFT,
-    CPU_SHIFT,
-    DISK_SHIFT,
-    DISK_SIGMA,
-    MEMORY_JITTER,
-    MIX_1,
-    MIX_2,
-    MIX_STEP,
-    NET_RX_SHIFT,
-    NET_SIGMA,
-    NET_TX_SHIFT,
-    NOISE_MASK,
-    SERIES,
-    SLOT_S,
-    SLOTS_PER_BUCKET,
-    VmWorkload,
-    WorkloadFile,
-    burst_mean,
-    encode_workload,
-    mix64,
-    noise_factors,
-)
+from shared.workload import VmWorkload, WorkloadFile
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -168,7 +142,7 @@ def joined_history(workloads: Sequence[HostWorkload]) -> HistoryBlock:
 
 def write(path: Path, workload: HostWorkload) -> int:
     """Write the host's file for its agent; returns its size in bytes."""
-    data = encode_workload(workload.file)
+    data = wl.encode_workload(workload.file)
     path.write_bytes(data)
     return len(data)
 
@@ -178,30 +152,30 @@ def demand_detail(vm: VmWorkload, start_s: int) -> F64:
 
     Rows in the order of SERIES; the VM's first bucket starts at `start_s`.
     """
-    levels = [np.frombuffer(getattr(vm, name), dtype="<i8") for name in SERIES]
+    levels = [np.frombuffer(getattr(vm, name), dtype="<i8") for name in wl.SERIES]
     buckets = len(levels[0])
-    slots = start_s // SLOT_S + np.arange(buckets * SLOTS_PER_BUCKET, dtype=np.int64)
+    slots = start_s // wl.SLOT_S + np.arange(buckets * wl.SLOTS_PER_BUCKET, dtype=np.int64)
     fine, middle, coarse = (
-        np.repeat(_hash(mix64(vm.seed ^ salt), blocks), counts)
-        for salt, (blocks, counts) in zip(BLOCK_SALTS, (_blocks(slots, length) for length in BLOCK_SLOTS), strict=True)
+        np.repeat(_hash(wl.mix64(vm.seed ^ salt), blocks), counts)
+        for salt, (blocks, counts) in zip(wl.BLOCK_SALTS, (_blocks(slots, length) for length in wl.BLOCK_SLOTS), strict=True)
     )
-    scale = _bursts(slots, coarse, vm.burst_per_1024) * (1.0 / burst_mean(vm.burst_per_1024))
-    index, rest = np.divmod(10 * slots + SLOT_S - 2 * start_s - BUCKET_S, 2 * BUCKET_S)
+    scale = _bursts(slots, coarse, vm.burst_per_1024) * (1.0 / wl.burst_mean(vm.burst_per_1024))
+    index, rest = np.divmod(10 * slots + wl.SLOT_S - 2 * start_s - BUCKET_S, 2 * BUCKET_S)
     f = rest / (2 * BUCKET_S)
     before, after = index.clip(0, buckets - 1), (index + 1).clip(0, buckets - 1)
     out = np.empty((6, len(slots)))
     for row, level in enumerate(levels):
         out[row] = level[before] + (level[after] - level[before]) * f
     hashes = (fine, middle, coarse)
-    out[0] = np.minimum(out[0] * (_noise(hashes, CPU_SHIFT, vm.noise_permille) * scale), 1000.0 * vm.vcpus_max)
-    jitter = 1.0 + MEMORY_JITTER * (_field(middle, BURST_SHIFT) / 512 - 1.0)
+    out[0] = np.minimum(out[0] * (_noise(hashes, wl.CPU_SHIFT, vm.noise_permille) * scale), 1000.0 * vm.vcpus_max)
+    jitter = 1.0 + wl.MEMORY_JITTER * (_field(middle, wl.BURST_SHIFT) / 512 - 1.0)
     out[1] = np.minimum(out[1] * jitter, float(vm.memory_max_bytes))
-    disk = _noise(hashes, DISK_SHIFT, int(1000 * DISK_SIGMA)) * scale
+    disk = _noise(hashes, wl.DISK_SHIFT, int(1000 * wl.DISK_SIGMA)) * scale
     out[2] *= disk
     out[3] *= disk
-    for row, shift in ((4, NET_RX_SHIFT), (5, NET_TX_SHIFT)):
-        out[row] = np.minimum(out[row] * (_noise(hashes, shift, int(1000 * NET_SIGMA)) * scale), float(vm.net_max_bits_per_s))
-    return out.reshape(6, buckets, SLOTS_PER_BUCKET)
+    for row, shift in ((4, wl.NET_RX_SHIFT), (5, wl.NET_TX_SHIFT)):
+        out[row] = np.minimum(out[row] * (_noise(hashes, shift, int(1000 * wl.NET_SIGMA)) * scale), float(vm.net_max_bits_per_s))
+    return out.reshape(6, buckets, wl.SLOTS_PER_BUCKET)
 
 
 def _blocks(slots: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -213,26 +187,26 @@ def _blocks(slots: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], N
 
 def _hash(seed: int, blocks: NDArray[np.int64]) -> U64:
     """shared.workload.mix64(seed + block * MIX_STEP) for every block."""
-    value = blocks.astype(np.uint64) * np.uint64(MIX_STEP) + np.uint64(seed)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(MIX_1)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(MIX_2)
+    value = blocks.astype(np.uint64) * np.uint64(wl.MIX_STEP) + np.uint64(seed)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(wl.MIX_1)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(wl.MIX_2)
     return value ^ (value >> np.uint64(31))
 
 
-def _field(hashes: U64, shift: int, mask: int = NOISE_MASK) -> NDArray[np.int64]:
+def _field(hashes: U64, shift: int, mask: int = wl.NOISE_MASK) -> NDArray[np.int64]:
     return ((hashes >> np.uint64(shift)) & np.uint64(mask)).astype(np.int64)
 
 
 def _noise(hashes: tuple[U64, U64, U64], shift: int, sigma_permille: int) -> F64:
-    first, second, third = (np.array(noise_factors(sigma_permille, i))[_field(h, shift)] for i, h in enumerate(hashes))
+    first, second, third = (np.array(wl.noise_factors(sigma_permille, i))[_field(h, shift)] for i, h in enumerate(hashes))
     return np.asarray(first * second * third)
 
 
 def _bursts(slots: NDArray[np.int64], coarse: U64, burst_per_1024: int) -> F64:
-    since = slots % 12 - _field(coarse, BURST_START_SHIFT, 7)
-    length = 2 + 2 * _field(coarse, BURST_LENGTH_SHIFT, 3)
-    on = (_field(coarse, BURST_SHIFT) < burst_per_1024) & (since >= 0) & (since < length)
-    return np.where(on, 1.5 + 0.5 * _field(coarse, BURST_HEIGHT_SHIFT, 3), 1.0)
+    since = slots % 12 - _field(coarse, wl.BURST_START_SHIFT, 7)
+    length = 2 + 2 * _field(coarse, wl.BURST_LENGTH_SHIFT, 3)
+    on = (_field(coarse, wl.BURST_SHIFT) < burst_per_1024) & (since >= 0) & (since < length)
+    return np.where(on, 1.5 + 0.5 * _field(coarse, wl.BURST_HEIGHT_SHIFT, 3), 1.0)
 
 
 def _group(sources: list[SourceVm], window: Window, past: int, rng: np.random.Generator) -> list[_Vm]:
@@ -328,7 +302,7 @@ def _host(
             vm.spec,
             vm_id=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
             name=f"{vm.spec.name}.{name}",
-            **{series: getattr(vm.spec, series)[8 * cut :] for series in SERIES},
+            **{series: getattr(vm.spec, series)[8 * cut :] for series in wl.SERIES},
         )
         for vm in vms
     ]
