@@ -10,25 +10,7 @@ import random
 from collections.abc import Sequence
 
 from coordinator.model import LEVELS, Move, Placement, Receipt
-from coordinator.service.view import (
-    AdjustRequest,
-    AdjustResult,
-    Committed,
-    FleetSummary,
-    ForecastRow,
-    ForecastView,
-    HistoryView,
-    HostView,
-    ModeScore,
-    MoveAdvice,
-    OutcomeView,
-    ResourceForecast,
-    ResourceHistory,
-    ResourceState,
-    Scores,
-    StageTime,
-    VmView,
-)
+from coordinator.service import view as vw
 from shared.errors import Refusal
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy, Priority
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
@@ -82,11 +64,11 @@ class FleetDouble:
 
     # -- FleetView
 
-    def fleet(self) -> FleetSummary:
+    def fleet(self) -> vw.FleetSummary:
         if self.broken is not None:
             raise self.broken
         stages = (("close", 3.1), ("history", 11.8), ("forecast", 184.2), ("size", 9.4), ("place", 96.0), ("plan", 4.7), ("send", 1.9))
-        return FleetSummary(
+        return vw.FleetSummary(
             name="demo",
             version="0.1.0",
             epoch=3,
@@ -99,19 +81,19 @@ class FleetDouble:
             agents_connected=len(self.modes) - len(self.silent),
             last_cycle_s=float(self.now_s),
             last_cycle_wall_ms=311.1,
-            stages=tuple(StageTime(stage=name, wall_ms=ms) for name, ms in stages),
+            stages=tuple(vw.StageTime(stage=name, wall_ms=ms) for name, ms in stages),
         )
 
-    def hosts(self) -> Sequence[HostView]:
+    def hosts(self) -> Sequence[vw.HostView]:
         return [found for host_id in self.modes if (found := self.host(host_id)) is not None]
 
-    def host(self, host_id: str) -> HostView | None:
+    def host(self, host_id: str) -> vw.HostView | None:
         if host_id not in self.modes:
             return None
         silent = host_id in self.silent
         vm_ids = tuple(vm_id for vm_id, home in self.home.items() if home == host_id)
         allocations = [self._allocation(vm_id) for vm_id in vm_ids]
-        return HostView(
+        return vw.HostView(
             id=host_id,
             alive=not silent,
             counts_as_full=silent,
@@ -127,7 +109,7 @@ class FleetDouble:
                 memory_commit_bytes=58 * GIB,
                 net_commit_bits_per_s=9_000_000_000,
             ),
-            committed=Committed(
+            committed=vw.Committed(
                 cpu_millicores=sum(a.cpu_quota_millicores or 0 for a in allocations),
                 memory_bytes=sum(a.memory_bytes or 0 for a in allocations),
                 net_bits_per_s=sum((a.net_rx_bits_per_s or 0) + (a.net_tx_bits_per_s or 0) for a in allocations),
@@ -145,7 +127,7 @@ class FleetDouble:
     def vm_ids(self, host_id: str | None = None, client: str | None = None) -> Sequence[str]:
         return sorted(v for v, home in self.home.items() if host_id in (None, home) and client in (None, self._client(v)))
 
-    def vm(self, vm_id: str) -> VmView | None:
+    def vm(self, vm_id: str) -> vw.VmView | None:
         if vm_id not in self.home:
             return None
         number = int(vm_id[-2:])
@@ -156,7 +138,7 @@ class FleetDouble:
         for r, name in enumerate(RESOURCES):
             granted, demand = self.granted(vm_id, r, self.now_s), self.demand(vm_id, r, self.now_s)
             states.append(
-                ResourceState(
+                vw.ResourceState(
                     resource=name,
                     allocation=-1 if granted is None else int(granted),
                     demand=None if cold and r == 1 else demand,
@@ -167,7 +149,7 @@ class FleetDouble:
                     coverage=None if cold else (0.52 if drifting else 0.79),
                 )
             )
-        return VmView(
+        return vw.VmView(
             id=vm_id,
             name=f"{KINDS[number % len(KINDS)]}-{vm_id[3:]}",
             host_id=self.home[vm_id],
@@ -186,7 +168,7 @@ class FleetDouble:
             violation_minutes=number * (1.5 if host_mode is Mode.PREDICTIVE else 6.5),
         )
 
-    def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
+    def forecast(self, vm_id: str, horizon_minutes: int) -> vw.ForecastView:
         steps = math.ceil(horizon_minutes / 5)
         resources = []
         for r, name in enumerate(RESOURCES):
@@ -197,11 +179,11 @@ class FleetDouble:
                 stddev = mean * (0.05 + 0.012 * step)
                 levels = tuple(mean + Z[q] * stddev for q in LEVELS)
                 peaks = tuple(level * 1.15 for level in levels)
-                rows.append(ForecastRow(start_s=start_s, mean=mean, stddev=stddev, quantiles=levels, peak_quantiles=peaks))
-            resources.append(ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
-        return ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
+                rows.append(vw.ForecastRow(start_s=start_s, mean=mean, stddev=stddev, quantiles=levels, peak_quantiles=peaks))
+            resources.append(vw.ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
+        return vw.ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
 
-    async def history(self, vm_id: str, hours: int) -> HistoryView:
+    async def history(self, vm_id: str, hours: int) -> vw.HistoryView:
         starts = tuple(self.now_s - 300 * back for back in range(hours * 12, 0, -1))
         series = []
         for r, name in enumerate(RESOURCES):
@@ -210,7 +192,7 @@ class FleetDouble:
             actual = tuple(None if i in gap else d for i, d in enumerate(demand))
             guess = [d * (1 + 0.06 * math.sin(i)) for i, d in enumerate(demand)]
             series.append(
-                ResourceHistory(
+                vw.ResourceHistory(
                     resource=name,
                     start_s=starts,
                     demand=actual,
@@ -222,7 +204,7 @@ class FleetDouble:
                     forecast_q90=tuple(g * 1.14 for g in guess),
                 )
             )
-        return HistoryView(vm_id=vm_id, lead_minutes=60, resources=tuple(series))
+        return vw.HistoryView(vm_id=vm_id, lead_minutes=60, resources=tuple(series))
 
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
         hosts = [h for h in self.modes if host_id in (None, h)]
@@ -248,7 +230,7 @@ class FleetDouble:
         vm_id, _, cycle = receipt_id.removeprefix("r:").rpartition(":")
         return self._receipt(vm_id, int(cycle)) if vm_id in self.home and cycle.isdigit() else None
 
-    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
+    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[vw.OutcomeView]:
         ids = sorted(v for v in self.home if vm_id in (None, v))
         codes = (RefusalCode.HOST_COMMIT_LIMIT, RefusalCode.COOLDOWN, RefusalCode.READING_STALE, RefusalCode.BELOW_WORKING_SET)
         made = []
@@ -267,13 +249,13 @@ class FleetDouble:
                 finished_ns=(self.now_s - i * 20 + 1) * 10**9,
                 origin="reactive" if i % 3 == 0 else "plan",
             )
-            made.append(OutcomeView(host_id=self.home[chosen], vm_name=f"{KINDS[int(chosen[-2:]) % 6]}-{chosen[3:]}", outcome=outcome))
+            made.append(vw.OutcomeView(host_id=self.home[chosen], vm_name=f"{KINDS[int(chosen[-2:]) % 6]}-{chosen[3:]}", outcome=outcome))
         return made
 
-    def scores(self) -> Scores:
-        def score(mode: Mode, minutes: float, over: float, steps: int) -> ModeScore:
+    def scores(self) -> vw.Scores:
+        def score(mode: Mode, minutes: float, over: float, steps: int) -> vw.ModeScore:
             hosts = [h for h, m in self.modes.items() if m is mode]
-            return ModeScore(
+            return vw.ModeScore(
                 mode=mode,
                 hosts=len(hosts),
                 vms=sum(home in hosts for home in self.home.values()),
@@ -287,16 +269,16 @@ class FleetDouble:
             )
 
         modes = (score(Mode.REACTIVE, 214.0, 1.62, 1840), score(Mode.PREDICTIVE, 61.0, 1.55, 1322)) if self.modes else ()
-        return Scores(since_s=float(START_S), until_s=float(self.now_s), modes=modes)
+        return vw.Scores(since_s=float(START_S), until_s=float(self.now_s), modes=modes)
 
-    def moves(self) -> MoveAdvice:
+    def moves(self) -> vw.MoveAdvice:
         if not self.home:
-            return MoveAdvice(solved_s=None, placements=())
+            return vw.MoveAdvice(solved_s=None, placements=())
         move = Move(vm_id="vm-01-01", from_host="kvm-01", to_host="kvm-04", gain=4.1, cost=1.3, why="peaks at 14:00 with vm-01-00")
         placed = Placement(shard=0, moves=(move,), objective=17.2, incumbent=20.0, bound=16.9, status="feasible", wall_ms=96.0)
-        return MoveAdvice(solved_s=float(self.now_s), placements=(placed,))
+        return vw.MoveAdvice(solved_s=float(self.now_s), placements=(placed,))
 
-    async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
+    async def set_mode(self, host_id: str, mode: Mode, actor: str) -> vw.HostView:
         if host_id in self.pinned:
             raise Refusal(RefusalCode.LOCALLY_PINNED)
         self.modes[host_id] = mode
@@ -305,7 +287,7 @@ class FleetDouble:
         assert found is not None
         return found
 
-    async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:
+    async def adjust(self, vm_id: str, request: vw.AdjustRequest, actor: str) -> vw.AdjustResult:
         if request.vcpus is not None and request.vcpus > 8:
             detail = f"vcpus: {request.vcpus} is above the domain's maximum; allowed: 1 to 8"
             raise Refusal(RefusalCode.ABOVE_DOMAIN_MAXIMUM, detail, {"vcpus": request.vcpus, "maximum": 8})
@@ -317,7 +299,7 @@ class FleetDouble:
             for kind, value in wanted.items()
             if value is not None
         )
-        return AdjustResult(vm_id=vm_id, host_id=self.home[vm_id], dry_run=request.dry_run, steps=steps)
+        return vw.AdjustResult(vm_id=vm_id, host_id=self.home[vm_id], dry_run=request.dry_run, steps=steps)
 
     def metrics_text(self) -> str:
         return f"# TYPE tidegate_cycles_total counter\ntidegate_cycles_total {self.cycle}\n"

@@ -10,38 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_host import plain_capacity
 
+from agent import events as ev
 from agent.acting.levers import FIELDS, bounds, charge, grows
 from agent.acting.reconcile import Recovered, local_prefix, reconcile
 from agent.core import AgentCore
-from agent.events import (
-    Acked,
-    AllocationRead,
-    Closed,
-    Event,
-    Instruction,
-    Intent,
-    InventoryRead,
-    LinkDown,
-    LinkUp,
-    ModeOrdered,
-    ModePinned,
-    Note,
-    PersistMode,
-    PlanArrived,
-    ReadBack,
-    Sampled,
-    SendMessage,
-    Shipped,
-    SpoolFrame,
-    Started,
-    StepAccepted,
-    StepRejected,
-    Stopping,
-    SubmitStep,
-    Tick,
-    TrimSpool,
-    WriteJournal,
-)
 from shared.config import GuardConfig, ReactiveConfig
 from shared.frame import decode_block
 from shared.messages import Inventory, Outcomes, Samples, Status
@@ -89,18 +61,18 @@ class Host:
         self.values = {d.vm_id: dict(BEFORE) for d in self.domains}
         self.readings: dict[str, VmSample] = {d.vm_id: VmSample() for d in self.domains}
         self.stuck: set[StepKind] = set()  # accepted, never in force
-        self.reject: StepRejected | None = None
+        self.reject: ev.StepRejected | None = None
         self.deaf = False  # submits stay unanswered
-        self.log: list[Instruction] = []
+        self.log: list[ev.Instruction] = []
         fields: dict[str, object] = {"host_id": "h1", "boot_id": "boot-123456789", "capacity": limits or capacity(), "ordered": mode}
         fields |= {"guard": GUARD, "reactive": RULE}
         self.core = AgentCore(**{**fields, **core})  # type: ignore[arg-type]
-        self.tell(InventoryRead(domains=self.domains))
-        self.tell(LinkUp(epoch=1, acked=-1))
+        self.tell(ev.InventoryRead(domains=self.domains))
+        self.tell(ev.LinkUp(epoch=1, acked=-1))
 
-    def tell(self, event: Event) -> list[Instruction]:
+    def tell(self, event: ev.Event) -> list[ev.Instruction]:
         """Hand in one event and answer what comes out; returns everything that came out."""
-        told: list[Instruction] = []
+        told: list[ev.Instruction] = []
         events = [event]
         while events:
             out = self.core.handle(events.pop(0), self.now)
@@ -110,8 +82,8 @@ class Host:
                 events += self._answer(instruction)
         return told
 
-    def _answer(self, instruction: Instruction) -> list[Event]:
-        if isinstance(instruction, SubmitStep):
+    def _answer(self, instruction: ev.Instruction) -> list[ev.Event]:
+        if isinstance(instruction, ev.SubmitStep):
             step = instruction.step
             if self.deaf:
                 return []
@@ -119,15 +91,15 @@ class Host:
                 return [msgspec.structs.replace(self.reject, step_id=step.id)]
             if step.kind not in self.stuck:
                 self.values[step.vm_id][step.kind] = step.value
-            return [StepAccepted(step_id=step.id)]
-        if isinstance(instruction, ReadBack) and instruction.vm_id in self.values:
-            return [AllocationRead(vm_id=instruction.vm_id, allocation=self.allocation(instruction.vm_id))]
+            return [ev.StepAccepted(step_id=step.id)]
+        if isinstance(instruction, ev.ReadBack) and instruction.vm_id in self.values:
+            return [ev.AllocationRead(vm_id=instruction.vm_id, allocation=self.allocation(instruction.vm_id))]
         return []
 
     def allocation(self, vm_id: str) -> Allocation:
         return Allocation(**{FIELDS[kind][0]: value for kind, value in self.values[vm_id].items()})
 
-    def sample(self, vm_id: str = "vm-1", advance_s: float = 5, **reading: int) -> list[Instruction]:
+    def sample(self, vm_id: str = "vm-1", advance_s: float = 5, **reading: int) -> list[ev.Instruction]:
         """One sampling round `advance_s` later; `reading` changes what `vm_id` shows."""
         self.now += int(advance_s * NS_PER_S)
         self.readings[vm_id] = msgspec.structs.replace(self.readings[vm_id], **reading)
@@ -138,7 +110,7 @@ class Host:
             for d in self.domains
             if d.running
         }
-        return self.tell(Sampled(sample=HostSample(wall_ns=self.now, monotonic_ns=self.now - T0, period_ns=5 * NS_PER_S, vms=vms)))
+        return self.tell(ev.Sampled(sample=HostSample(wall_ns=self.now, monotonic_ns=self.now - T0, period_ns=5 * NS_PER_S, vms=vms)))
 
     def calm(self) -> None:
         """Readings that allow any shrink and ask for nothing."""
@@ -154,15 +126,15 @@ class Host:
             )
         self.sample()
 
-    def tick(self, advance_s: float = 1) -> list[Instruction]:
+    def tick(self, advance_s: float = 1) -> list[ev.Instruction]:
         self.now += int(advance_s * NS_PER_S)
-        return self.tell(Tick())
+        return self.tell(ev.Tick())
 
-    def plan(self, *steps: Step, epoch: int = 1, sequence: int = 1, deadline_s: int = 600, host_id: str = "h1") -> list[Instruction]:
+    def plan(self, *steps: Step, epoch: int = 1, sequence: int = 1, deadline_s: int = 600, host_id: str = "h1") -> list[ev.Instruction]:
         plan = Plan(
             host_id=host_id, epoch=epoch, sequence=sequence, issued_ns=self.now, deadline_ns=self.now + deadline_s * NS_PER_S, steps=steps
         )
-        return self.tell(PlanArrived(plan=plan))
+        return self.tell(ev.PlanArrived(plan=plan))
 
     def step(self, kind: StepKind, value: int, step_id: str = "s1", vm_id: str = "vm-1", **changes: object) -> Step:
         fields: dict[str, object] = {
@@ -173,15 +145,15 @@ class Host:
         return Step(id=step_id, vm_id=vm_id, kind=kind, value=value, **{**fields, **changes})  # type: ignore[arg-type]
 
 
-def submitted(out: list[Instruction]) -> list[Step]:
-    return [i.step for i in out if isinstance(i, SubmitStep)]
+def submitted(out: list[ev.Instruction]) -> list[Step]:
+    return [i.step for i in out if isinstance(i, ev.SubmitStep)]
 
 
-def outcomes(out: list[Instruction]) -> list[Outcome]:
-    return [i.entry.outcome for i in out if isinstance(i, WriteJournal) and isinstance(i.entry, Closed)]
+def outcomes(out: list[ev.Instruction]) -> list[Outcome]:
+    return [i.entry.outcome for i in out if isinstance(i, ev.WriteJournal) and isinstance(i.entry, ev.Closed)]
 
 
-def one(out: list[Instruction]) -> Outcome:
+def one(out: list[ev.Instruction]) -> Outcome:
     (outcome,) = outcomes(out)
     return outcome
 
@@ -192,7 +164,7 @@ def test_a_plan_step_is_journalled_submitted_read_back_and_verified() -> None:
     out = host.plan(host.step(StepKind.CPU_QUOTA, 2000))
     kinds = [type(i).__name__ for i in out]
     assert kinds.index("WriteJournal") < kinds.index("SubmitStep") < kinds.index("ReadBack")
-    intents = [i.entry for i in out if isinstance(i, WriteJournal) and isinstance(i.entry, Intent)]
+    intents = [i.entry for i in out if isinstance(i, ev.WriteJournal) and isinstance(i.entry, ev.Intent)]
     assert [(i.step.id, i.before, i.step.value) for i in intents] == [("s1", 1000, 2000)]
     outcome = one(out)
     assert (outcome.state, outcome.value, outcome.origin) == (OutcomeState.VERIFIED, 2000, "plan")
@@ -205,7 +177,7 @@ def test_accepted_is_not_done_the_step_is_undone_after_the_timeout_and_the_lever
     assert outcomes(host.plan(host.step(StepKind.MEMORY, 3 * GIB))) == []
     for _ in range(29):
         out = host.tick()
-        assert outcomes(out) == [] and any(isinstance(i, ReadBack) for i in out)
+        assert outcomes(out) == [] and any(isinstance(i, ev.ReadBack) for i in out)
     out = host.tick()
     (undo,) = submitted(out)
     assert (undo.kind, undo.value) == (StepKind.MEMORY, 2 * GIB)
@@ -253,14 +225,14 @@ def test_a_growth_that_came_half_way_keeps_what_the_guest_has() -> None:
     ("rejected", "state", "code"),
     [
         (
-            StepRejected(step_id="", code=RefusalCode.FOREIGN_SHAPING, detail="htb of libvirt"),
+            ev.StepRejected(step_id="", code=RefusalCode.FOREIGN_SHAPING, detail="htb of libvirt"),
             OutcomeState.REFUSED,
             RefusalCode.FOREIGN_SHAPING,
         ),
-        (StepRejected(step_id="", detail="monitor broken"), OutcomeState.FAILED, None),
+        (ev.StepRejected(step_id="", detail="monitor broken"), OutcomeState.FAILED, None),
     ],
 )
-def test_a_rejected_submit_ends_the_step(rejected: StepRejected, state: OutcomeState, code: RefusalCode | None) -> None:
+def test_a_rejected_submit_ends_the_step(rejected: ev.StepRejected, state: OutcomeState, code: RefusalCode | None) -> None:
     host = Host()
     host.calm()
     host.reject = rejected
@@ -272,7 +244,7 @@ def test_a_rejected_submit_ends_the_step(rejected: StepRejected, state: OutcomeS
 def test_a_submit_of_unknown_fate_is_observed() -> None:
     host = Host()
     host.calm()
-    host.reject = StepRejected(step_id="", detail="timed out", retriable=True)
+    host.reject = ev.StepRejected(step_id="", detail="timed out", retriable=True)
     assert outcomes(host.plan(host.step(StepKind.CPU_QUOTA, 2000))) == []
     host.values["vm-1"][StepKind.CPU_QUOTA] = 2000  # it went through after all
     assert one(host.tick()).state is OutcomeState.VERIFIED
@@ -337,7 +309,7 @@ def test_plans_that_are_not_ours_to_carry_out(changes: dict[str, int | str], cod
 def test_a_plan_of_an_epoch_before_the_links_is_old() -> None:
     host = Host()
     host.calm()
-    host.tell(LinkUp(epoch=7, acked=-1))
+    host.tell(ev.LinkUp(epoch=7, acked=-1))
     assert one(host.plan(host.step(StepKind.CPU_QUOTA, 2000), epoch=6)).code is RefusalCode.EPOCH_OLD
 
 
@@ -414,13 +386,13 @@ def test_observe_shadows_plans_and_local_rules_and_submits_nothing() -> None:
 
 def test_modes_pin_over_order_over_default_and_are_persisted() -> None:
     host = Host(mode=Mode.REACTIVE)
-    out = host.tell(ModePinned(mode=Mode.OFF))
+    out = host.tell(ev.ModePinned(mode=Mode.OFF))
     assert host.core.mode is Mode.OFF and host.core.mode_pinned
-    assert PersistMode(pinned=Mode.OFF, ordered=Mode.REACTIVE) in out
-    assert any(isinstance(i, SendMessage) and isinstance(i.message, Status) and i.message.mode is Mode.OFF for i in out)
-    host.tell(ModeOrdered(mode=Mode.PREDICTIVE))
+    assert ev.PersistMode(pinned=Mode.OFF, ordered=Mode.REACTIVE) in out
+    assert any(isinstance(i, ev.SendMessage) and isinstance(i.message, Status) and i.message.mode is Mode.OFF for i in out)
+    host.tell(ev.ModeOrdered(mode=Mode.PREDICTIVE))
     assert host.core.mode is Mode.OFF
-    host.tell(ModePinned(mode=None))
+    host.tell(ev.ModePinned(mode=None))
     assert host.core.mode is Mode.PREDICTIVE
     assert AgentCore(host_id="h1", boot_id="b", capacity=capacity(), pinned=Mode.OFF, ordered=Mode.PREDICTIVE).mode is Mode.OFF
     assert AgentCore(host_id="h1", boot_id="b", capacity=capacity()).mode is Mode.OBSERVE
@@ -431,7 +403,7 @@ def test_off_kills_within_one_event_and_withholds_undos() -> None:
     host.calm()
     host.stuck = {StepKind.MEMORY}
     host.plan(host.step(StepKind.MEMORY, 3 * GIB), host.step(StepKind.CPU_QUOTA, 2000, "s2", not_before_ns=host.now + NS_PER_S))
-    out = host.tell(ModePinned(mode=Mode.OFF))
+    out = host.tell(ev.ModePinned(mode=Mode.OFF))
     assert one(out).code is RefusalCode.MODE_FORBIDS
     out = host.tick(60)
     assert submitted(out) == [] and one(out).state is OutcomeState.FAILED
@@ -457,10 +429,10 @@ def test_reactive_mode_shrinks_after_a_whole_calm_window_and_only_with_a_link() 
     host.calm()
     for _ in range(1800 // 5 - 1):
         assert submitted(host.sample()) == []
-    host.tell(LinkDown())
+    host.tell(ev.LinkDown())
     for _ in range(20):
         assert submitted(host.sample()) == []
-    host.tell(LinkUp(epoch=2, acked=-1))
+    host.tell(ev.LinkUp(epoch=2, acked=-1))
     steps = {s.kind: s.value for s in submitted(host.sample())}
     assert steps[StepKind.CPU_QUOTA] == 500  # 300 x 1.25 = 375, but one step halves at most
     assert steps[StepKind.MEMORY] == 2 * GIB - 2 * GIB * 50 // 1000
@@ -484,11 +456,11 @@ def test_without_a_link_planned_shrinks_are_held_and_growth_goes_on() -> None:
         host.step(StepKind.CPU_QUOTA, 800, "shrink", "vm-1", not_before_ns=at),
         host.step(StepKind.CPU_QUOTA, 1500, "grow", "vm-2", not_before_ns=at),
     )
-    host.tell(LinkDown())
+    host.tell(ev.LinkDown())
     host.sample(advance_s=10)
     out = host.tick(0)
     assert [s.id for s in submitted(out)] == ["grow"]
-    host.tell(LinkUp(epoch=1, acked=-1))
+    host.tell(ev.LinkUp(epoch=1, acked=-1))
     assert [s.id for s in submitted(host.tick())] == ["shrink"]
 
 
@@ -497,13 +469,13 @@ def test_a_vm_that_leaves_ends_its_steps() -> None:
     host.calm()
     host.stuck = {StepKind.MEMORY}
     host.plan(host.step(StepKind.MEMORY, 3 * GIB), host.step(StepKind.CPU_QUOTA, 2000, "s2", not_before_ns=host.now + 60 * NS_PER_S))
-    out = host.tell(InventoryRead(domains=()))
+    out = host.tell(ev.InventoryRead(domains=()))
     assert [(o.step.id, o.state, o.code) for o in outcomes(out)] == [
         ("s1", OutcomeState.FAILED, RefusalCode.UNKNOWN_VM),
         ("s2", OutcomeState.REFUSED, RefusalCode.UNKNOWN_VM),
     ]
     assert host.core.in_flight == host.core.waiting == 0 and host.core.why("vm-1") is None
-    assert any(isinstance(i, SendMessage) and isinstance(i.message, Inventory) for i in out)
+    assert any(isinstance(i, ev.SendMessage) and isinstance(i.message, Inventory) for i in out)
 
 
 def test_samples_and_outcomes_share_one_sequence_and_acks_trim() -> None:
@@ -513,24 +485,24 @@ def test_samples_and_outcomes_share_one_sequence_and_acks_trim() -> None:
     host.tick()
     host.sample()
     host.sample()
-    frames = [i for i in host.log if isinstance(i, SpoolFrame)]
+    frames = [i for i in host.log if isinstance(i, ev.SpoolFrame)]
     assert [(f.sequence, type(f.message)) for f in frames] == [(40, Outcomes), (41, Samples)]
     assert isinstance(frames[1].message, Samples) and len(decode_block(frames[1].message.block)) == 3
-    assert host.tell(Acked(boot_id="boot-123456789", sequence=40)) == [TrimSpool(sequence=40)]
-    assert not [i for i in host.tell(Acked(boot_id="boot-123456789", sequence=42)) if isinstance(i, TrimSpool)]
+    assert host.tell(ev.Acked(boot_id="boot-123456789", sequence=40)) == [ev.TrimSpool(sequence=40)]
+    assert not [i for i in host.tell(ev.Acked(boot_id="boot-123456789", sequence=42)) if isinstance(i, ev.TrimSpool)]
     host.sample()
-    out = host.tell(Stopping())
-    assert isinstance(out[0], SpoolFrame) and out[0].sequence == 42
+    out = host.tell(ev.Stopping())
+    assert isinstance(out[0], ev.SpoolFrame) and out[0].sequence == 42
 
 
 def test_heartbeat() -> None:
     host = Host()
-    sent = sum(isinstance(i, SendMessage) for _ in range(60) for i in host.tick())
+    sent = sum(isinstance(i, ev.SendMessage) for _ in range(60) for i in host.tick())
     assert sent == 6
 
 
 def journal(host: Host) -> list[object]:
-    return [i.entry for i in host.log if isinstance(i, WriteJournal)]
+    return [i.entry for i in host.log if isinstance(i, ev.WriteJournal)]
 
 
 def recovered(host: Host) -> Recovered:
@@ -550,9 +522,9 @@ def test_a_restart_closes_what_was_open_by_reading_it_back_and_applies_nothing_t
     after.values["vm-1"][StepKind.MEMORY] = in_force
     after.log.clear()
     after.core = AgentCore(host_id="h1", boot_id="boot-123456789", capacity=capacity(), ordered=Mode.PREDICTIVE, recovered=found)
-    after.tell(Started())
-    after.tell(InventoryRead(domains=after.domains))
-    after.tell(LinkUp(epoch=1, acked=-1))
+    after.tell(ev.Started())
+    after.tell(ev.InventoryRead(domains=after.domains))
+    after.tell(ev.LinkUp(epoch=1, acked=-1))
     after.tick(30)
     assert submitted(after.log) == [] and one(after.log).state is state
     assert after.plan(after.step(StepKind.MEMORY, 3 * GIB)) == []  # the same plan again
@@ -567,10 +539,10 @@ def test_outcomes_that_never_reached_the_spool_are_shipped_after_a_restart() -> 
     found = recovered(before)
     assert [o.step.id for o in found.unshipped] == ["s1"]
     core = AgentCore(host_id="h1", boot_id="boot-123456789", capacity=capacity(), recovered=found, next_sequence=7)
-    frame, entry = core.handle(Started(), T0)
-    assert isinstance(frame, SpoolFrame) and isinstance(frame.message, Outcomes) and frame.message.outcomes == found.unshipped
-    assert entry == WriteJournal(entry=Shipped(sequence=7))
-    assert core.handle(Started(), T0) == []
+    frame, entry = core.handle(ev.Started(), T0)
+    assert isinstance(frame, ev.SpoolFrame) and isinstance(frame.message, Outcomes) and frame.message.outcomes == found.unshipped
+    assert entry == ev.WriteJournal(entry=ev.Shipped(sequence=7))
+    assert core.handle(ev.Started(), T0) == []
 
 
 def test_local_ids_go_on_after_a_restart() -> None:
@@ -654,9 +626,9 @@ def play(host: Host, actions: list[tuple[str, object, object]]) -> None:
             kind, value = b  # type: ignore[misc]
             host.plan(host.step(kind, value, f"s{number}", a), sequence=1 + number)  # type: ignore[arg-type]
         elif what == "mode":
-            host.tell(ModePinned(mode=a) if b else ModeOrdered(mode=a))  # type: ignore[arg-type]
+            host.tell(ev.ModePinned(mode=a) if b else ev.ModeOrdered(mode=a))  # type: ignore[arg-type]
         elif what == "link":
-            host.tell(LinkUp(epoch=1, acked=-1) if a else LinkDown())
+            host.tell(ev.LinkUp(epoch=1, acked=-1) if a else ev.LinkDown())
         else:
             host.stuck, host.deaf = a, b  # type: ignore[assignment]
 
@@ -664,17 +636,17 @@ def play(host: Host, actions: list[tuple[str, object, object]]) -> None:
 class Watched(Host):
     """Checks every submit against what is in force at that moment."""
 
-    def _answer(self, instruction: Instruction) -> list[Event]:
-        if isinstance(instruction, SubmitStep):
+    def _answer(self, instruction: ev.Instruction) -> list[ev.Event]:
+        if isinstance(instruction, ev.SubmitStep):
             self._check(instruction.step)
         return super()._answer(instruction)
 
     def _check(self, step: Step) -> None:
         core, now = self.core, self.values[step.vm_id][step.kind]
         assert core.mode.acts
-        place = self.log.index(SubmitStep(step=step))
+        place = self.log.index(ev.SubmitStep(step=step))
         intent = self.log[place - 1]
-        assert isinstance(intent, WriteJournal) and isinstance(intent.entry, Intent) and intent.entry.step == step
+        assert isinstance(intent, ev.WriteJournal) and isinstance(intent.entry, ev.Intent) and intent.entry.step == step
         undo = step.reason == "undo"
         if not core.link_up:
             assert step.value == now or grows(now, step.value)
@@ -718,7 +690,7 @@ def test_bounds_promises_and_fail_static_hold_whatever_happens(actions: list[tup
     for _ in range(4):
         host.tick(700)
     assert host.core.in_flight == host.core.waiting == 0
-    asked = {i.entry.step.id for i in host.log if isinstance(i, WriteJournal) and isinstance(i.entry, Intent) and not i.entry.undo_of}
+    asked = {i.entry.step.id for i in host.log if isinstance(i, ev.WriteJournal) and isinstance(i.entry, ev.Intent) and not i.entry.undo_of}
     told = [o.step.id for o in outcomes(host.log)]
     assert asked <= set(told) and len(told) == len(set(told))
 
@@ -751,7 +723,7 @@ def test_excluded_vms_are_left_alone() -> None:
 def test_rates_are_limited_per_vm() -> None:
     host = Host(mode=Mode.REACTIVE, reactive=RULE, guard=GuardConfig(steps_per_vm_per_minute=2))
     host.calm()
-    out: list[Instruction] = []
+    out: list[ev.Instruction] = []
     for use in (1000, 1250, 1875):
         out += host.sample(cpu_used_millicores=use, cpu_throttled_permille=500)
     assert len(submitted(out)) == 2
@@ -767,18 +739,18 @@ def test_a_plan_cannot_use_the_hosts_own_ids() -> None:
 
 def test_numbers_that_the_coordinator_holds_are_not_used_again() -> None:
     host = Host()
-    host.tell(LinkUp(epoch=2, acked=90))
-    assert not [i for i in host.log if isinstance(i, TrimSpool)]
+    host.tell(ev.LinkUp(epoch=2, acked=90))
+    assert not [i for i in host.log if isinstance(i, ev.TrimSpool)]
     assert host.core.next_sequence == 91
 
 
 def test_a_vm_never_sampled_counts_as_full() -> None:
     host = Host(domain("vm-1"), domain("vm-2"), limits=capacity(cpu=4500))
     del host.values["vm-2"]
-    host.tell(AllocationRead(vm_id="vm-1", allocation=host.allocation("vm-1")))
+    host.tell(ev.AllocationRead(vm_id="vm-1", allocation=host.allocation("vm-1")))
     host.plan(host.step(StepKind.CPU_QUOTA, 2000))
     assert submitted(host.log) == [] and host.core.waiting == 1  # 1000 + 4 x 1000 of the unread one leave no room
-    host.tell(AllocationRead(vm_id="vm-2", allocation=Allocation(vcpus=1, cpu_quota_millicores=500)))
+    host.tell(ev.AllocationRead(vm_id="vm-2", allocation=Allocation(vcpus=1, cpu_quota_millicores=500)))
     assert [s.value for s in submitted(host.tick())] == [2000]
 
 
@@ -788,16 +760,16 @@ def test_an_older_sample_does_not_overwrite_what_was_read_back() -> None:
     stale = HostSample(wall_ns=host.now, monotonic_ns=1, period_ns=5, vms={"vm-1": VmSample(cpu_quota_millicores=1000)})
     host.now += NS_PER_S
     host.plan(host.step(StepKind.CPU_QUOTA, 2000))
-    host.tell(Sampled(sample=stale))
+    host.tell(ev.Sampled(sample=stale))
     assert host.core.in_force("vm-1")[StepKind.CPU_QUOTA] == 2000
 
 
 def test_failures_are_logged_and_told_to_the_owner() -> None:
     host = Host()
     host.calm()
-    host.reject = StepRejected(step_id="", detail="monitor broken")
+    host.reject = ev.StepRejected(step_id="", detail="monitor broken")
     out = host.plan(host.step(StepKind.CPU_QUOTA, 2000))
-    (note,) = [i for i in out if isinstance(i, Note) and i.event == "step"]
+    (note,) = [i for i in out if isinstance(i, ev.Note) and i.event == "step"]
     assert (note.level, note.fields["state"], note.fields["detail"]) == ("warning", "failed", "monitor broken")
     (vm,) = host.core.vms()
     assert (
@@ -810,7 +782,7 @@ def test_failures_are_logged_and_told_to_the_owner() -> None:
 def test_backing_off_doubles_up_to_its_limit_and_ends_with_a_success() -> None:
     host = Host(guard=GuardConfig(backoff_max_s=100))
     host.calm()
-    host.reject = StepRejected(step_id="", detail="monitor broken")
+    host.reject = ev.StepRejected(step_id="", detail="monitor broken")
     waits = []
     for n in range(4):
         host.plan(host.step(StepKind.CPU_QUOTA, 2000, f"s{n}"), sequence=n + 1)
@@ -860,7 +832,7 @@ def test_the_guard_and_the_loss_of_the_link_bind_an_operators_order_too() -> Non
     host.calm()
     clipped = one(host.plan(host.step(StepKind.CPU_QUOTA, 3000, reason="operator")))
     assert (clipped.state, clipped.code, clipped.value) == (OutcomeState.PARTIAL, RefusalCode.ABOVE_CEILING, 1500)
-    host.tell(LinkDown())
+    host.tell(ev.LinkDown())
     host.tick(700)
     host.calm()
     order = host.step(StepKind.NET_RX, 50_000_000, "s2", reason="operator")

@@ -10,27 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_host import plain_capacity
 
-from coordinator.gateway.sessions import (
-    MAX_AHEAD_NS,
-    MAX_BOOTS_PER_HOST,
-    AppendWal,
-    Close,
-    Connected,
-    Deliver,
-    Disconnected,
-    Durable,
-    GatewayCore,
-    GatewaySettings,
-    HostDown,
-    HostUp,
-    Instruction,
-    ModeOrdered,
-    PlanReady,
-    Received,
-    Reply,
-    StoreFull,
-    Tick,
-)
+from coordinator.gateway import sessions as gs
+from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from shared.frame import decode_coordinator, encode, encode_block
 from shared.messages import Ack, CoordinatorMessage, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
 from shared.model import HostSample, Mode, VmSample
@@ -62,26 +43,26 @@ class Door:
         self.core = GatewayCore(GatewaySettings(epoch=3, stale_host_s=60), **kwargs)  # type: ignore[arg-type]
         self.now = NOW
 
-    def __call__(self, event: object) -> list[Instruction]:
+    def __call__(self, event: object) -> list[gs.Instruction]:
         return self.core.handle(event, self.now)  # type: ignore[arg-type]
 
-    def says(self, conn_id: int, message: object) -> list[Instruction]:
-        return self(Received(conn_id, encode(message)))  # type: ignore[arg-type]
+    def says(self, conn_id: int, message: object) -> list[gs.Instruction]:
+        return self(gs.Received(conn_id, encode(message)))  # type: ignore[arg-type]
 
-    def open(self, conn_id: int = 1, hello: Hello = HELLO) -> list[Instruction]:
-        self(Connected(conn_id, hello.host_id))
+    def open(self, conn_id: int = 1, hello: Hello = HELLO) -> list[gs.Instruction]:
+        self(gs.Connected(conn_id, hello.host_id))
         return self.says(conn_id, hello)
 
 
-def replies(instructions: list[Instruction]) -> list[tuple[int, CoordinatorMessage]]:
-    return [(one.conn_id, decode_coordinator(one.frame)) for one in instructions if isinstance(one, Reply)]
+def replies(instructions: list[gs.Instruction]) -> list[tuple[int, CoordinatorMessage]]:
+    return [(one.conn_id, decode_coordinator(one.frame)) for one in instructions if isinstance(one, gs.Reply)]
 
 
 def test_hello_is_answered_and_delivered() -> None:
     door = Door(acked={("h1", "b1"): 41, ("h2", "b1"): 7}, modes={"h1": Mode.REACTIVE})
     out = door.open()
     assert replies(out) == [(1, Welcome(epoch=3, wall_ns=NOW, acked=41, mode=Mode.REACTIVE))]
-    assert out[1:] == [HostUp("h1"), Deliver("h1", HELLO)]
+    assert out[1:] == [gs.HostUp("h1"), gs.Deliver("h1", HELLO)]
     assert door.core.connected() == {"h1": HELLO}
 
 
@@ -89,10 +70,10 @@ def test_a_frame_is_logged_then_delivered_and_acknowledged_once_durable() -> Non
     door = Door()
     door.open()
     message = samples(0)
-    assert door.says(1, message) == [AppendWal("h1", "b1", 0, encode(message)), Deliver("h1", message, (host_sample(),))]
-    assert replies(door(Durable({("h1", "b1"): 0}))) == [(1, Ack(boot_id="b1", sequence=0))]
+    assert door.says(1, message) == [gs.AppendWal("h1", "b1", 0, encode(message)), gs.Deliver("h1", message, (host_sample(),))]
+    assert replies(door(gs.Durable({("h1", "b1"): 0}))) == [(1, Ack(boot_id="b1", sequence=0))]
     outcomes = Outcomes(boot_id="b1", sequence=1, outcomes=())
-    assert door.says(1, outcomes) == [AppendWal("h1", "b1", 1, encode(outcomes)), Deliver("h1", outcomes)]
+    assert door.says(1, outcomes) == [gs.AppendWal("h1", "b1", 1, encode(outcomes)), gs.Deliver("h1", outcomes)]
 
 
 def test_a_duplicate_is_acknowledged_as_far_as_durable_and_not_delivered() -> None:
@@ -100,7 +81,7 @@ def test_a_duplicate_is_acknowledged_as_far_as_durable_and_not_delivered() -> No
     door.open()
     door.says(1, samples(0))
     assert door.says(1, samples(0)) == []  # nothing durable yet: silence, not a lie
-    door(Durable({("h1", "b1"): 0}))
+    door(gs.Durable({("h1", "b1"): 0}))
     door.says(1, samples(1))
     assert replies(door.says(1, samples(1))) == [(1, Ack(boot_id="b1", sequence=0))]
     assert door.core.counters["duplicates"] == 2
@@ -118,9 +99,9 @@ def test_gaps_are_accepted_and_counted() -> None:
 def test_each_boot_is_a_stream_of_its_own() -> None:
     door = Door(acked={("h1", "b1"): 100})
     door.open(hello=msgspec.structs.replace(HELLO, boot_id="b2"))
-    assert isinstance(door.says(1, samples(0, "b2"))[0], AppendWal)
+    assert isinstance(door.says(1, samples(0, "b2"))[0], gs.AppendWal)
     assert replies(door.says(1, samples(99, "b1"))) == [(1, Ack(boot_id="b1", sequence=100))]
-    assert isinstance(door.says(1, samples(101, "b1"))[0], AppendWal)
+    assert isinstance(door.says(1, samples(101, "b1"))[0], gs.AppendWal)
 
 
 def test_remembered_boots_are_bounded() -> None:
@@ -128,17 +109,17 @@ def test_remembered_boots_are_bounded() -> None:
     door.open()
     for boot in range(100):
         door.says(1, samples(0, f"boot{boot}"))
-    assert len(door.core._hosts["h1"].streams) == MAX_BOOTS_PER_HOST
-    assert door(Durable({("h1", "boot0"): 0})) == []
+    assert len(door.core._hosts["h1"].streams) == gs.MAX_BOOTS_PER_HOST
+    assert door(gs.Durable({("h1", "boot0"): 0})) == []
 
 
 def test_a_host_cannot_speak_for_another() -> None:
     door = Door()
     door.open(1)
-    door(Connected(2, "h2"))
+    door(gs.Connected(2, "h2"))
     out = door.says(2, HELLO)
     assert replies(out) == [(2, Goodbye(reason="certificate is for host h2, hello is from h1", retry_after_s=60))]
-    assert out[-1] == Close(2, "certificate is for host h2, hello is from h1")
+    assert out[-1] == gs.Close(2, "certificate is for host h2, hello is from h1")
     assert door.says(2, samples(0)) == []
     assert door.core.connected() == {"h1": HELLO}
 
@@ -148,37 +129,37 @@ def test_the_newer_connection_of_a_host_wins() -> None:
     door.open(1)
     out = door.open(2)
     assert [(conn, type(message)) for conn, message in replies(out)] == [(1, Goodbye), (2, Welcome)]
-    assert Close(1, "replaced by a newer connection of this host") in out
+    assert gs.Close(1, "replaced by a newer connection of this host") in out
     assert door.says(1, samples(0)) == []
-    assert door(Disconnected(1)) == []
+    assert door(gs.Disconnected(1)) == []
     assert len(door.says(2, samples(0))) == 2
-    assert replies(door(Durable({("h1", "b1"): 0}))) == [(2, Ack(boot_id="b1", sequence=0))]
+    assert replies(door(gs.Durable({("h1", "b1"): 0}))) == [(2, Ack(boot_id="b1", sequence=0))]
 
 
 def test_garbage_closes_that_peer_only() -> None:
     door = Door()
     door.open(1)
     door.open(2, msgspec.structs.replace(HELLO, host_id="h2"))
-    out = door(Received(2, b"garbage, long enough for a header"))
-    assert [type(one) for one in out] == [Reply, Close]
-    assert {one.conn_id for one in out if isinstance(one, Reply | Close)} == {2}
+    out = door(gs.Received(2, b"garbage, long enough for a header"))
+    assert [type(one) for one in out] == [gs.Reply, gs.Close]
+    assert {one.conn_id for one in out if isinstance(one, gs.Reply | gs.Close)} == {2}
     assert list(door.core.connected()) == ["h1"]
     assert door.core.counters["garbage"] == 1
-    assert door(Received(99, b"")) == []
+    assert door(gs.Received(99, b"")) == []
 
 
 @pytest.mark.parametrize("message", [HELLO, Samples(boot_id="b1", sequence=0, block=b"no block")], ids=["second hello", "garbage block"])
 def test_what_the_session_or_codec_refuses_is_not_delivered(message: object) -> None:
     door = Door()
     door.open()
-    assert [type(one) for one in door.says(1, message)] == [Reply, Close]
+    assert [type(one) for one in door.says(1, message)] == [gs.Reply, gs.Close]
 
 
 def test_a_host_from_the_future_is_sent_away() -> None:
     door = Door()
-    out = door.open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + MAX_AHEAD_NS + NS_PER_S))
+    out = door.open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + gs.MAX_AHEAD_NS + NS_PER_S))
     assert replies(out) == [(1, Goodbye(reason="host clock is 3601 s ahead of ours: allowed 3600 s", retry_after_s=60))]
-    assert isinstance(replies(Door().open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + MAX_AHEAD_NS)))[0][1], Welcome)
+    assert isinstance(replies(Door().open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + gs.MAX_AHEAD_NS)))[0][1], Welcome)
     assert door.core.connected() == {}
 
 
@@ -186,21 +167,21 @@ def test_a_frame_from_the_future_is_refused_for_good_but_does_not_block_the_spoo
     door = Door()
     door.open()
     door.says(1, samples(0))
-    future = samples(1, wall_ns=NOW + MAX_AHEAD_NS + 1)
+    future = samples(1, wall_ns=NOW + gs.MAX_AHEAD_NS + 1)
     assert door.says(1, future) == []  # sequence 0 is not durable yet
-    assert replies(door(Durable({("h1", "b1"): 0}))) == [(1, Ack(boot_id="b1", sequence=1))]
-    assert replies(door.says(1, samples(2, wall_ns=NOW + 2 * MAX_AHEAD_NS))) == [(1, Ack(boot_id="b1", sequence=2))]
+    assert replies(door(gs.Durable({("h1", "b1"): 0}))) == [(1, Ack(boot_id="b1", sequence=1))]
+    assert replies(door.says(1, samples(2, wall_ns=NOW + 2 * gs.MAX_AHEAD_NS))) == [(1, Ack(boot_id="b1", sequence=2))]
     assert door.core.counters["future"] == 2
 
 
 def test_while_the_store_is_full_frames_stay_on_the_agent() -> None:
     door = Door()
     door.open()
-    door(StoreFull(True))
-    assert door.says(1, STATUS) == [Deliver("h1", STATUS)]
+    door(gs.StoreFull(True))
+    assert door.says(1, STATUS) == [gs.Deliver("h1", STATUS)]
     out = door.says(1, samples(0))
     assert replies(out) == [(1, Goodbye(reason="the coordinator's log is full", retry_after_s=30))]
-    door(StoreFull(False))
+    door(gs.StoreFull(False))
     assert replies(door.open(2))[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1)
     assert len(door.says(2, samples(0))) == 2
 
@@ -209,38 +190,38 @@ def test_silence_takes_a_host_down_and_a_word_brings_it_back() -> None:
     door = Door()
     door.open()
     door.now += 60 * NS_PER_S
-    assert door(Tick()) == []
+    assert door(gs.Tick()) == []
     door.now += 1
-    assert door(Tick()) == [HostDown("h1", "silent")]
-    assert door(Tick()) == []
+    assert door(gs.Tick()) == [gs.HostDown("h1", "silent")]
+    assert door(gs.Tick()) == []
     assert door.core.silent() == ["h1"]
-    assert door.says(1, Inventory(domains=()))[0] == HostUp("h1")
+    assert door.says(1, Inventory(domains=()))[0] == gs.HostUp("h1")
 
 
 def test_a_lost_connection_alone_is_not_silence() -> None:
     door = Door()
     door.open()
-    assert door(Disconnected(1)) == []
-    assert door.open(2)[1:] == [Deliver("h1", HELLO)]
+    assert door(gs.Disconnected(1)) == []
+    assert door.open(2)[1:] == [gs.Deliver("h1", HELLO)]
 
 
 def test_modes_are_ordered_now_and_in_every_welcome() -> None:
     door = Door()
-    assert door(ModeOrdered("h1", Mode.OFF)) == []
+    assert door(gs.ModeOrdered("h1", Mode.OFF)) == []
     assert replies(door.open())[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, mode=Mode.OFF)
     assert (door.core.ordered("h1"), door.core.ordered("h2")) == (Mode.OFF, None)
-    assert replies(door(ModeOrdered("h1", Mode.PREDICTIVE))) == [(1, SetMode(mode=Mode.PREDICTIVE))]
+    assert replies(door(gs.ModeOrdered("h1", Mode.PREDICTIVE))) == [(1, SetMode(mode=Mode.PREDICTIVE))]
 
 
 def test_a_plan_waits_for_its_host_and_expires() -> None:
     door = Door()
-    door(PlanReady(plan(1)))
-    door(PlanReady(plan(2)))
+    door(gs.PlanReady(plan(1)))
+    door(gs.PlanReady(plan(2)))
     assert replies(door.open())[1:] == [(1, SendPlan(plan=plan(2)))]
-    door(Disconnected(1))
-    door(PlanReady(plan(3)))
+    door(gs.Disconnected(1))
+    door(gs.PlanReady(plan(3)))
     door.now += 2 * NS_PER_S
-    door(Tick())
+    door(gs.Tick())
     assert replies(door.open(2))[1:] == []
     counters = door.core.counters
     assert (counters["plans_sent"], counters["plans_replaced"], counters["plans_expired"]) == (1, 1, 1)
@@ -249,9 +230,9 @@ def test_a_plan_waits_for_its_host_and_expires() -> None:
 def test_a_plan_lost_with_its_connection_is_sent_again_when_the_agent_shows_it_has_none() -> None:
     door = Door()
     door.open()
-    assert replies(door(PlanReady(plan()))) == [(1, SendPlan(plan=plan()))]
+    assert replies(door(gs.PlanReady(plan()))) == [(1, SendPlan(plan=plan()))]
     assert replies(door.says(1, STATUS)) == []  # on its way on this very connection
-    door(Disconnected(1))
+    door(gs.Disconnected(1))
     door.open(2)
     assert replies(door.says(2, msgspec.structs.replace(STATUS, plan_epoch=3, plan_sequence=1))) == []
     assert replies(door.says(2, STATUS)) == [(2, SendPlan(plan=plan()))]
@@ -270,25 +251,25 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_delivered_twice(data: st.Da
     door, connected = Door(), False
     for _ in range(data.draw(st.integers(1, 60))):
         action = data.draw(st.sampled_from(("send", "sync", "drop", "crash", "send")))
-        out: list[Instruction] = []
+        out: list[gs.Instruction] = []
         if action == "send" and not connected:
             conn_id, connected, cursor = conn_id + 1, True, 0
             out = door.open(conn_id)
         elif action == "send" and cursor < len(spool):
-            out = door(Received(conn_id, frames[spool[cursor]]))
+            out = door(gs.Received(conn_id, frames[spool[cursor]]))
             cursor += 1
         elif action == "sync" and buffer:
             log += buffer
             buffer = []
-            out = door(Durable({("h1", "b1"): log[-1]}))
+            out = door(gs.Durable({("h1", "b1"): log[-1]}))
         elif action == "drop" and connected:
-            connected, out = False, door(Disconnected(conn_id))
+            connected, out = False, door(gs.Disconnected(conn_id))
         elif action == "crash":
             door, connected, buffer, delivered_since_start = Door(acked={("h1", "b1"): log[-1]} if log else {}), False, [], list(log)
         for one in out:
-            if isinstance(one, AppendWal):
+            if isinstance(one, gs.AppendWal):
                 buffer.append(one.sequence)
-            if isinstance(one, Deliver) and isinstance(one.message, Samples):
+            if isinstance(one, gs.Deliver) and isinstance(one.message, Samples):
                 delivered_since_start.append(one.message.sequence)
         for _, message in replies(out):
             acked = message.acked if isinstance(message, Welcome) else message.sequence if isinstance(message, Ack) else -1
