@@ -4,8 +4,8 @@ Six hosts of twelve VMs: hosts 0-2 reactive, hosts 3-5 predictive with the same 
 production code (bench.world). The truth comes from the simulated hosts: a violation minute is a VM-minute in which demand passes what is
 granted by more than 1 % in any resource; allocation over use is the time integral of allocation over that of use, summed over VMs, as the
 mean of CPU and memory (network beside it). Reactive is no straw man: it acts on every 5 s sample with the same levers, lead times and
-guard. Its settings lie within 1 % of the fewest violations that any setting of it reached, with the fewest steps of those; leaner ones exist
-at more steps, and against them the lead of prediction is smaller (docs/adr/0005): `--frontier` shows the neighbours of that point.
+guard. Its settings lie within 1 % of the fewest violations that any setting of it reached, with the fewest steps of those; leaner ones
+exist at more steps, and against them the lead of prediction is smaller (docs/adr/0005): `--frontier` shows the neighbours of that point.
 Figures hold where, over all seeds, the ratio of violations is below 1 at a ratio of allocations of at most 1.
 """
 
