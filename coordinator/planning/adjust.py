@@ -81,8 +81,8 @@ def vcpus(vm: VmState, request: Adjustment) -> list[Change]:
         raise Refusal(
             RefusalCode.NOT_CAPABLE, f"vcpus = {wanted}: vCPUs are only added, {now} in force", {"asked": wanted, "in_force": now}
         )
-    if wanted > now and vm.domain.capabilities.vcpu_hot_add is not None:
-        raise Refusal(RefusalCode.NOT_CAPABLE, f"vcpus: {vm.domain.capabilities.vcpu_hot_add}")
+    if wanted > now:
+        check_capable("vcpus", vm.domain.capabilities.vcpu_hot_add)
     # Under no quota the vCPUs are the promise; a quota in the same order sets the promise itself.
     promises = vm.allocation.cpu_quota_millicores == UNLIMITED and request.cpu_quota_millicores is None
     delta = 1000.0 * (wanted - now) if promises else 0.0
@@ -93,8 +93,7 @@ def quota(vm: VmState, request: Adjustment, policy: SizingPolicy) -> list[Change
     wanted, raw = request.cpu_quota_millicores, vm.allocation.cpu_quota_millicores
     if wanted is None:
         return []
-    if vm.domain.capabilities.cpu_quota is not None:
-        raise Refusal(RefusalCode.NOT_CAPABLE, f"cpu_quota_millicores: {vm.domain.capabilities.cpu_quota}")
+    check_capable("cpu_quota_millicores", vm.domain.capabilities.cpu_quota)
     now = in_force(vm)[CPU]
     if math.isnan(now):
         raise Refusal(RefusalCode.READING_STALE, "the quota in force is not known")
@@ -112,8 +111,7 @@ def memory(vm: VmState, request: Adjustment, policy: SizingPolicy) -> list[Chang
     wanted, now = request.memory_bytes, vm.allocation.memory_bytes
     if wanted is None:
         return []
-    if vm.domain.capabilities.balloon is not None:
-        raise Refusal(RefusalCode.NOT_CAPABLE, f"memory_bytes: {vm.domain.capabilities.balloon}")
+    check_capable("memory_bytes", vm.domain.capabilities.balloon)
     check_maximum("memory_bytes", wanted, vm.domain.memory_max_bytes)
     if now is None:
         raise Refusal(RefusalCode.READING_STALE, "memory in force is not known")
@@ -128,6 +126,12 @@ def memory(vm: VmState, request: Adjustment, policy: SizingPolicy) -> list[Chang
             raise Refusal(RefusalCode.BELOW_WORKING_SET, f"memory_bytes = {wanted}: the guest needs {need}", numbers)
     check_bounds("memory_bytes", float(wanted), float(now), floors(vm, policy)[MEMORY], ceilings(vm)[MEMORY])
     return [] if wanted == now else [order(vm, StepKind.MEMORY, wanted, now, float(wanted - now))]
+
+
+def check_capable(name: str, why_not: str | None) -> None:
+    """Refuse what the host's probe of the domain found impossible; None = possible."""
+    if why_not is not None:
+        raise Refusal(RefusalCode.NOT_CAPABLE, f"{name}: {why_not}")
 
 
 def check_maximum(name: str, wanted: int, most: int) -> None:
