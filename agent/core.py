@@ -242,7 +242,7 @@ class AgentCore:
         for vm_id, record, reading in self._acting.ledger.note_samples(sample.vms, sample.wall_ns):
             if record.domain.policy.excluded:
                 continue
-            for ask in self._rule.asks(reading, record.situation, record.demand, sample.wall_ns):
+            for ask in self._rule.asks(reading, record.situation, record.demand, sample.wall_ns, planned=allow.planned):
                 self._acting.local(vm_id, record, ask, allow, now_ns)
         self._out.extend(self._shipper.sample(sample))
 

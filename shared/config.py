@@ -116,6 +116,12 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grow_at_permille: Annotated[int, Meta(ge=100, le=1000, description="grow when use passes this share of the value in force")] = 850
     headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1400
     shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 600
+    planned_memory_grow_at_permille: Annotated[
+        int, Meta(ge=100, le=1000, description="under a live plan: grow memory when use passes this share of the value in force")
+    ] = 950
+    planned_memory_headroom_permille: Annotated[
+        int, Meta(ge=1000, le=10_000, description="under a live plan: a growth of memory aims at use times this")
+    ] = 1100
     shrink_margin_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a shrink leaves that largest use times this")] = 1250
 
 
@@ -208,7 +214,7 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 1.0
     reserve_permille: Annotated[
         int, Meta(ge=0, le=900, description="share of a host that plans leave free for growth under pressure; with a price only")
-    ] = 120
+    ] = 80
     size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give where price is 0")] = QuantileTable(
         low=0.9, normal=0.95, high=0.975, critical=0.99
     )

@@ -34,6 +34,7 @@ class Allowance:
     local_shrink: bool
     shadow: bool
     origin: str
+    planned: bool  # sizes come from a live plan
 
 
 def allowance(mode: Mode, *, link_up: bool, plan_live: bool) -> Allowance:
@@ -49,4 +50,5 @@ def allowance(mode: Mode, *, link_up: bool, plan_live: bool) -> Allowance:
         local_shrink=observe or (reactive and link_up),
         shadow=observe,
         origin="autonomy" if alone else "reactive",
+        planned=predictive and not alone,
     )

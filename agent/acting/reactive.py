@@ -6,6 +6,8 @@ demand of 8x the limit is reached in four samples instead of ten. Otherwise the 
 growth ends at 80 % use, below the trigger, and does not repeat itself.
 Shrink only to the largest demand of the whole sliding window x margin, when that lies more than 10 % below the limit, and only when the
 window has been watched without a gap: what was not seen is not evidence. The same 80 % keeps a shrink from causing the next growth.
+Under a live plan memory is corrected later and by less (`planned_memory_*`): the plan sizes it close to the need, a balloon shrinks in
+small strides, and a growth by the usual headroom would have to be taken back stride by stride.
 vCPUs are added when the quota wanted passes vcpus x 1000; they are never removed, the quota takes their place.
 """
 
@@ -102,11 +104,14 @@ class ReactiveRule:
         self.config = config
         self._window_ns = config.shrink_window_s * NS_PER_S
 
-    def asks(self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int) -> list[Ask]:
-        """Take in one sample of one VM and say what it should get; vCPUs before the quota that needs them."""
+    def asks(self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, *, planned: bool = False) -> list[Ask]:
+        """Take in one sample of one VM and say what it should get; vCPUs before the quota that needs them.
+
+        `planned`: a live plan sizes this VM, close to its need on purpose.
+        """
         asks: list[Ask] = []
         for kind in LEVERS:
-            ask = self._lever(kind, reading, situation, demand.tracks[kind], now_ns)
+            ask = self._lever(kind, reading, situation, demand.tracks[kind], now_ns, planned)
             if ask is None:
                 continue
             if kind is StepKind.CPU_QUOTA and ask.grow:
@@ -115,7 +120,7 @@ class ReactiveRule:
                 asks.append(ask)
         return asks
 
-    def _lever(self, kind: StepKind, reading: VmSample, situation: Situation, track: Track, now_ns: int) -> Ask | None:
+    def _lever(self, kind: StepKind, reading: VmSample, situation: Situation, track: Track, now_ns: int, planned: bool) -> Ask | None:
         limit = _limit(kind, situation)
         use = used(reading, kind)
         if limit is None or limit <= 0:
@@ -133,8 +138,11 @@ class ReactiveRule:
         # A censored sample proves a demand of at least the limit; what it would have been stays unknown.
         track.observe(max(use, limit) if censored else use, self._window_ns, now_ns)
         low, high = situation.bounds[kind]
-        if censored or use * 1000 >= self.config.grow_at_permille * limit:
-            target = use * self.config.headroom_permille // 1000
+        grow_at, headroom = self.config.grow_at_permille, self.config.headroom_permille
+        if planned and kind is StepKind.MEMORY:
+            grow_at, headroom = self.config.planned_memory_grow_at_permille, self.config.planned_memory_headroom_permille
+        if censored or use * 1000 >= grow_at * limit:
+            target = use * headroom // 1000
             if censored:
                 climb = CENSORED_CLIMB_PERMILLE[min(track.censored_run, len(CENSORED_CLIMB_PERMILLE)) - 1]
                 target = max(target, limit + limit * climb // 1000)

@@ -39,15 +39,15 @@ class SizingPolicy:
     """
 
     confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
-    price: ByResource = (60.0, 120.0, 0.0, 36.0, 36.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
+    price: ByResource = (30.0, 80.0, 0.0, 30.0, 30.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
     priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
-    reserve_share: float = 0.12  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
+    reserve_share: float = 0.08  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
     size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0
     lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
     quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
     steps: Steps = (2, 2, 2, 2, 2)  # size = peak within so many 5-minute steps (slow levers look further)
     margin: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # on top of the quantile
-    upper_slack: ByResource = (0.05, 0.05, 0.05, 0.05, 0.05)  # shrink only when the allocation is so far above the target
+    upper_slack: ByResource = (0.10, 0.10, 0.10, 0.10, 0.10)  # shrink only when the allocation is so far above the target
     dead_band: ByResource = (0.02, 0.02, 0.02, 0.02, 0.02)  # growth smaller than this share of the target waits
     shrink_evidence: Steps = (1, 1, 1, 1, 1)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
     recent_margin: float = 0.25  # out of calibration: on top of the largest peak ...

@@ -49,6 +49,16 @@ def test_growth(reading: VmSample, expected: list[tuple[StepKind, int]]) -> None
     assert asks(reading) == expected
 
 
+def test_under_a_live_plan_memory_waits_longer_and_grows_by_less() -> None:
+    def planned(reading: VmSample) -> list[tuple[StepKind, int]]:
+        return [(a.kind, a.value) for a in RULE.asks(reading, situation(), Demand(), 0, planned=True)]
+
+    assert planned(VmSample(memory_used_bytes=int(1.89 * GIB))) == []  # 94.5 %
+    assert planned(VmSample(memory_used_bytes=int(1.91 * GIB))) == [(M, int(1.91 * GIB) * 1100 // 1000)]
+    assert planned(VmSample(psi_memory_some_permille=60)) == [(M, 2 * GIB * 5 // 4)]  # pressure is answered as ever
+    assert planned(VmSample(cpu_used_millicores=850)) == [(Q, 1062)]
+
+
 def test_vcpus_come_before_the_quota_that_needs_them() -> None:
     assert asks(VmSample(cpu_used_millicores=1900), cpu_quota=2000) == [(V, 3), (Q, 2375)]
     assert asks(VmSample(cpu_used_millicores=1900), cpu_quota=UNLIMITED) == [(V, 3)]
