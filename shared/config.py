@@ -214,7 +214,7 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 1.0
     reserve_permille: Annotated[
         int, Meta(ge=0, le=900, description="share of a host that plans leave free for growth under pressure; with a price only")
-    ] = 80
+    ] = 100
     size_quantile: Annotated[QuantileTable, Meta(description="quantile of the forecast peak to give where price is 0")] = QuantileTable(
         low=0.9, normal=0.95, high=0.975, critical=0.99
     )

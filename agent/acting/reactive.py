@@ -120,7 +120,9 @@ class ReactiveRule:
                 asks.append(ask)
         return asks
 
-    def _lever(self, kind: StepKind, reading: VmSample, situation: Situation, track: Track, now_ns: int, planned: bool) -> Ask | None:
+    def _lever(  # noqa: PLR0917  # private, and called once a lever and sample
+        self, kind: StepKind, reading: VmSample, situation: Situation, track: Track, now_ns: int, planned: bool
+    ) -> Ask | None:
         limit = _limit(kind, situation)
         use = used(reading, kind)
         if limit is None or limit <= 0:

@@ -39,9 +39,9 @@ class SizingPolicy:
     """
 
     confidence_multiplier: ByPriority = (1.0, 0.5, 0.0, -1.0)  # trigger: mean > allocation + k * stddev
-    price: ByResource = (30.0, 80.0, 0.0, 30.0, 30.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
+    price: ByResource = (30.0, 30.0, 0.0, 30.0, 30.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
     priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
-    reserve_share: float = 0.08  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
+    reserve_share: float = 0.10  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
     size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0
     lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
     quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
