@@ -33,7 +33,8 @@ test: export PATH := $(abspath $(BIN)):$(PATH)
 test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not realhost and not browser" $(TEST_ARGS) $(NONE_IS_FINE)
-	$(BIN)/python -m pytest -m "realhost or browser" $(TEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m realhost $(TEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m browser $(TEST_ARGS) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
 
 ## lint     ruff: rules and format
 lint: $(READY_DEV)
