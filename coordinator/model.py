@@ -1,7 +1,7 @@
 """What travels between the coordinator's stages: arrays over VMs, resources and buckets, and the small records around them.
 
 Axes: v = VM (order of `vm_ids`), r = resource (order of shared.units.RESOURCES), b = 5-minute bucket (oldest first),
-s = step ahead (0 = the bucket being filled now, i.e. the first one after `issued_s`), q = quantile level (order of LEVELS).
+s = step ahead (0 = the bucket being filled now, which starts at `issued_s`), q = quantile level (order of LEVELS).
 Unknown is NaN. Units are those of RESOURCES.
 """
 
@@ -85,7 +85,7 @@ class NoForecast(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastBlock:
-    """Forecasts issued after bucket `issued_s - 300` closed; step s covers [issued_s + 300 s, issued_s + 300 (s + 1)).
+    """Forecasts issued at `issued_s`, the end of the newest closed bucket. Step k (from 0) is the bucket that starts at issued_s + 300 * k.
 
     mean, stddev float32[v, r, 12]; quantiles float32[v, r, 12, q] of the bucket mean; peak_quantiles float32[v, r, 12, q]
     of the largest 5-second demand within steps 0..s (cumulative). Quantiles are monotone and inside [0, capacity].

@@ -290,7 +290,7 @@ class ForecastEngine:
         reason[readings < COLD_BUCKETS] = NoForecast.COLD_START
         reason[readings == 0] = NoForecast.ALL_UNKNOWN
         return ForecastBlock(
-            issued_s=now_s,
+            issued_s=now_s + BUCKET_S,
             vm_ids=tuple(self._vm_ids),
             mean=mean.astype(np.float32),
             stddev=np.sqrt(variance).astype(np.float32),

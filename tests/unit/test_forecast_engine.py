@@ -7,7 +7,9 @@ import pytest
 
 from coordinator.forecast.boosting import train
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.learning.errors import ForecastErrors
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
+from shared.model import Mode
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS
 
 T0 = 1_700_006_400 // 86_400 * 86_400  # midnight
@@ -117,6 +119,20 @@ def test_all_unknown_cold_start_and_gap_have_their_reasons() -> None:
         block = engine.advance(bucket(T0 + i * BUCKET_S, np.full((1, N_RESOURCES), np.nan)), {})
     assert (block.reason == NoForecast.GAP).all()
     assert_sound(block)
+
+
+def test_step_0_is_the_bucket_that_begins_when_the_newest_one_ends() -> None:
+    """Who schedules by a forecast, or scores it, counts from `issued_s`: a bucket too early is five minutes too early."""
+    engine = ForecastEngine(LEAN)
+    engine.load(history(noise(1, 60), T0))
+    first = engine.advance(bucket(T0 + BUCKET_S, noise(1, 1)[..., 0]), {})
+    assert first.issued_s == T0 + 2 * BUCKET_S
+    errors = ForecastErrors()
+    errors.issue(first)
+    errors.score(bucket(first.issued_s, noise(1, 1)[..., 0]), {"h": Mode.PREDICTIVE})
+    (pair,) = errors.pairs("vm0")
+    assert pair.start_s == first.issued_s
+    assert pair.mean[0] == first.mean[0, 0, 0]
 
 
 def test_same_calls_same_bytes() -> None:
