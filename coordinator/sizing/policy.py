@@ -65,7 +65,7 @@ class SizingPolicy:
     burn_full: float = 4.0  # error-budget burn rate at which the quantile reaches the top level (it starts to rise at 1)
     cycle_s: float = 300.0
     lead_s: Mapping[StepKind, float] = field(default_factory=lambda: dict(LEAD_S))  # where nothing was measured
-    early_s: ByResource = (60.0, 300.0, 60.0, 60.0, 60.0)  # a growth ends so long before the bucket that needs it
+    early_s: ByResource = (180.0, 300.0, 180.0, 180.0, 180.0)  # growth ends so long before its bucket: ramps begin in the one before
     contended_at: float = 0.90  # forecast CPU over physical CPU from which on shares follow priority
     shares: tuple[int, int, int, int] = (512, 1024, 2048, 4096)  # cgroup v1 CPU shares by priority
 

@@ -213,12 +213,12 @@ def test_the_surge_is_met_before_it_comes(running: Running) -> None:
 
 
 def outcomes(running: Running, guest: Guest) -> list[dict[str, Any]]:
-    """Wait until the coordinator has heard of the vCPU, then all outcomes of the guest."""
+    """Wait until the coordinator has heard of each lever, then all outcomes of the guest."""
 
     def heard() -> list[dict[str, Any]]:
         found = running.fleet.get(f"api/v1/outcomes?vm={guest.vm_id}&limit=200")
         rows = list(found["items"] if isinstance(found, dict) else found)
         kinds = {row["outcome"]["step"]["kind"] for row in rows if row["outcome"]["state"] == "verified"}
-        return rows if "vcpus" in kinds and "memory" in kinds else []
+        return rows if kinds >= {"cpu_quota", "vcpus", "memory", "net_rx"} else []
 
     return wait_for(heard, "the outcomes at the coordinator", 60)  # type: ignore[no-any-return]

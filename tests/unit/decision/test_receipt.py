@@ -47,7 +47,7 @@ def test_a_ramp_in_the_next_bucket_is_served_shortly_before_it(make: Any) -> Non
     mean[CPU, 1:] = 3000.0
     plan, _ = decide(make, make.host(make.vm(quota=1000)), make.forecast(("a",), mean))
     assert plan is not None
-    assert [(s.kind, s.not_before_ns // NS_PER_S - make.issued_s) for s in plan.steps] == [(StepKind.CPU_QUOTA, 300 - 61)]
+    assert [(s.kind, s.not_before_ns // NS_PER_S - make.issued_s) for s in plan.steps] == [(StepKind.CPU_QUOTA, 300 - 181)]
 
 
 def test_shadow_gives_the_same_receipts_and_no_plan(make: Any) -> None:
