@@ -253,4 +253,5 @@ def _plain(value: object) -> object:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
+    # what msgspec asks of an enc_hook for a type that it does not know
     raise NotImplementedError(f"{type(value).__name__} cannot be stored as JSON")

@@ -1,4 +1,7 @@
-"""The agent's core by example and by property: a small host under it answers its instructions."""
+"""The agent's core by example and by property: a small host under it answers its instructions.
+
+Long on purpose: every test drives the same host double, and splitting the file would mean publishing that double as a fixture.
+"""
 
 from __future__ import annotations
 
