@@ -11,6 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
+from agent.ports import MigrationProgress
+from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Inventory, Outcomes, Samples, Status
 from shared.model import Allocation, Domain, HostSample, Mode
 from shared.plan import Outcome, Plan, Step
@@ -53,6 +55,52 @@ class ModePinned(msgspec.Struct, frozen=True, kw_only=True):
     """The owner's command on the host; None takes the pin away."""
 
     mode: Mode | None
+
+
+class PauseOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """The kill switch, by "owner" (command line), "file" or "coordinator"; each holds or lets go its own."""
+
+    paused: bool
+    by: str
+
+
+class UndoOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """The owner wants steps taken back: one by id, or every one begun since a wall time; of one VM where it is named."""
+
+    step_id: str = ""
+    since_ns: int | None = None
+    vm_id: str = ""
+
+
+class SettingsChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration was read anew and is valid."""
+
+    guard: GuardConfig
+    reactive: ReactiveConfig
+    migration: MigrationConfig
+
+
+class MigrationProgressed(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to WatchMigration; None = no migration of this VM is under way."""
+
+    vm_id: str
+    progress: MigrationProgress | None
+
+
+class MigrationEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The migrate call returned: moved, or (with `code` or `detail`) not."""
+
+    step_id: str
+    moved: bool
+    code: RefusalCode | None = None
+    detail: str = ""
+
+
+class LimitsArrived(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM came here by migration; these limits were in force where it came from."""
+
+    vm_id: str
+    limits: Allocation
 
 
 class LinkUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +161,12 @@ Event = (
     | StepAccepted
     | StepRejected
     | AllocationRead
+    | PauseOrdered
+    | UndoOrdered
+    | SettingsChanged
+    | MigrationProgressed
+    | MigrationEnded
+    | LimitsArrived
     | Tick
 )
 
@@ -197,6 +251,46 @@ class PersistMode(msgspec.Struct, frozen=True, kw_only=True):
     ordered: Mode | None
 
 
+class PersistPause(msgspec.Struct, frozen=True, kw_only=True):
+    """Store who holds the kill switch, so that it survives a restart ("file" is not stored: the file itself says so)."""
+
+    by: tuple[str, ...]
+
+
+class StartMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Call Migrator.migrate in a thread of its own; answer with MigrationEnded."""
+
+    step: Step
+    uri: str
+    bits_per_s: int
+    limits: Allocation
+
+
+class WatchMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask how far it is; answer with MigrationProgressed."""
+
+    vm_id: str
+
+
+class TuneMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Change what a running migration may use."""
+
+    vm_id: str
+    bits_per_s: int
+
+
+class AbortMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Give up a running migration."""
+
+    vm_id: str
+
+
+class TakenUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits that travelled with this VM are in force or refused: Migrator.taken_up."""
+
+    vm_id: str
+
+
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """A line for the log; `level` is debug, info, warning or error."""
 
@@ -205,7 +299,22 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str | int]
 
 
-Instruction = WriteJournal | SubmitStep | ReadBack | SpoolFrame | TrimSpool | SendMessage | PersistMode | Note
+Instruction = (
+    WriteJournal
+    | SubmitStep
+    | ReadBack
+    | SpoolFrame
+    | TrimSpool
+    | SendMessage
+    | PersistMode
+    | PersistPause
+    | StartMigration
+    | WatchMigration
+    | TuneMigration
+    | AbortMigration
+    | TakenUp
+    | Note
+)
 
 
 class Verb(StrEnum):

@@ -15,6 +15,18 @@ from shared.model import Allocation, Domain, HostCapacity
 from shared.plan import StepKind
 
 
+class PerfCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one VM since its events were opened; None where this kernel or CPU has no such event."""
+
+    task_clock_ns_total: int | None = None
+    context_switches_total: int | None = None
+    cpu_migrations_total: int | None = None
+    page_faults_total: int | None = None
+    cycles_total: int | None = None
+    instructions_total: int | None = None
+    cache_misses_total: int | None = None
+
+
 class RawVm(msgspec.Struct, frozen=True, kw_only=True):
     """Raw readings of one VM at one instant: monotonic counters (suffix _total) and gauges. None = not available.
 
@@ -49,6 +61,50 @@ class RawVm(msgspec.Struct, frozen=True, kw_only=True):
     disk_limit_bytes_per_s: int | None = None
     net_rx_ceil_bits_per_s: int | None = None
     net_tx_ceil_bits_per_s: int | None = None
+    periods_total: int | None = None  # CFS periods, and those in which the quota held the VM back
+    throttled_periods_total: int | None = None
+    cpu_used_peak_millicores: int | None = None  # largest sub-sample since the reading before
+    cpu_ready_peak_permille: int | None = None
+    psi_cpu_full_us_total: int | None = None
+    psi_io_full_us_total: int | None = None
+    memory_current_bytes: int | None = None  # charged to the VM's cgroup
+    memory_anon_bytes: int | None = None
+    memory_file_bytes: int | None = None
+    memory_high_events_total: int | None = None  # times that memory.high was passed
+    memory_refaults_total: int | None = None
+    disk_read_ops_total: int | None = None
+    disk_write_ops_total: int | None = None
+    disk_read_time_ns_total: int | None = None
+    disk_write_time_ns_total: int | None = None
+    net_rx_packets_total: int | None = None
+    net_tx_packets_total: int | None = None
+    net_rx_tap_dropped_total: int | None = None  # dropped by the tap itself: the guest does not fetch, or the host does not
+    net_tx_tap_dropped_total: int | None = None
+    net_rx_overlimits_total: int | None = None  # of our classes
+    net_tx_overlimits_total: int | None = None
+    net_rx_backlog_bytes: int | None = None
+    net_tx_backlog_bytes: int | None = None
+    dirty_bytes_per_s: int | None = None  # newest measured one; measured on request only
+    guest_oom_kills_total: int | None = None  # counter of the guest's kernel, by its agent
+    perf: PerfCounts | None = None
+    kvm: dict[str, int] = {}  # KVM's own counters by libvirt's name ("exits", "halt_wait_ns"), summed over vCPUs; empty under TCG
+    vcpus_online: int | None = None
+    cpu_period_us: int | None = None
+    virtio_mem_bytes: int | None = None
+    dimm_bytes: int | None = None
+    memory_high_bytes: int | None = None
+    disk_ops_limit_per_s: int | None = None
+    disk_weight: int | None = None
+    net_tx_rate_bits_per_s: int | None = None
+
+
+class NumaNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One NUMA node of the host."""
+
+    node: int
+    cpus: int
+    memory_bytes: int | None = None
+    memory_free_bytes: int | None = None
 
 
 class RawHost(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +117,15 @@ class RawHost(msgspec.Struct, frozen=True, kw_only=True):
     memory_available_bytes: int | None = None
     psi_cpu_some_us_total: int | None = None
     psi_memory_some_us_total: int | None = None
+    psi_io_some_us_total: int | None = None
+    cpu_steal_ns_total: int | None = None
+    memory_overhead_bytes: int | None = None  # resident in QEMU processes beyond their guests' memory
+    net_rx_bytes_total: int | None = None  # of the uplink
+    net_tx_bytes_total: int | None = None
+    net_dropped_total: int | None = None
+    hugepages_total: int | None = None
+    hugepages_free: int | None = None
+    numa: tuple[NumaNode, ...] = ()
     vms: tuple[RawVm, ...] = ()
     failures: dict[str, str] = {}  # collector or VM -> what went wrong, for metrics and `status`
 
@@ -118,4 +183,47 @@ class TrafficShaper(Protocol):
 
     def release(self, tap: str) -> None:
         """Remove everything of ours from this interface."""
+        ...
+
+
+class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a migration is; None = not said yet."""
+
+    elapsed_ms: int = 0
+    memory_remaining_bytes: int | None = None
+    memory_processed_bytes: int | None = None
+    memory_bits_per_s: int | None = None
+    dirty_pages_per_s: int | None = None
+    iteration: int | None = None
+    downtime_ms: int | None = None  # expected while it runs, measured when it is done
+
+
+class Migrator(Protocol):
+    """Live migration of one host's domains. `migrate` blocks for as long as it takes; the others answer at once."""
+
+    def migrate(self, vm_id: str, uri: str, bits_per_s: int, limits: Allocation) -> None:
+        """Move the VM to the libvirt at `uri`; returns when it runs there and is gone here. `limits` travel along for the target's agent.
+
+        Raises Refusal (not capable, no such VM) or HostError: then the VM runs here as before.
+        """
+        ...
+
+    def progress(self, vm_id: str) -> MigrationProgress | None:
+        """None when no migration of this VM is under way."""
+        ...
+
+    def set_bandwidth(self, vm_id: str, bits_per_s: int) -> None:
+        """Change what a running migration may use; UNLIMITED = all."""
+        ...
+
+    def abort(self, vm_id: str) -> None:
+        """Give up a running migration; nothing to abort is no error."""
+        ...
+
+    def arrived(self, vm_id: str) -> Allocation | None:
+        """Limits that travelled along with a VM that came here by migration and that nobody has taken up; None = none."""
+        ...
+
+    def taken_up(self, vm_id: str) -> None:
+        """Its limits are applied here: forget that they travelled."""
         ...

@@ -41,6 +41,12 @@ HOST_COLUMNS: Final = (
     "memory_available_bytes",
     "psi_cpu_some_permille",
     "psi_memory_some_permille",
+    "psi_io_some_permille",
+    "cpu_steal_permille",
+    "memory_overhead_bytes",
+    "net_rx_bits_per_s",
+    "net_tx_bits_per_s",
+    "net_dropped_per_s",
 )
 
 

@@ -21,6 +21,15 @@ FIELDS: Final = {
     StepKind.MEMORY: ("memory_bytes", "memory_allocated_bytes"),
     StepKind.NET_RX: ("net_rx_bits_per_s", "net_rx_ceil_bits_per_s"),
     StepKind.NET_TX: ("net_tx_bits_per_s", "net_tx_ceil_bits_per_s"),
+    StepKind.VCPUS_ONLINE: ("vcpus_online", "vcpus_online"),
+    StepKind.CPU_PERIOD: ("cpu_period_us", "cpu_period_us"),
+    StepKind.VIRTIO_MEM: ("virtio_mem_bytes", "virtio_mem_bytes"),
+    StepKind.DIMM: ("dimm_bytes", "dimm_bytes"),
+    StepKind.MEMORY_HIGH: ("memory_high_bytes", "memory_high_bytes"),
+    StepKind.DISK_BYTES: ("disk_bytes_per_s", "disk_limit_bytes_per_s"),
+    StepKind.DISK_OPS: ("disk_ops_per_s", "disk_ops_limit_per_s"),
+    StepKind.DISK_WEIGHT: ("disk_weight", "disk_weight"),
+    StepKind.NET_TX_RATE: ("net_tx_rate_bits_per_s", "net_tx_rate_bits_per_s"),
 }
 
 SHARES_MIN: Final = 2
@@ -93,7 +102,18 @@ def incapable(kind: StepKind, domain: Domain) -> str | None:
         return capabilities.shape_rx
     if kind is StepKind.NET_TX:
         return capabilities.shape_tx
-    return capabilities.cpu_quota
+    others = {
+        StepKind.VCPUS_ONLINE: capabilities.vcpu_offline,
+        StepKind.VIRTIO_MEM: capabilities.virtio_mem,
+        StepKind.DIMM: capabilities.dimm,
+        StepKind.MEMORY_HIGH: capabilities.memory_high,
+        StepKind.DISK_BYTES: capabilities.disk_limit,
+        StepKind.DISK_OPS: capabilities.disk_limit,
+        StepKind.DISK_WEIGHT: capabilities.disk_weight,
+        StepKind.NET_TX_RATE: capabilities.net_rate,
+        StepKind.MIGRATE: capabilities.migrate,
+    }
+    return others.get(kind, capabilities.cpu_quota)
 
 
 def bounds(kind: StepKind, domain: Domain, config: GuardConfig) -> tuple[int, int]:
