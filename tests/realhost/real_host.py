@@ -208,14 +208,15 @@ class RealHost:
         memory_max_mib: int | None = None,
         interface: str = "",
         metadata: str = "",
+        agent: bool = False,
         wait: bool = True,
     ) -> Guest:
         """Define and start a guest, give its tap the first address of the guest's network, and wait until it is up.
 
         `memory_mib` is the balloon's size at start, `memory_max_mib` the domain's maximum (the same when left out);
-        `interface` and `metadata` are XML put inside <interface> and <metadata>.
+        `interface` and `metadata` are XML put inside <interface> and <metadata>; `agent`: QEMU's guest agent runs in it.
         """
-        xml = self.domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata)
+        xml = self.domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata, agent=agent)
         guest = Guest(self, name, xml, ip)
         self.guests.append(guest)
         with NetNS(self.netns) as namespace:
@@ -236,23 +237,31 @@ class RealHost:
         ip: str = "10.77.0.2/24",
         interface: str = "",
         metadata: str = "",
+        *,
+        agent: bool = False,
     ) -> str:
         """The definition that `define_guest` makes, for tests that define a domain themselves.
 
         tb-cache: a vCPU that is added needs a free region of TCG's code cache. With 16 MiB one busy vCPU soon holds all regions, and
         QEMU 7.2 aborts at the hot-add (tcg/region.c:372: assertion failed).
         """
+        image = "initrd.img"
+        agent_channel = ""
+        if agent:
+            subprocess.run([HERE / "build_guest.sh", CACHE, "ga"], check=True, timeout=300)
+            image = "initrd-ga.img"
+            agent_channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
         return f"""<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata>
 <memory unit='MiB'>{memory_max_mib}</memory><currentMemory unit='MiB'>{memory_mib}</currentMemory>
 <vcpu placement='static' current='{vcpus}'>{vcpus_max}</vcpu>
-<os><type arch='x86_64' machine='pc'>hvm</type><kernel>{CACHE}/vmlinuz</kernel><initrd>{CACHE}/initrd.img</initrd>
+<os><type arch='x86_64' machine='pc'>hvm</type><kernel>{CACHE}/vmlinuz</kernel><initrd>{CACHE}/{image}</initrd>
 <cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr guest_ip={ip}</cmdline></os>
 <features><acpi/><apic/><tcg><tb-cache unit='MiB'>128</tb-cache></tcg></features>
 <cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
 <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <serial type='file'><source path='{self.directory}/{name}.console'/><target port='0'/></serial>
-<channel type='unix'><target type='virtio' name='tidegate.control'/></channel>
+<channel type='unix'><target type='virtio' name='tidegate.control'/></channel>{agent_channel}
 <interface type='ethernet'><target dev='tap-{name}' managed='yes'/><model type='virtio'/>{interface}</interface>
 <memballoon model='virtio' autodeflate='off'/></devices></domain>"""
 
