@@ -52,6 +52,8 @@ class HostRecord:
     seen_ns: int = 0
     spool_frames: int = 0
     spool_dropped: int = 0
+    paused_by: tuple[str, ...] = ()
+    vms_yielded: int = 0
     cpu_used_millicores: float = float("nan")
     memory_available_bytes: float = float("nan")
     plan_sequence: int = 0
@@ -96,6 +98,7 @@ class Fleet:
         record = self.host(host_id)
         record.mode, record.pinned, record.seen_ns = message.mode, message.mode_pinned, now_ns
         record.spool_frames, record.spool_dropped = message.spool_frames, message.spool_dropped
+        record.paused_by, record.vms_yielded = message.paused_by, message.vms_yielded
 
     def lost(self, host_id: str, why: str) -> None:
         """The host fell silent: from now on it counts as full."""
