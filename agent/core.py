@@ -47,7 +47,7 @@ from agent.link.shipping import Shipper
 from shared.config import GuardConfig, ReactiveConfig
 from shared.messages import Hello, Inventory, Status
 from shared.model import Domain, HostCapacity, Mode, effective_mode
-from shared.plan import StepKind
+from shared.plan import Step, StepKind
 from shared.units import NS_PER_S
 
 # The coordinator takes a host for silent after 60 s: five heartbeats may get lost.
@@ -67,6 +67,27 @@ class VmSummary(msgspec.Struct, frozen=True, kw_only=True):
     cpu_used_millicores: int | None = None
     memory_used_bytes: int | None = None
     newest: Decision | None = None
+
+
+class PlanLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the newest plan that has not ended, and what it waits for."""
+
+    step: Step
+    flying: bool
+    retry_ns: int
+    deadline_ns: int
+    code: str = ""
+    detail: str = ""
+
+
+class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest plan taken and its open steps, in plan order; epoch 0 = none was."""
+
+    epoch: int
+    sequence: int
+    deadline_ns: int
+    live: bool
+    steps: tuple[PlanLine, ...]
 
 
 class AgentCore:
@@ -201,6 +222,22 @@ class AgentCore:
             )
             for vm_id, record in self._acting.ledger
         )
+
+    def plan(self, now_ns: int) -> PlanSummary:
+        """The newest plan, for the command line."""
+        book = self._acting.book
+        lines = tuple(
+            PlanLine(
+                step=pursuit.step,
+                flying=pursuit.flying,
+                retry_ns=pursuit.retry_ns,
+                deadline_ns=pursuit.deadline_ns,
+                code=str(pursuit.code or ""),
+                detail=pursuit.detail,
+            )
+            for pursuit in book.pursuits.values()
+        )
+        return PlanSummary(epoch=book.epoch, sequence=book.sequence, deadline_ns=book.deadline_ns, live=book.live(now_ns), steps=lines)
 
     def in_force(self, vm_id: str) -> Mapping[StepKind, int]:
         """Values in force of one VM as last read; a lever that was never read is missing. KeyError when there is no such VM."""
