@@ -45,6 +45,10 @@ class RunningDomain(msgspec.Struct, frozen=True, kw_only=True):
     tap: str | None = None
     vcpus: int | None = None
     disk_limit_bytes_per_s: int | None = None
+    disk_ops_limit_per_s: int | None = None
+    disk_weight: int | None = None
+    virtio_mem_bytes: int | None = None
+    dimm_bytes: int | None = None
 
 
 class DomainSource(Protocol):
@@ -63,7 +67,10 @@ class ShapingReading(msgspec.Struct, frozen=True, kw_only=True):
     """Our class on one interface and direction."""
 
     ceiling_bits_per_s: int
-    dropped_total: int | None = None
+    dropped_total: int | None = None  # drops plus overlimits
+    overlimits_total: int | None = None
+    backlog_bytes: int | None = None  # waiting in the class and its leaf now
+    rate_bits_per_s: int | None = None  # what the class is guaranteed
 
 
 class ShapingSource(Protocol):
