@@ -173,6 +173,37 @@ def load_mode(folder: Path) -> PersistedMode:
         raise HostError(f"mode file {path}: {error}") from error
 
 
+OWNER: Final = "owner"
+
+
+def save_pause(folder: Path, by: tuple[str, ...]) -> None:
+    """Store who holds the kill switch; when it returns that survives a power cut. Raises HostError."""
+    path = folder / "pause.json"
+    fresh = path.with_suffix(".new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(_encode(by))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        _sync_folder(folder)
+    except OSError as error:
+        raise HostError(f"pause file {path}: {error}") from error
+
+
+def load_pause(folder: Path) -> tuple[str, ...]:
+    """Who held the kill switch; nothing stored = nobody. A file that cannot be read as that: the owner, in doubt."""
+    path = folder / "pause.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return ()
+    except msgspec.DecodeError:
+        return (OWNER,)
+    except OSError as error:
+        raise HostError(f"pause file {path}: {error}") from error
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
