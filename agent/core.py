@@ -26,6 +26,8 @@ from agent.events import (
     InventoryRead,
     LinkDown,
     LinkUp,
+    MigrationEnded,
+    MigrationProgressed,
     ModeOrdered,
     ModePinned,
     Note,
@@ -44,7 +46,7 @@ from agent.events import (
     WriteJournal,
 )
 from agent.link.shipping import Shipper
-from shared.config import GuardConfig, ReactiveConfig
+from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Hello, Inventory, Status
 from shared.model import Domain, HostCapacity, Mode, effective_mode
 from shared.plan import Step, StepKind
@@ -107,6 +109,7 @@ class AgentCore:
         frame_samples: int = 3,
         next_sequence: int = 0,
         recovered: Recovered | None = None,
+        migration: MigrationConfig | None = None,
     ) -> None:
         self.host_id = host_id
         self.boot_id = boot_id
@@ -129,6 +132,7 @@ class AgentCore:
             config=guard or GuardConfig(),
             recovered=recovered,
             ship=self._shipper.outcome,
+            migration=migration,
         )
         self._out: list[Instruction] = []
 
@@ -157,6 +161,10 @@ class AgentCore:
                 self._inventory(event, now_ns)
             case LinkUp() | LinkDown() | Acked():
                 self._link(event, now_ns)
+            case MigrationProgressed():
+                self._acting.moves.progressed(event, now_ns)
+            case MigrationEnded():
+                self._acting.moves.ended(event, now_ns)
             case Started() | Stopping():
                 self._ends(event)
         if self._shipper.outcomes_full:
@@ -190,8 +198,8 @@ class AgentCore:
 
     @property
     def in_flight(self) -> int:
-        """Steps submitted and not yet ended."""
-        return len(self._acting.actuator)
+        """Steps submitted and not yet ended, moves among them."""
+        return len(self._acting.actuator) + len(self._acting.moves)
 
     @property
     def waiting(self) -> int:

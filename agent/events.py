@@ -94,6 +94,7 @@ class MigrationEnded(msgspec.Struct, frozen=True, kw_only=True):
     moved: bool
     code: RefusalCode | None = None
     detail: str = ""
+    progress: MigrationProgress | None = None  # final figures, where the hypervisor gave any
 
 
 class LimitsArrived(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,11 +18,12 @@ from agent.acting.autonomy import Allowance
 from agent.acting.guard import Guard, Verdict
 from agent.acting.ledger import Ledger, VmRecord
 from agent.acting.levers import grows, shows
+from agent.acting.migration import MigrationDesk
 from agent.acting.plans import PlanBook, Pursuit, changed_since
 from agent.acting.reactive import Ask
 from agent.acting.reconcile import Recovered, local_prefix
 from agent.events import Closed, Decision, Instruction, Intent, Note, PlanAccepted, ReadBack, SubmitStep, Verb, WriteJournal
-from shared.config import GuardConfig
+from shared.config import GuardConfig, MigrationConfig
 from shared.model import Allocation, Domain, HostCapacity
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
 from shared.refusal import RefusalCode
@@ -55,6 +56,7 @@ class Conductor:
         config: GuardConfig,
         recovered: Recovered,
         ship: Callable[[Outcome], None],
+        migration: MigrationConfig | None = None,
     ) -> None:
         self.guard = Guard(config)
         self.ledger = Ledger(config, capacity)
@@ -67,6 +69,10 @@ class Conductor:
         self._ship = ship
         self._local = recovered.next_local
         self._recovered: Recovered | None = recovered
+        self.moves = MigrationDesk(host_id, migration or MigrationConfig(), self.ledger, self._emit, self._moved)
+
+    def _emit(self, instruction: Instruction) -> None:
+        self.out.append(instruction)
 
     # Inventory
 
@@ -77,11 +83,12 @@ class Conductor:
             code = RefusalCode.VM_NOT_RUNNING if vm_id in self.ledger.vms else RefusalCode.UNKNOWN_VM
             for ending in self.actuator.drop(vm_id, code):
                 self._land(ending, now_ns)
-            for pursuit in [p for p in self.book.pursuits.values() if p.step.vm_id == vm_id]:
+            for pursuit in [p for p in self.book.pursuits.values() if p.step.vm_id == vm_id and not _moving(p)]:
                 self._finish(pursuit, code, f"{stories[vm_id].name} left the host", now_ns)
         if self._recovered is not None:
             recovered, self._recovered = self._recovered, None
             self._take_up(recovered, now_ns)
+        self.moves.inventory(now_ns)
 
     def _take_up(self, recovered: Recovered, now_ns: int) -> None:
         for times, name in ((recovered.grown_at, "grown_at"), (recovered.shrunk_at, "shrunk_at")):
@@ -90,6 +97,9 @@ class Conductor:
                     getattr(self.ledger.vms[vm_id], name)[kind] = at_ns
         for intent in recovered.open:
             step = intent.step
+            if step.kind is StepKind.MIGRATE:
+                self.moves.take_up(intent, now_ns)
+                continue
             flight = Flight(
                 asked=_with_value(step, intent.asked),
                 step=step,
@@ -229,12 +239,17 @@ class Conductor:
         if pursuit.begun and current is not None and growth != pursuit.upward and not shows(step.kind, step.value, current):
             self._finish(pursuit, RefusalCode.PRECONDITION_CHANGED, f"{step.kind} is {current}: passed on the way", now_ns)
             return
-        verdict = self.guard.check(step, self.ledger.view(step.vm_id, step.kind, now_ns), now_ns)
+        if step.kind is StepKind.MIGRATE:
+            verdict = self.moves.check(step, self.guard, now_ns)
+        else:
+            verdict = self.guard.check(step, self.ledger.view(step.vm_id, step.kind, now_ns), now_ns)
         if verdict.value is None:
             self._hold(pursuit, verdict, current, now_ns)
         elif allow.shadow:
             del self.book.pursuits[step.id]
             self._shadow(step, verdict, _origin(step), current, now_ns)
+        elif step.kind is StepKind.MIGRATE:
+            self._move(pursuit, verdict.value, now_ns)
         else:
             self._stride(pursuit, verdict, current, now_ns)
 
@@ -263,6 +278,17 @@ class Conductor:
         pursuit.code, pursuit.detail = verdict.code, verdict.detail
         part = msgspec.structs.replace(step, id=self._next_id(), value=verdict.value, before=current)
         self._submit(part, Verdict(value=verdict.value), _origin(step), now_ns, goal=step)
+
+    def _move(self, pursuit: Pursuit, bits_per_s: int, now_ns: int) -> None:
+        pursuit.begun_ns, pursuit.flying = now_ns, True
+        step, origin = pursuit.step, _origin(pursuit.step)
+        self.moves.begin(step, bits_per_s, origin, now_ns)
+        self._record(step, origin, before=None, now_ns=now_ns, verdict=Verb.SUBMITTED, code=None, detail=f"to {step.target}")
+
+    def _moved(self, outcome: Outcome, origin: str, now_ns: int) -> None:
+        """A migration ended, one way or the other."""
+        self.book.pursuits.pop(outcome.step.id, None)
+        self._tell(outcome, origin, None, now_ns)
 
     def _finish(self, pursuit: Pursuit, code: RefusalCode, detail: str, now_ns: int) -> None:
         """End a pursuit with nothing in flight: PARTIAL when strides took effect, otherwise REFUSED; VERIFIED when it turns out done."""
@@ -320,6 +346,7 @@ class Conductor:
 
     def follow(self, may_act: bool, now_ns: int) -> None:
         """Time passed: take back what is overdue, ask for a read-back of the rest."""
+        self.moves.follow(may_act, now_ns)
         if not len(self.actuator):
             return
         to_read = set()
@@ -445,6 +472,11 @@ class Conductor:
 
 def _with_value(step: Step, value: int) -> Step:
     return step if step.value == value else msgspec.structs.replace(step, value=value)
+
+
+def _moving(pursuit: Pursuit) -> bool:
+    """Its VM may well be gone: the desk says how it ended."""
+    return pursuit.flying and pursuit.step.kind is StepKind.MIGRATE
 
 
 def _origin(step: Step) -> str:

@@ -118,6 +118,8 @@ class Guard:
         if (kind is StepKind.VCPUS and step.value > domain.vcpus_max) or (kind is StepKind.MEMORY and step.value > domain.memory_max_bytes):
             most = domain.vcpus_max if kind is StepKind.VCPUS else domain.memory_max_bytes
             return _no(RefusalCode.ABOVE_DOMAIN_MAXIMUM, f"{kind} {step.value}: the domain allows {most}", asked=step.value, allowed=most)
+        if kind is StepKind.MIGRATE:  # no value in force to compare with; the rest is the migration desk's
+            return self._blocked(view, growing=True, now_ns=now_ns) or Verdict(value=step.value)
         if current is None:
             return _no(RefusalCode.READING_STALE, f"{kind} in force is not known: neither growth nor shrink can be judged")
         if shows(kind, step.value, current):
@@ -249,7 +251,7 @@ def _no(code: RefusalCode, detail: str, wait_ns: int = 0, **numbers: int) -> Ver
 
 def _invalid(step: Step) -> Verdict | None:
     kind, value = step.kind, step.value
-    if kind in (StepKind.CPU_QUOTA, StepKind.NET_RX, StepKind.NET_TX):
+    if kind in (StepKind.CPU_QUOTA, StepKind.NET_RX, StepKind.NET_TX, StepKind.MIGRATE):
         if value == UNLIMITED or value > 0:
             return None
         return _no(RefusalCode.INVALID_VALUE, f"{kind} {value}: allowed {UNLIMITED} (unlimited) or more than 0")

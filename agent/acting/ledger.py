@@ -160,7 +160,7 @@ class Ledger:
             vcpus=record.vcpus,
             reading=record.reading,
             reading_at_ns=record.reading_at_ns,
-            busy=kind in record.pending,
+            busy=kind in record.pending or StepKind.MIGRATE in record.pending,  # nothing of a VM changes while it moves
             growth_waits_until_ns=record.backoff_until.get((kind, True), 0),
             shrink_waits_until_ns=record.backoff_until.get((kind, False), 0),
             grown_at_ns=record.grown_at.get(kind),
