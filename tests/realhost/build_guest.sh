@@ -27,13 +27,13 @@ modules=kernel/lib/modules/$version/kernel
 
 mkdir -p root/bin root/proc root/sys root/dev root/tmp root/modules
 cp /bin/busybox root/bin/busybox
-for applet in sh mount mkdir insmod ip sleep cat echo ln ls nproc grep sed free dd yes poweroff; do ln -s busybox "root/bin/$applet"; done
+for applet in sh mount mkdir insmod ip sleep cat echo ln ls nproc grep sed free dd yes touch rm poweroff; do ln -s busybox "root/bin/$applet"; done
 gcc -O2 -static -pthread -o root/bin/load_agent "$here/load_agent.c"
 cp "$here/guest_init.sh" root/init && chmod 755 root/init
 number=10
 for module in drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev drivers/virtio/virtio_pci_modern_dev \
   drivers/virtio/virtio_pci drivers/virtio/virtio_balloon drivers/char/virtio_console net/core/failover drivers/net/net_failover \
-  drivers/net/virtio_net drivers/block/virtio_blk; do
+  drivers/net/virtio_net drivers/block/virtio_blk drivers/virtio/virtio_mem; do
   cp "$modules/$module.ko" "root/modules/$number.ko"
   number=$((number + 1))
 done

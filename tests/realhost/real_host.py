@@ -28,6 +28,8 @@ from pyroute2 import NetNS
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate-realhost"
 PREFIX = "tghost"
+DISK_MIB = 64
+SLOTS_MIB = 1024  # room for DIMMs
 PROGRAMS = ("qemu-system-x86_64", "/usr/sbin/libvirtd", "ip", "nsenter", "unshare", "gcc", "cpio", "/bin/busybox", "apt-get", "dpkg-deb")
 
 
@@ -209,14 +211,31 @@ class RealHost:
         interface: str = "",
         metadata: str = "",
         agent: bool = False,
+        disks: int = 0,
+        virtio_mem_mib: int = 0,
+        slots: int = 0,
         wait: bool = True,
     ) -> Guest:
         """Define and start a guest, give its tap the first address of the guest's network, and wait until it is up.
 
         `memory_mib` is the balloon's size at start, `memory_max_mib` the domain's maximum (the same when left out);
         `interface` and `metadata` are XML put inside <interface> and <metadata>; `agent`: QEMU's guest agent runs in it.
+        It has `disks` raw disks of DISK_MIB (vda, vdb, ...; direct I/O), a virtio-mem device of `virtio_mem_mib`, and `slots` for DIMMs.
         """
-        xml = self.domain_xml(name, vcpus, vcpus_max, memory_mib, memory_max_mib or memory_mib, ip, interface, metadata, agent=agent)
+        xml = self.domain_xml(
+            name,
+            vcpus,
+            vcpus_max,
+            memory_mib,
+            memory_max_mib or memory_mib,
+            ip,
+            interface,
+            metadata,
+            agent=agent,
+            disks=disks,
+            virtio_mem_mib=virtio_mem_mib,
+            slots=slots,
+        )
         guest = Guest(self, name, xml, ip)
         self.guests.append(guest)
         with NetNS(self.netns) as namespace:
@@ -239,6 +258,9 @@ class RealHost:
         metadata: str = "",
         *,
         agent: bool = False,
+        disks: int = 0,
+        virtio_mem_mib: int = 0,
+        slots: int = 0,
     ) -> str:
         """The definition that `define_guest` makes, for tests that define a domain themselves.
 
@@ -251,19 +273,38 @@ class RealHost:
             subprocess.run([HERE / "build_guest.sh", CACHE, "ga"], check=True, timeout=300)
             image = "initrd-ga.img"
             agent_channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-        return f"""<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata>
+        devices, growing, cell = [self._disk_xml(name, number) for number in range(disks)], "", ""
+        if virtio_mem_mib or slots:
+            most = memory_max_mib + virtio_mem_mib + (SLOTS_MIB if slots else 0)
+            growing = f"<maxMemory slots='{slots + bool(virtio_mem_mib)}' unit='MiB'>{most}</maxMemory>"
+            cell = f"<numa><cell id='0' cpus='0-{vcpus_max - 1}' memory='{memory_max_mib}' unit='MiB'/></numa>"
+        if virtio_mem_mib:
+            devices.append(
+                f"<memory model='virtio-mem'><target><size unit='MiB'>{virtio_mem_mib}</size><node>0</node>"
+                "<block unit='MiB'>2</block><requested unit='MiB'>0</requested></target></memory>"
+            )
+        return f"""<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata>{growing}
 <memory unit='MiB'>{memory_max_mib}</memory><currentMemory unit='MiB'>{memory_mib}</currentMemory>
 <vcpu placement='static' current='{vcpus}'>{vcpus_max}</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{CACHE}/vmlinuz</kernel><initrd>{CACHE}/{image}</initrd>
 <cmdline>console=ttyS0 quiet panic=-1 mitigations=off nokaslr guest_ip={ip}</cmdline></os>
 <features><acpi/><apic/><tcg><tb-cache unit='MiB'>128</tb-cache></tcg></features>
-<cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model></cpu>
+<cpu mode='custom' match='exact'><model fallback='allow'>qemu64</model>{cell}</cpu>
 <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <serial type='file'><source path='{self.directory}/{name}.console'/><target port='0'/></serial>
 <channel type='unix'><target type='virtio' name='tidegate.control'/></channel>{agent_channel}
 <interface type='ethernet'><target dev='tap-{name}' managed='yes'/><model type='virtio'/>{interface}</interface>
-<memballoon model='virtio' autodeflate='off'/></devices></domain>"""
+<memballoon model='virtio' autodeflate='off'/>{"".join(devices)}</devices></domain>"""
+
+    def _disk_xml(self, name: str, number: int) -> str:
+        path = self.directory / f"{name}.{number}.raw"
+        with path.open("wb") as image:
+            image.truncate(DISK_MIB * 1024 * 1024)
+        return (
+            f"<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='{path}'/>"
+            f"<target dev='vd{'abcdefgh'[number]}' bus='virtio'/></disk>"
+        )
 
     def _raise_machine_shares(self) -> None:
         """On cgroup v1 all guests together weigh as much as one ordinary process; a busy machine would starve them."""
