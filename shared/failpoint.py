@@ -1,4 +1,4 @@
-"""Places at which a test may kill this process, to prove that a kill at any moment leaves every lever before or after a step, never between.
+"""Places where a test may kill this process, to prove that a kill at any moment leaves every lever before or after a step, not between.
 
 `hit(name)` does nothing unless TIDEGATE_FAILPOINT names it: "journal.intent.after" kills at the first hit, "journal.intent.after:3" at the
 third. The kill is SIGKILL to ourselves: no handler, no flush, no lock released, exactly what the kernel's out-of-memory killer does.
