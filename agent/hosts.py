@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.ports import HostReader, Hypervisor, RawHost, RawVm
+from agent.ports import HostReader, Hypervisor, Migrator, RawHost, RawVm
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import ConfigError
@@ -28,6 +28,7 @@ class HostBundle:
     ask: Callable[[str], Any] | None = None
     collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
+    migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.movers
 
 
 def open_host(config: AgentConfig, clock: Clock) -> HostBundle:

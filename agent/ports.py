@@ -201,10 +201,11 @@ class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Migrator(Protocol):
     """Live migration of one host's domains. `migrate` blocks for as long as it takes; the others answer at once."""
 
-    def migrate(self, vm_id: str, uri: str, bits_per_s: int, limits: Allocation) -> None:
+    def migrate(self, vm_id: str, uri: str, bits_per_s: int, limits: Allocation) -> MigrationProgress | None:
         """Move the VM to the libvirt at `uri`; returns when it runs there and is gone here. `limits` travel along for the target's agent.
 
-        Raises Refusal (not capable, no such VM) or HostError: then the VM runs here as before.
+        Returns the final figures where the hypervisor gives any. Raises Refusal (not capable, no such VM) or HostError: then the VM runs
+        here as before.
         """
         ...
 
