@@ -15,7 +15,7 @@ from agent.ports import MigrationProgress
 from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Inventory, Outcomes, Samples, Status
 from shared.model import Allocation, Domain, HostSample, Mode
-from shared.plan import Outcome, Plan, Step
+from shared.plan import Outcome, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 
 
@@ -34,9 +34,10 @@ class InventoryRead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """One derived sampling round."""
+    """One derived sampling round. `runs`: VM -> identity of its present run (RawVm.epoch), which changes with a restart or a migration."""
 
     sample: HostSample
+    runs: dict[str, str] = {}
 
 
 class PlanArrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +206,23 @@ class Shipped(msgspec.Struct, frozen=True, kw_only=True, tag="shipped"):
     sequence: int
 
 
-JournalEntry = Intent | Closed | PlanAccepted | Shipped
+class Owned(msgspec.Struct, frozen=True, kw_only=True, tag="owned"):
+    """What is ours and what is the owner's of one VM, whole; replaces every earlier one of this VM. No values at all: the VM is forgotten.
+
+    `foreign`: the levers that somebody else was just seen to change; steps of ours on them are no longer ours to take back.
+    """
+
+    vm_id: str
+    at_ns: int
+    run: str = ""
+    believed: dict[StepKind, int] = {}
+    defaults: dict[StepKind, int] = {}  # before the first touch by us in this run
+    held: dict[StepKind, int] = {}  # lever -> until when nobody but the owner touches it
+    yielded_until_ns: int = 0
+    foreign: tuple[StepKind, ...] = ()
+
+
+JournalEntry = Intent | Closed | PlanAccepted | Shipped | Owned
 
 
 class WriteJournal(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,6 +341,7 @@ class Verb(StrEnum):
     SUBMITTED = "submitted"
     UNDO = "undo"
     WAITING = "waiting"
+    FOREIGN = "foreign"
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
