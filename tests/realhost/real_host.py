@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,22 @@ class Guest:
         """Output of a shell command in the guest."""
         return self.command(f"sh {command}")
 
-    def close(self) -> None:
-        """Destroy and undefine the guest."""
+    def moved_to(self, host: RealHost) -> None:
+        """It migrated: from now on it is a guest of `host`."""
+        self._hang_up()
+        self.host.guests.remove(self)
+        host.guests.append(self)
+        self.host, self.domain = host, host.connection.lookupByUUIDString(self.vm_id)
+        host.connect_tap(self.tap, self.host_address)
+
+    def _hang_up(self) -> None:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+    def close(self) -> None:
+        """Destroy and undefine the guest."""
+        self._hang_up()
         with contextlib.suppress(self.host.libvirt.libvirtError):  # it may have ended by itself a moment ago
             self.domain.destroy()
         self.domain.undefine()
@@ -143,13 +154,16 @@ class Guest:
 class RealHost:
     """A libvirtd of our own in a network namespace of its own. Use as a context manager or call `close`; ask `reason_to_skip` first."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = "", address: str = "") -> None:
+        """Several hosts of one test session differ in `suffix`; `address` (in its own namespace) is where it takes migrations."""
         import libvirt  # noqa: PLC0415  # absent where these tests are skipped
 
         self.libvirt = libvirt
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         remove_stale()
-        self.name = f"{PREFIX}{os.getpid()}"
+        self.name = f"{PREFIX}{os.getpid()}{suffix}"
+        self.address = address
+        self._uuid = str(uuid.uuid4())
         self.netns = f"/run/netns/{self.name}"
         self.directory = Path("/tmp") / self.name  # short: socket paths must stay under 108 characters
         self.directory.mkdir(mode=0o700)
@@ -176,7 +190,7 @@ class RealHost:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self.directory / "daemon.out").open("ab") as output:
-            command = [HERE / "host.sh", self.name, self.directory, str(uuid.uuid4())]
+            command = [HERE / "host.sh", self.name, self.directory, self._uuid, "listen" if self.address else ""]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
     def _connect(self) -> Any:
@@ -238,13 +252,17 @@ class RealHost:
         )
         guest = Guest(self, name, xml, ip)
         self.guests.append(guest)
-        with NetNS(self.netns) as namespace:
-            tap = namespace.link_lookup(ifname=guest.tap)[0]
-            namespace.addr("add", index=tap, address=guest.host_address, prefixlen=ipaddress.ip_interface(ip).network.prefixlen)
-            namespace.link("set", index=tap, state="up")
+        self.connect_tap(guest.tap, guest.host_address, ipaddress.ip_interface(ip).network.prefixlen)
         if wait:
             guest.wait_until_up()
         return guest
+
+    def connect_tap(self, tap: str, address: str, prefixlen: int = 24) -> None:
+        """Give a guest's tap the host's address and set it up."""
+        with NetNS(self.netns) as namespace:
+            index = namespace.link_lookup(ifname=tap)[0]
+            namespace.addr("add", index=index, address=address, prefixlen=prefixlen)
+            namespace.link("set", index=index, state="up")
 
     def domain_xml(
         self,
@@ -308,7 +326,7 @@ class RealHost:
 
     def _raise_machine_shares(self) -> None:
         """On cgroup v1 all guests together weigh as much as one ordinary process; a busy machine would starve them."""
-        for directory in machine_groups():
+        for directory in machine_groups(self.name if self.address else ""):
             if directory.parent.name in ("cpu", "cpu,cpuacct") and (directory.parent / "cpu.shares").exists():
                 directory.mkdir(exist_ok=True)
                 (directory / "cpu.shares").write_text("8192")
@@ -327,10 +345,26 @@ class RealHost:
         self._daemon.wait(10)
 
 
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[RealHost, RealHost]]:
+    """Two hosts joined by a cable: VMs can migrate both ways, peer to peer by `qemu+tcp://ADDRESS/system`, memory by `tcp://ADDRESS`."""
+    with RealHost("-a", "10.98.0.1") as first, RealHost("-b", "10.98.0.2") as second:
+        join(first.name, second.name, (first.address, second.address))
+        yield first, second
+
+
+def join(first: str, second: str, addresses: tuple[str, str]) -> None:
+    """Lay a cable (a veth pair) between two network namespaces."""
+    subprocess.run(["ip", "link", "add", "cable", "netns", first, "type", "veth", "peer", "name", "cable", "netns", second], check=True)
+    for name, address in zip((first, second), addresses, strict=True):
+        subprocess.run(["ip", "-n", name, "addr", "add", f"{address}/24", "dev", "cable"], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "cable", "up"], check=True)
+
+
 def remove_stale() -> None:
     """Take away what test sessions that were killed have left: their names end in the pid of a process that is gone."""
     for path in (*Path("/run/netns").glob(f"{PREFIX}*"), *Path("/tmp").glob(f"{PREFIX}*")):
-        owner = path.name.removeprefix(PREFIX)
+        owner = path.name.removeprefix(PREFIX).partition("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             remove(path.name)
 
@@ -343,7 +377,7 @@ def remove(name: str) -> None:
     wait_for(lambda: not processes_in(name), f"the last processes in {name} to end", 10)
     if Path(f"/run/netns/{name}").exists():
         subprocess.run(["ip", "netns", "del", name], check=True)
-    for group in machine_groups():
+    for group in (*machine_groups(), *(machine.parent for machine in machine_groups(name))):
         for directory, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):  # in use by another libvirtd
                 Path(directory).rmdir()
@@ -356,13 +390,13 @@ def processes_in(name: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def machine_groups() -> list[Path]:
-    """libvirt's group in each hierarchy: below our own group, because host.sh makes that the root of its cgroup namespace."""
+def machine_groups(below: str = "") -> list[Path]:
+    """libvirt's group in each hierarchy: below our own group, or its child `below`: host.sh makes that the root of its namespace."""
     groups = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for mount in {"": ("unified", "."), "name=systemd": ("systemd",)}.get(controllers, (controllers,)):
-            directory = Path("/sys/fs/cgroup") / mount / path.lstrip("/") / "machine"
+            directory = Path("/sys/fs/cgroup") / mount / path.lstrip("/") / below / "machine"
             if directory.parent.is_dir():
                 groups.append(directory)
     return groups
