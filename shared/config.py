@@ -93,6 +93,8 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cpu_floor_millicores: Annotated[int, Meta(ge=10, le=2**30, description="no VM's CPU quota goes below this")] = 100
     memory_floor_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**53, description="no VM's balloon goes below this")] = 128 * MIB
     net_floor_bits_per_s: Annotated[int, Meta(ge=1_000, le=2**53, description="no VM's rx or tx ceiling goes below this")] = 1_000_000
+    disk_floor_bytes_per_s: Annotated[int, Meta(ge=4_096, le=2**53, description="no VM's disk limit goes below this")] = MIB
+    disk_floor_ops_per_s: Annotated[int, Meta(ge=1, le=2**53, description="no VM's limit of disk operations goes below this")] = 50
     memory_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of memory in one step")] = 50
     cpu_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of CPU or network in one step")] = 500
     shrink_cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="wait between two shrinks of one VM and resource")] = 60

@@ -1,7 +1,12 @@
 """What the agent knows of its VMs: values in force, readings, steps of late, failures, and what the host has promised in sum. Pure.
 
 Invariant: a value in flight is charged at the larger of what is and what will be, so an in-flight growth uses room at once and an in-flight
-shrink frees none before it is verified; a value never read is charged as full.
+shrink frees none before it is verified (a vCPU that the guest has not let go of, too); a value never read is charged as full.
+
+What must survive a restart is handed in after the first inventory: `restore_change` for every step begun of late, oldest first (cooldowns,
+turns, growth budgets, the hour's cuts of memory, the blast radius), `restore_oom`, `restore_failure`, `yield_to`, and `began_with` for
+what each VM began with. Rates of steps per minute and back-offs start anew: a restart takes longer than the one and proves little of the
+other.
 """
 
 from __future__ import annotations
@@ -10,8 +15,20 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from agent.acting.guard import MINUTE_NS, View
-from agent.acting.levers import FIELDS, PROMISE_OF, Promise, bounds, charge, commit_limit, grows
+from agent.acting.budgets import MINUTE_NS, BlastRadius, Circuit, GrowthBudget, MemoryCuts, Turns
+from agent.acting.guard import View
+from agent.acting.levers import (
+    FIELDS,
+    MEMORY_LEVERS,
+    PROMISE_OF,
+    WEIGHTS,
+    Promise,
+    bounds,
+    charge,
+    commit_limit,
+    extent,
+    grows,
+)
 from agent.acting.reactive import Demand, Situation
 from agent.events import Decision
 from shared.config import GuardConfig
@@ -21,6 +38,9 @@ from shared.units import NS_PER_S, UNLIMITED
 
 # Decisions kept per VM for `why VM`: an hour of a busy VM, a day of a quiet one.
 STORY_LENGTH: Final = 20
+# A memory step that follows one of the same direction this closely is the next stride of it: it is bounded by its size and by having been
+# verified, and would use up a rate that is meant for decisions.
+STRIDE_NS: Final = 10 * NS_PER_S
 
 _SAMPLE_COLUMNS: Final = tuple((kind, column) for kind, (_, column) in FIELDS.items())
 _ALLOCATION_FIELDS: Final = tuple((kind, name) for kind, (name, _) in FIELDS.items())
@@ -32,11 +52,15 @@ class VmRecord:
     __slots__ = (
         "_read_at_ns",
         "backoff_until",
+        "budget",
         "demand",
         "domain",
         "failures",
         "grown_at",
         "in_force",
+        "memory_cuts",
+        "oom_at_ns",
+        "ours",
         "pending",
         "reading",
         "reading_at_ns",
@@ -45,6 +69,8 @@ class VmRecord:
         "steps",
         "story",
         "told_at",
+        "turns",
+        "yielded_until_ns",
     )
 
     def __init__(self, domain: Domain, config: GuardConfig) -> None:
@@ -61,6 +87,12 @@ class VmRecord:
         self.steps: deque[int] = deque()
         self.story: deque[Decision] = deque(maxlen=STORY_LENGTH)
         self.told_at: dict[tuple[StepKind, str], int] = {}  # (lever, verdict) of a local step -> when it was last reported
+        self.turns = Turns()
+        self.budget = GrowthBudget()
+        self.memory_cuts = MemoryCuts()
+        self.ours: set[StepKind] = set()  # levers whose value in force may be of our making
+        self.oom_at_ns: int | None = None
+        self.yielded_until_ns = 0
         self._read_at_ns = 0
         self.define(domain, config)
 
@@ -68,17 +100,21 @@ class VmRecord:
         """Take over a (new) definition."""
         self.domain = domain
         limits = {kind: bounds(kind, domain, config) for kind in FIELDS}
-        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s)
+        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours)
 
     def note_sample(self, reading: VmSample, wall_ns: int) -> None:
         """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value."""
         self.reading, self.reading_at_ns = reading, wall_ns
+        if reading.guest_oom_kills:
+            self.oom_at_ns = wall_ns
         if wall_ns <= self._read_at_ns:
             return
         in_force = self.in_force
         for kind, column in _SAMPLE_COLUMNS:
             value = getattr(reading, column)
             if value is not None:
+                if kind not in in_force:
+                    self._first_seen(kind, value)
                 in_force[kind] = value
 
     def note_allocation(self, allocation: Allocation, now_ns: int) -> None:
@@ -87,7 +123,18 @@ class VmRecord:
         for kind, name in _ALLOCATION_FIELDS:
             value = getattr(allocation, name)
             if value is not None:
+                if kind not in self.in_force:
+                    self._first_seen(kind, value)
                 self.in_force[kind] = value
+
+    def _first_seen(self, kind: StepKind, value: int) -> None:
+        if kind in PROMISE_OF:
+            self.budget.began_with(kind, extent(kind, value, self.domain, self.vcpus))
+
+    @property
+    def memory_sum_bytes(self) -> int:
+        """Balloon and devices in force or, where that is more, on their way; what is not known counts nothing."""
+        return sum(max(self.in_force.get(kind, 0), *self.pending.get(kind, (0, 0))) for kind in MEMORY_LEVERS)
 
     @property
     def vcpus(self) -> int:
@@ -101,18 +148,21 @@ class VmRecord:
         domain = self.domain
         if not domain.running:
             return 0
-        kind = _LEVER_OF[promise]
-        vcpus = self.vcpus
-        charges = [charge(kind, self.in_force.get(kind), domain, vcpus)]
-        charges.extend(charge(kind, value, domain, vcpus) for value in self.pending.get(kind, ()))
-        return max(charges)
+        vcpus, total = self.vcpus, 0
+        for kind in _LEVERS_OF[promise]:
+            charges = [charge(kind, self.in_force.get(kind), domain, vcpus)]
+            charges.extend(charge(kind, value, domain, vcpus) for value in self.pending.get(kind, ()))
+            total += max(charges)
+        return total
 
 
-_LEVER_OF: Final = {
-    Promise.CPU: StepKind.CPU_QUOTA,
-    Promise.MEMORY: StepKind.MEMORY,
-    Promise.NET_RX: StepKind.NET_RX,
-    Promise.NET_TX: StepKind.NET_TX,
+# Whose values are summed up; vCPUs only turn an unlimited quota into a number.
+_LEVERS_OF: Final = {
+    Promise.CPU: (StepKind.CPU_QUOTA,),
+    Promise.MEMORY: MEMORY_LEVERS,
+    Promise.NET_RX: (StepKind.NET_RX,),
+    Promise.NET_TX: (StepKind.NET_TX,),
+    Promise.NET_TX_RATE: (StepKind.NET_TX_RATE,),
 }
 
 
@@ -123,6 +173,9 @@ class Ledger:
         self.config = config
         self.capacity = capacity
         self.vms: dict[str, VmRecord] = {}
+        self.circuit = Circuit()
+        self._radius = BlastRadius()
+        self._running = 0
         self._steps: deque[int] = deque()
         self._rooms: dict[Promise, int] = {}  # of this moment; emptied whenever a value or a flight changes
 
@@ -145,6 +198,7 @@ class Ledger:
                 self.vms[vm_id].story = record.story
             elif record.domain != domain:
                 record.define(domain, self.config)
+        self._running = sum(domain.running for domain in domains)
         return sorted(lost)
 
     def view(self, vm_id: str, kind: StepKind, now_ns: int) -> View:
@@ -154,9 +208,13 @@ class Ledger:
             return View(domain=None, in_force=None, vcpus=0, reading=None, reading_at_ns=0)
         _forget_before(record.steps, now_ns - MINUTE_NS)
         _forget_before(self._steps, now_ns - MINUTE_NS)
+        budget_ns, flap_ns = self.config.growth_budget_window_s * NS_PER_S, self.config.flap_window_s * NS_PER_S
+        in_force, base = record.in_force.get(kind), None
+        if kind in PROMISE_OF and in_force is not None:
+            base = record.budget.base(kind, extent(kind, in_force, record.domain, record.vcpus), now_ns, budget_ns)
         return View(
             domain=record.domain,
-            in_force=record.in_force.get(kind),
+            in_force=in_force,
             vcpus=record.vcpus,
             reading=record.reading,
             reading_at_ns=record.reading_at_ns,
@@ -168,6 +226,20 @@ class Ledger:
             vm_steps=len(record.steps),
             host_steps=len(self._steps),
             room=self._room_for(record, kind),
+            moving=bool(record.pending),
+            yielded_until_ns=record.yielded_until_ns,
+            memory_bytes=record.in_force.get(StepKind.MEMORY),
+            memory_sum_bytes=record.memory_sum_bytes,
+            memory_peak=record.memory_cuts.peak(now_ns),
+            turning=record.turns.would_turn(kind),
+            turned_at_ns=record.turns.within(kind, now_ns - flap_ns),
+            cut_recently=self._radius.recently(vm_id, now_ns),
+            cuts_at_ns=self._radius.others(vm_id, now_ns),
+            vms=self._running,
+            circuit_open_until_ns=self.circuit.open_until_ns,
+            budget_base=base,
+            budget_ends_ns=record.budget.ends_ns(kind, now_ns, budget_ns),
+            oom_at_ns=record.oom_at_ns,
         )
 
     def room(self, promise: Promise) -> int:
@@ -203,13 +275,68 @@ class Ledger:
         self._rooms.clear()
         self.vms[vm_id].pending[kind] = (before, value)
 
-    def begun(self, vm_id: str, kind: StepKind, before: int, value: int, now_ns: int) -> None:
-        """A step was submitted: it counts against rates, cooldowns and promises."""
+    def begun(self, vm_id: str, kind: StepKind, before: int, value: int, now_ns: int, *, unplanned: bool = False) -> None:
+        """A step was submitted: it counts against rates, cooldowns, budgets and promises. `unplanned`: as the guard was told."""
         record = self.vms[vm_id]
+        same_way = record.grown_at if grows(before, value) else record.shrunk_at
+        if kind is not StepKind.MEMORY or not 0 <= now_ns - same_way.get(kind, -STRIDE_NS) < STRIDE_NS:
+            record.steps.append(now_ns)
+            self._steps.append(now_ns)
+        self._note_change(record, kind, before, value, now_ns, unplanned)
         self.hold(vm_id, kind, before, value)
-        record.steps.append(now_ns)
-        self._steps.append(now_ns)
-        (record.grown_at if grows(before, value) else record.shrunk_at)[kind] = now_ns
+
+    def restore_change(self, vm_id: str, kind: StepKind, before: int, value: int, at_ns: int, *, unplanned: bool = False) -> None:
+        """A step begun before a restart; oldest first, `at_ns` wall time of its intent. Unknown VMs are ignored."""
+        record = self.vms.get(vm_id)
+        if record is not None:
+            self._note_change(record, kind, before, value, at_ns, unplanned)
+
+    def _note_change(self, record: VmRecord, kind: StepKind, before: int, value: int, now_ns: int, unplanned: bool) -> None:  # noqa: PLR0917
+        record.ours.add(kind)
+        if kind in WEIGHTS or kind is StepKind.MIGRATE:
+            return
+        if grows(before, value):
+            record.grown_at[kind] = now_ns
+            record.turns.grew(kind)
+            if unplanned:
+                record.budget.grew(kind, before, now_ns, self.config.growth_budget_window_s * NS_PER_S)
+            return
+        record.shrunk_at[kind] = now_ns
+        record.turns.shrank(kind, now_ns, self.config.flap_window_s * NS_PER_S)
+        self._radius.cut(record.domain.vm_id, now_ns)
+        if kind in MEMORY_LEVERS:
+            record.memory_cuts.cut(max(record.memory_sum_bytes, before), now_ns)
+
+    def restore_oom(self, vm_id: str, at_ns: int) -> None:
+        """The guest killed for want of memory before a restart; `VmRecord.oom_at_ns` is what must have been written down."""
+        record = self.vms.get(vm_id)
+        if record is not None:
+            record.oom_at_ns = max(at_ns, record.oom_at_ns or 0)
+
+    def restore_failure(self, at_ns: int) -> None:
+        """A step that failed before a restart; oldest first."""
+        config = self.config
+        self.circuit.failed(
+            at_ns, failures=config.circuit_failures, window_ns=config.circuit_window_s * NS_PER_S, open_ns=config.circuit_open_s * NS_PER_S
+        )
+
+    def began_with(self, vm_id: str, kind: StepKind, value: int) -> None:
+        """What a VM had before the agent ever changed it; only what comes before the first reading of the lever counts."""
+        record = self.vms.get(vm_id)
+        if record is not None:
+            record.budget.began_with(kind, extent(kind, value, record.domain, record.vcpus))
+
+    def yield_to(self, vm_id: str, until_ns: int) -> None:
+        """Somebody else changed this VM: it is left to them until then. A later end wins; unknown VMs are ignored."""
+        record = self.vms.get(vm_id)
+        if record is not None:
+            record.yielded_until_ns = max(record.yielded_until_ns, until_ns)
+
+    def take_back(self, vm_id: str) -> None:
+        """The owner wants the VM handled again at once: end the yielding."""
+        record = self.vms.get(vm_id)
+        if record is not None:
+            record.yielded_until_ns = 0
 
     def ended(self, vm_id: str, kind: StepKind, *, growth: bool, failed: bool, now_ns: int) -> None:
         """A step in flight is over: its lever is free, and backs off in this direction (doubling) when it failed."""
@@ -222,6 +349,7 @@ class Ledger:
             record.failures.pop((kind, growth), None)
             record.backoff_until.pop((kind, growth), None)
             return
+        self.restore_failure(now_ns)
         failures = record.failures.get((kind, growth), 0) + 1
         record.failures[kind, growth] = failures
         # 2^20 x 1 s is past any allowed maximum; the shift stays small whatever the count.
@@ -230,7 +358,9 @@ class Ledger:
 
     def gave_back(self, vm_id: str, kind: StepKind, now_ns: int) -> None:
         """A shrink is being taken back because the VM needs it: counts as a growth, so that the next shrink waits."""
-        self.vms[vm_id].grown_at[kind] = now_ns
+        record = self.vms[vm_id]
+        record.grown_at[kind] = now_ns
+        record.turns.grew(kind)
 
     def _room_for(self, record: VmRecord, kind: StepKind) -> int | None:
         promise = PROMISE_OF.get(kind)

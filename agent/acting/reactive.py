@@ -9,15 +9,20 @@ window has been watched without a gap: what was not seen is not evidence. The sa
 Under a live plan memory is corrected later and by less (`planned_memory_*`): the plan sizes it close to the need, a balloon shrinks in
 small strides, and a growth by the usual headroom would have to be taken back stride by stride.
 vCPUs are added when the quota wanted passes vcpus x 1000; they are never removed, the quota takes their place.
+Before the balloon grows, a memory.high of ours is lifted: pages given to a VM that its cgroup reclaims again would help nobody.
+A guest that killed for want of memory asks at once, whatever else holds growth up here.
+With `sustained` (nobody can be asked: link down) growth needs two samples in a row that want it: one odd reading must not move a host
+that nobody watches.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from agent.acting.guard import dropping, held_back, short_of_memory, used
+from agent.acting.pressure import pressed, used
 from shared.config import ReactiveConfig
 from shared.model import VmSample
 from shared.plan import StepKind
@@ -32,6 +37,8 @@ GAP_PERMILLE: Final = 100
 # Changes smaller than this are not worth a step.
 SHRINK_DEAD_BAND_PERMILLE: Final = 100
 CENSORED_CLIMB_PERMILLE: Final = (250, 500, 1000)
+# Two samples, 5 to 10 s: within the 10 s in which a pressed guest gets memory back.
+SUSTAINED_SAMPLES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,14 @@ class Ask:
 class Track:
     """Sliding maximum of one lever's demand: a deque of (slot, maximum) with falling maxima, O(1) per sample."""
 
-    __slots__ = ("_falling", "censored_run", "newest_ns", "since_ns")
+    __slots__ = ("_falling", "censored_run", "newest_ns", "since_ns", "wanting_run")
 
     def __init__(self) -> None:
         self._falling: deque[tuple[int, int]] = deque()
         self.since_ns = -1
         self.newest_ns = -1
         self.censored_run = 0
+        self.wanting_run = 0  # samples in a row that wanted growth
 
     def observe(self, demand: int, window_ns: int, now_ns: int) -> None:
         """Take in one demand. Time running backwards or a gap restarts the evidence."""
@@ -95,6 +103,7 @@ class Situation:
     bounds: dict[StepKind, tuple[int, int]]
     vcpus_max: int
     net_max_bits_per_s: int
+    ours: AbstractSet[StepKind] = frozenset()  # levers whose value in force may be of our making
 
 
 class ReactiveRule:
@@ -104,16 +113,22 @@ class ReactiveRule:
         self.config = config
         self._window_ns = config.shrink_window_s * NS_PER_S
 
-    def asks(self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, *, planned: bool = False) -> list[Ask]:
-        """Take in one sample of one VM and say what it should get; vCPUs before the quota that needs them.
+    def asks(
+        self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, *, planned: bool = False, sustained: bool = False
+    ) -> list[Ask]:
+        """Take in one sample of one VM and say what it should get; vCPUs before the quota that needs them, memory.high before the balloon.
 
-        `planned`: a live plan sizes this VM, close to its need on purpose.
+        `planned`: a live plan sizes this VM, close to its need on purpose. `sustained`: growth needs two samples in a row, but for an OOM.
         """
         asks: list[Ask] = []
         for kind in LEVERS:
-            ask = self._lever(kind, reading, situation, demand.tracks[kind], now_ns, planned)
-            if ask is None:
+            track = demand.tracks[kind]
+            ask = self._lever(kind, reading, situation, track, now_ns, planned)
+            track.wanting_run = track.wanting_run + 1 if ask is not None and ask.grow else 0
+            if ask is None or (sustained and ask.grow and track.wanting_run < SUSTAINED_SAMPLES and ask.reason != "guest_oom"):
                 continue
+            if kind is StepKind.MEMORY and ask.grow and _high_is_ours(situation):
+                asks.append(Ask(StepKind.MEMORY_HIGH, UNLIMITED, True, ask.reason))
             if kind is StepKind.CPU_QUOTA and ask.grow:
                 asks.extend(_with_vcpus(ask, situation))
             else:
@@ -127,12 +142,7 @@ class ReactiveRule:
         use = used(reading, kind)
         if limit is None or limit <= 0:
             return None
-        if kind is StepKind.CPU_QUOTA:
-            censored = held_back(reading)
-        elif kind is StepKind.MEMORY:
-            censored = short_of_memory(reading)
-        else:
-            censored = dropping(reading, kind)
+        censored = pressed(reading, kind)
         track.censored_run = track.censored_run + 1 if censored else 0
         if use is None and not censored:
             return None
@@ -152,6 +162,8 @@ class ReactiveRule:
             # For CPU the comparison is with quota and vCPUs apart, in _with_vcpus.
             if target <= limit and kind is not StepKind.CPU_QUOTA:
                 return None
+            if kind is StepKind.MEMORY and reading.guest_oom_kills:
+                return Ask(kind, target, True, "guest_oom")
             return Ask(kind, target, True, "pressure" if censored else "high_use")
         peak = track.peak(self._window_ns)
         if peak is None:
@@ -160,6 +172,11 @@ class ReactiveRule:
         if target * 1000 < limit * (1000 - SHRINK_DEAD_BAND_PERMILLE):
             return Ask(kind, target, False, "low_use")
         return None
+
+
+def _high_is_ours(situation: Situation) -> bool:
+    """A memory.high that we set is in force; one that somebody else set is not ours to lift."""
+    return StepKind.MEMORY_HIGH in situation.ours and situation.in_force.get(StepKind.MEMORY_HIGH, UNLIMITED) != UNLIMITED
 
 
 def _limit(kind: StepKind, situation: Situation) -> int | None:

@@ -36,7 +36,7 @@ def test_an_unbroken_world_reports_nothing() -> None:
 
 
 def guard_lets_all_pass(patch: pytest.MonkeyPatch) -> None:
-    def check(_: Guard, step: Step, view: View, _now_ns: int) -> Verdict:
+    def check(_: Guard, step: Step, view: View, _now_ns: int, **_how: bool) -> Verdict:
         """Only what would break the actuator itself is still refused."""
         free = view.domain is not None and view.in_force is not None and not view.busy and step.kind is not StepKind.VCPUS
         return Verdict(value=step.value) if free else Verdict(value=None, code=RefusalCode.VM_BUSY, detail="", wait_ns=1)
@@ -63,16 +63,15 @@ def gateway_takes_frames_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def agent_believes_the_link_is_up(patch: pytest.MonkeyPatch) -> None:
-    def allowance(mode, *, link_up, plan_live):  # type: ignore[no-untyped-def]
-        return autonomy.allowance(mode, link_up=True, plan_live=plan_live)
+    def allowance(mode, **known):  # type: ignore[no-untyped-def]
+        return autonomy.allowance(mode, **{**known, "link_up": True})
 
     patch.setattr("agent.core.allowance", allowance)
 
 
 def agent_acts_in_observe(patch: pytest.MonkeyPatch) -> None:
-    def allowance(mode, *, link_up, plan_live):  # type: ignore[no-untyped-def]
-        given = autonomy.allowance(mode, link_up=link_up, plan_live=plan_live)
-        return replace(given, shadow=False)
+    def allowance(mode, **known):  # type: ignore[no-untyped-def]
+        return replace(autonomy.allowance(mode, **known), shadow=False)
 
     patch.setattr("agent.core.allowance", allowance)
 

@@ -27,7 +27,7 @@ from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
 
 T0 = 1_800_000_000 * NS_PER_S
 # Figures below are worked out for these, whatever the defaults.
-GUARD = GuardConfig(shrink_after_grow_s=600)
+GUARD = GuardConfig(shrink_after_grow_s=600, memory_grow_max_permille=10_000)
 RULE = ReactiveConfig(headroom_permille=1250, shrink_window_s=1800)
 BEFORE = {
     StepKind.VCPUS: 2,

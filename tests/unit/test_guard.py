@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.acting.guard import Guard, Verdict, View, dropping, held_back, short_of_memory
+from agent.acting.guard import Guard, Verdict, View
 from agent.acting.levers import bounds, charge, grows, shows
+from agent.acting.pressure import dropping, held_back, short_of_memory
 from shared.config import GuardConfig
 from shared.model import Capabilities, Domain, Policy, VmSample
 from shared.plan import Step, StepKind

@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[2]
 PURE = (
     "agent.acting.actuator",
     "agent.acting.autonomy",
+    "agent.acting.budgets",
     "agent.acting.conductor",
     "agent.acting.guard",
     "agent.acting.ledger",
     "agent.acting.levers",
     "agent.acting.plans",
+    "agent.acting.pressure",
     "agent.acting.reactive",
     "agent.acting.reconcile",
     "agent.core",
