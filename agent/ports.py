@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from shared.model import Allocation, Domain, HostCapacity
+from shared.model import Allocation, Domain, HostCapacity, Priority
 from shared.plan import StepKind
 
 
@@ -137,6 +137,10 @@ class HostReader(Protocol):
         """Raw readings now. A VM that cannot be read is left out and named in `failures`."""
         ...
 
+    def subsample(self) -> None:
+        """Look at CPU use and run delay between two rounds; the next round carries the peaks. Cheap, never raises for a single VM."""
+        ...
+
 
 class Hypervisor(Protocol):
     """Inventory, allocation in force, and the levers. Setters return when the request was accepted, not when it is done."""
@@ -175,6 +179,18 @@ class TrafficShaper(Protocol):
 
     def ceiling(self, tap: str, kind: StepKind) -> int:
         """Ceiling in force, read from the kernel; UNLIMITED where there is none of ours."""
+        ...
+
+    def set_rate(self, tap: str, bits_per_s: int) -> None:
+        """Guarantee what the guest sends this much where the uplink is full; 0 = no guarantee. Raises Refusal or HostError."""
+        ...
+
+    def rate(self, tap: str) -> int:
+        """Guarantee in force, read from the kernel; 0 where there is none."""
+        ...
+
+    def assign(self, tap: str, client: str, priority: Priority) -> None:
+        """Whose tap it is and who goes first when the uplink is full; limits nothing by itself, may be repeated at no cost."""
         ...
 
     def dropped_total(self, tap: str, kind: StepKind) -> int | None:

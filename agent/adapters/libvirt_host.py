@@ -60,7 +60,7 @@ def open_libvirt_host(
     be entered; libvirtd itself is first asked at the first call.
     """
     files = RootedFiles(proc=Path(proc_root), sys=Path(sys_root), cgroup=Path(cgroup_root))
-    shaper = Pyroute2Shaper(network_namespace)
+    shaper = Pyroute2Shaper(network_namespace, net_bits_per_s)
     try:
         limits = CommitLimits(
             cpu_commit_ratio=cpu_commit_ratio,

@@ -16,7 +16,7 @@ from real_host import Guest, RealHost, wait_for
 
 from agent.adapters.libvirt_host import open_libvirt_host
 from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
-from agent.adapters.pyroute2_shaper import ifb_name
+from agent.adapters.shaping_tree import SHARED_IFB
 from agent.ports import RawHost, RawVm
 from agent.sampling.derive import derive
 from agent.sampling.sampler import LIBVIRT_DEADLINE_S, Sampler
@@ -158,10 +158,10 @@ def test_ceiling_from_the_guest_is_kept(host: Host, guest: Guest) -> None:
 
 
 def class_bytes(guest: Guest) -> Callable[[], int]:
-    """Bytes that went through our class on the guest's IFB, as tc reports them."""
+    """Bytes that went through the tree of what guests send, as tc reports them."""
 
     def read() -> int:
-        command = ["tc", "-n", guest.host.name, "-s", "class", "show", "dev", ifb_name(guest.tap)]
+        command = ["tc", "-n", guest.host.name, "-s", "class", "show", "dev", SHARED_IFB]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return int(re.findall(r"Sent (\d+) bytes", shown)[0])
 

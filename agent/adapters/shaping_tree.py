@@ -1,0 +1,307 @@
+"""What guests send, in one tree for the whole network namespace: uplink → client → VM → leaf, on one IFB device of ours.
+
+What a guest sends arrives at its tap's ingress, where nothing can queue. A filter there redirects it to the IFB; at the IFB one u32 entry
+for each tap asks which interface the packet came by and leads to the VM's class. The guest has no say in that: spoofed addresses change
+nothing. The entries are also the map from class to tap, so a restart of the agent loses nothing.
+
+    tap  ingress → u32 match all → mirred redirect → tgi-uplink  root htb 7a10: → entry n: indev tap → class 7a10:1000+n → leaf
+
+Invariant: a tap is redirected only when its class, its leaf and its entry are there, and they go only when the redirect is gone: a process
+killed in between leaves either no shaping or all of it. What it leaves unused is found by `clean`, before the next change and by the sweep.
+Why one tree, and what it costs: docs/adr/0006. Runs in the netlink thread only. Source: tc-htb(8), tc-mirred(8), net/sched/cls_u32.c.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from agent.adapters.shaping_netlink import (
+    FILTER_PRIORITY,
+    FIRST_NODE,
+    INGRESS_HANDLE,
+    INGRESS_PARENT,
+    ROOT_PARENT,
+    HtbClass,
+    TrafficControl,
+)
+from agent.adapters.shaping_rates import (
+    FIRST_CLIENT,
+    FIRST_VM,
+    MOST_VMS,
+    ROOT_HANDLE,
+    UPLINK_HANDLE,
+    ClassSetting,
+    alone,
+    ceiling_of,
+    client_handle,
+    codel_target_us,
+    fifo_limit,
+    guarantee_of,
+    of_client,
+    of_vm,
+    priority_of,
+)
+from shared import failpoint
+from shared.errors import HostError, Refusal
+from shared.model import Priority
+from shared.refusal import RefusalCode
+from shared.units import UNLIMITED
+
+SHARED_IFB: Final = "tgi-uplink"
+IFB_ALIAS: Final = "tidegate: what guests send"
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose tap it is."""
+
+    client: str = ""
+    priority: Priority = Priority.NORMAL
+
+
+class Sending(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a tap's sending: bits/s, UNLIMITED and 0 when nothing does."""
+
+    ceiling: int = UNLIMITED
+    guarantee: int = 0
+
+
+class _Tree(msgspec.Struct, frozen=True, kw_only=True):
+    """The device and what is on it."""
+
+    ifb: int
+    classes: dict[int, HtbClass]
+    taps: dict[str, int]  # tap -> its class
+
+
+def index_of(name: str) -> int | None:
+    """Index of an interface of the calling thread's namespace."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+class Leaves:
+    """Puts the leaf on a class: fq_codel, or pfifo where the kernel has none."""
+
+    def __init__(self, control: TrafficControl) -> None:
+        self._control = control
+        self._has_fq_codel = True  # until the kernel says otherwise
+
+    def add(self, device: int, parent: int, rate: int) -> None:
+        """`rate` in bytes/s: what the class may send at most."""
+        if self._has_fq_codel:
+            self._has_fq_codel = self._control.add_fq_codel(device, parent, codel_target_us(rate))
+        if not self._has_fq_codel:
+            self._control.add_fifo(device, parent, fifo_limit(rate))
+
+
+class SendingTree:
+    """The IFB of one network namespace. `uplink` in bytes/s."""
+
+    def __init__(self, netlink: Any, control: TrafficControl, leaves: Leaves, uplink: int) -> None:
+        self._netlink = netlink
+        self._control = control
+        self._leaves = leaves
+        self._uplink = uplink
+
+    def put(self, tap: str, index: int, wanted: Sending, owner: Assignment | None) -> None:
+        """Bring a tap's sending to `wanted`, changing in place what is there; `owner` None = as it is.
+
+        Raises Refusal(HOST_COMMIT_LIMIT) when the uplink cannot carry all guarantees.
+        """
+        if wanted == Sending():
+            self.remove(tap, index)
+            return
+        tree = self.clean(self._ready())
+        handle = tree.taps.get(tap)
+        known = tree.classes.get(handle) if handle is not None else None
+        priority = owner.priority if owner else priority_of(known.prio) if known else Priority.NORMAL
+        client = client_handle(owner.client) if owner else known.parent if known else client_handle("")
+        setting = of_vm(wanted.ceiling, wanted.guarantee, priority, self._uplink)
+        others = [entry for name, at in tree.taps.items() if name != tap and (entry := tree.classes.get(at))]
+        self._admit(tap, wanted.guarantee, others)
+        siblings = [entry.rate for entry in others if entry.parent == client]
+        self._set(tree, client, UPLINK_HANDLE, of_client([*siblings, setting.rate], self._uplink))
+        failpoint.hit("shaper.between")
+        if known is not None and known.parent == client:
+            self._set(tree, known.handle, client, setting)
+            self._complete(tree, known.handle, known.leaf, setting.ceil)
+        else:
+            self._lead(tree, tap, known, client, setting)
+        self._redirect(index, tree.ifb)
+        if known is not None and known.parent != client:
+            self._settle_client(tree.ifb, known.parent)
+
+    def assign(self, tap: str, index: int, owner: Assignment) -> None:
+        """Client and priority of a tap that has a class; of one that has none nothing is changed."""
+        found = self.find(tap)
+        if found is None:
+            return
+        if found.parent != client_handle(owner.client) or priority_of(found.prio) is not owner.priority:
+            self.put(tap, index, sending_of(found), owner)
+
+    def remove(self, tap: str, index: int | None) -> None:
+        """End what we do to a tap's sending, also when the tap itself is gone. The device goes with its last tap."""
+        if index is not None and self._control.qdisc(index, INGRESS_PARENT) == ("ingress", INGRESS_HANDLE):
+            priorities = self._control.filter_priorities(index, INGRESS_HANDLE)
+            if priorities == {FILTER_PRIORITY}:
+                self._control.delete_qdisc(index, INGRESS_HANDLE, INGRESS_PARENT)
+            elif FILTER_PRIORITY in priorities:  # somebody put a filter beside ours: theirs stays
+                self._control.delete_filter(index, INGRESS_HANDLE, FIRST_NODE)
+            failpoint.hit("shaper.between")
+        ifb = index_of(SHARED_IFB)
+        if ifb is None:
+            return
+        tree = self.clean(self._tree(ifb))
+        handle = tree.taps.get(tap)
+        if handle is not None:
+            self._drop(tree, handle)
+            failpoint.hit("shaper.between")
+        if not set(tree.taps) - {tap}:
+            self._netlink.link("del", index=ifb)
+        elif handle is not None:
+            self._settle_client(ifb, tree.classes[handle].parent)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what leads from taps that are gone, or was begun and not finished. Returns the classes."""
+        ifb = index_of(SHARED_IFB)
+        if ifb is None:
+            return ()
+        before = self._tree(ifb)
+        after = self.clean(before)
+        if not after.taps:
+            self._netlink.link("del", index=ifb)
+        return tuple(f"7a10:{handle & 0xFFFF:x}" for handle in sorted(before.classes.keys() - after.classes.keys()))
+
+    def find(self, tap: str) -> HtbClass | None:
+        """The class that the tap's packets go through; None where they go free."""
+        return self.readings([tap]).get(tap)
+
+    def readings(self, only: Iterable[str] | None = None) -> dict[str, HtbClass]:
+        """tap -> its class, of every tap that really is redirected here: after a restart of a VM the tap is a new one of the same name."""
+        ifb = index_of(SHARED_IFB)
+        if ifb is None:
+            return {}
+        tree = self._tree(ifb)
+        taps = [tap for tap in tree.taps if only is None or tap in only]
+        indexes = [index_of(tap) for tap in taps]
+        redirects = self._control.redirects([index or 0 for index in indexes])
+        return {
+            tap: tree.classes[tree.taps[tap]]
+            for tap, to in zip(taps, redirects, strict=True)
+            if to == ifb and tree.taps[tap] in tree.classes
+        }
+
+    def clean(self, tree: _Tree) -> _Tree:
+        """The tree without what nothing leads to: entries of vanished taps, classes without an entry, clients without a VM."""
+        entries = self._control.filters(tree.ifb, ROOT_HANDLE)
+        led = set(tree.taps.values())
+        for entry in entries.values():
+            if entry.target not in led:
+                self._control.delete_filter(tree.ifb, ROOT_HANDLE, entry.handle)
+        kept = dict(tree.classes)
+        for handle in tree.classes:
+            if FIRST_VM <= handle < FIRST_VM + MOST_VMS and handle not in led:
+                self._control.delete_class(tree.ifb, handle)
+                del kept[handle]
+        for handle in [handle for handle in kept if handle >= FIRST_CLIENT]:
+            if not any(child.parent == handle for child in kept.values()):
+                self._control.delete_class(tree.ifb, handle)
+                del kept[handle]
+        return msgspec.structs.replace(tree, classes=kept)
+
+    def _tree(self, ifb: int) -> _Tree:
+        classes = self._control.classes(ifb)
+        taps: dict[str, int] = {}
+        for _, entry in sorted(self._control.filters(ifb, ROOT_HANDLE).items()):
+            if entry.indev and entry.target in classes:
+                taps.setdefault(entry.indev, entry.target)  # the first entry is the one that the kernel obeys
+        return _Tree(ifb=ifb, classes=classes, taps=taps)
+
+    def _ready(self) -> _Tree:
+        """The device with its root and the uplink's class, made where they are missing."""
+        ifb = index_of(SHARED_IFB)
+        if ifb is None:
+            self._netlink.link("add", ifname=SHARED_IFB, kind="ifb")
+            failpoint.hit("shaper.between")
+            ifb = index_of(SHARED_IFB)
+            if ifb is None:
+                raise HostError(f"interface {SHARED_IFB} vanished as soon as it was made")
+        tree = self._tree(ifb)
+        if UPLINK_HANDLE not in tree.classes:
+            self._netlink.link("set", index=ifb, state="up", ifalias=IFB_ALIAS)
+            failpoint.hit("shaper.between")
+            if self._control.qdisc(ifb, ROOT_PARENT) != ("htb", ROOT_HANDLE):
+                self._control.add_root(ifb, ROOT_HANDLE, 0)  # what no entry knows passes unshaped
+                failpoint.hit("shaper.between")
+        self._set(tree, UPLINK_HANDLE, ROOT_HANDLE, alone(self._uplink * 8))
+        return tree
+
+    def _admit(self, tap: str, guarantee: int, others: Iterable[HtbClass]) -> None:
+        """A rate is honoured whatever the uplink carries: more promised than it carries would be a promise to nobody."""
+        promised = sum(guarantee_of(entry.rate, entry.quantum) for entry in others)
+        if guarantee and promised + guarantee > self._uplink * 8:
+            numbers = {"value": guarantee, "promised": promised, "uplink": self._uplink * 8}
+            text = f"net_tx_rate {guarantee} bits/s of {tap}: {promised} of the uplink's {self._uplink * 8} are promised to others"
+            raise Refusal(RefusalCode.HOST_COMMIT_LIMIT, text, numbers)
+
+    def _set(self, tree: _Tree, handle: int, parent: int, setting: ClassSetting) -> None:
+        known = tree.classes.get(handle)
+        if known is None or (known.rate, known.ceil, known.quantum, known.prio) != (
+            setting.rate,
+            setting.ceil,
+            setting.quantum,
+            setting.prio,
+        ):
+            self._control.set_class(tree.ifb, handle, parent, setting, create=known is None)
+
+    def _complete(self, tree: _Tree, handle: int, leaf: int, ceil: int) -> None:
+        if not leaf:
+            self._leaves.add(tree.ifb, handle, min(ceil, self._uplink))
+
+    def _lead(self, tree: _Tree, tap: str, known: HtbClass | None, client: int, setting: ClassSetting) -> None:
+        """A new class for the tap, whole before anything leads to it; then the one it had, under another client, goes."""
+        handle = next(at for at in range(FIRST_VM, FIRST_VM + MOST_VMS) if at not in tree.classes)
+        self._set(tree, handle, client, setting)
+        failpoint.hit("shaper.between")
+        self._complete(tree, handle, 0, setting.ceil)
+        failpoint.hit("shaper.between")
+        self._control.lead(tree.ifb, ROOT_HANDLE, handle - FIRST_VM + 1, tap, handle)
+        failpoint.hit("shaper.between")
+        if known is not None:
+            self._drop(tree, known.handle)
+
+    def _drop(self, tree: _Tree, handle: int) -> None:
+        self._control.delete_filter(tree.ifb, ROOT_HANDLE, FIRST_NODE + handle - FIRST_VM)
+        failpoint.hit("shaper.between")
+        self._control.delete_class(tree.ifb, handle)
+
+    def _redirect(self, index: int, ifb: int) -> None:
+        if self._control.redirects([index]) == [ifb]:
+            return
+        failpoint.hit("shaper.between")
+        if self._control.qdisc(index, INGRESS_PARENT) is None:
+            self._control.add_ingress(index)
+            failpoint.hit("shaper.between")
+        self._control.delete_filter(index, INGRESS_HANDLE, FIRST_NODE)  # to an IFB that somebody deleted: all is dropped there
+        self._control.redirect(index, ifb)
+
+    def _settle_client(self, ifb: int, client: int) -> None:
+        """A client's rate after one of its VMs has gone: the sum of those that are left; without any, no class."""
+        classes = self._control.classes(ifb)
+        rates = [entry.rate for entry in classes.values() if entry.parent == client]
+        tree = _Tree(ifb=ifb, classes=classes, taps={})
+        if rates:
+            self._set(tree, client, UPLINK_HANDLE, of_client(rates, self._uplink))
+        else:
+            self._control.delete_class(ifb, client)
+
+
+def sending_of(entry: HtbClass) -> Sending:
+    """What a VM's class was made for."""
+    return Sending(ceiling=ceiling_of(entry.ceil), guarantee=guarantee_of(entry.rate, entry.quantum))
