@@ -69,6 +69,9 @@ class _OnClock:
         offset_ns = self._clock.wall_ns() - time.time_ns()
         return msgspec.structs.replace(raw, vms=tuple(_shifted(vm, offset_ns) for vm in raw.vms))
 
+    def subsample(self) -> None:
+        self._reader.subsample()
+
 
 def _shifted(vm: RawVm, offset_ns: int) -> RawVm:
     stamp_ns = vm.memory_reading_wall_ns

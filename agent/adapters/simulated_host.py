@@ -107,6 +107,9 @@ class SimulatedHost:
                 return
             vm.submit(kind, value, self._reached_ns + self.faults.latency_ns(kind))
 
+    def subsample(self) -> None:
+        """Nothing to do: a workload is even between two rounds, so its peak is its mean."""
+
     def read(self) -> RawHost:
         """All counters and gauges now; stuck VMs are left out and named in `failures`."""
         with self._lock:

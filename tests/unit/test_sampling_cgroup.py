@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from agent.adapters.kernel_files import RootedFiles
 from agent.sampling.cgroup import (
-    CpuReading,
     VmGroups,
     below,
     domain_group,
     locate,
-    parse_cpu_max,
     parse_mountinfo,
     parse_proc_cgroup,
     quota_millicores,
-    read_cpu,
     shares_of_weight,
     weight_of_shares,
 )
+from agent.sampling.files import KernelFiles
+from agent.sampling.group_cpu import CpuReading, CpuStat, GroupCpu, parse_cpu_max, parse_cpu_stat
+from agent.sampling.memory import GroupMemory, MemoryReading
 from shared.units import UNLIMITED
 
 PID = 8568
@@ -49,6 +49,10 @@ def build(root: Path, mounts: str, cgroup: str, files: dict[str, str]) -> Rooted
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return RootedFiles(proc=root / "proc", sys=root / "sys", cgroup=root / "cgroup")
+
+
+def read_cpu(files: KernelFiles, groups: VmGroups) -> CpuReading:
+    return GroupCpu(files, groups).read()
 
 
 def v1_group(path: str, quota: int, throttled: int, shares: int = 1024) -> dict[str, str]:
@@ -83,8 +87,20 @@ def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
         | {"cpuacct/cpuacct.usage": "1\n", f"unified/{PLAIN}/cpu.stat": "usage_usec 3539520\nuser_usec 3330125\nnice_usec 0\n"},
     )
     groups = locate(files, PID)
-    assert groups == VmGroups(cpu=(tmp_path / "cgroup/cpu" / PLAIN,), unified=tmp_path / "cgroup/unified" / PLAIN)
-    expected = CpuReading(used_ns_total=3_539_520_000, throttled_ns_total=1230, quota_millicores=500, shares=2048)
+    assert groups == VmGroups(
+        cpu=(tmp_path / "cgroup/cpu" / PLAIN,),
+        unified=tmp_path / "cgroup/unified" / PLAIN,
+        memory=(tmp_path / "cgroup/memory/own/group" / PLAIN,),
+    )
+    expected = CpuReading(
+        used_ns_total=3_539_520_000,
+        throttled_ns_total=1230,
+        periods_total=3 * 336,
+        throttled_periods_total=3 * 335,
+        quota_millicores=500,
+        period_us=100_000,
+        shares=2048,
+    )
     assert read_cpu(files, groups) == expected
 
 
@@ -100,8 +116,17 @@ def test_v2_with_systemd(tmp_path: Path) -> None:
     )
     groups = locate(files, PID)
     inner = tmp_path / "cgroup" / SCOPE / "libvirt"
-    assert groups == VmGroups(cpu=(inner, inner.parent), cpu_is_v2=True, unified=inner)
-    expected = CpuReading(used_ns_total=1_000_000_000, throttled_ns_total=128_000, quota_millicores=600, shares=2048)
+    both = (inner, inner.parent)
+    assert groups == VmGroups(cpu=both, cpu_is_v2=True, unified=inner, memory=both, memory_is_v2=True)
+    expected = CpuReading(
+        used_ns_total=1_000_000_000,
+        throttled_ns_total=128_000,
+        periods_total=4 * 336,
+        throttled_periods_total=4 * 335,
+        quota_millicores=600,
+        period_us=100_000,
+        shares=2048,
+    )
     assert read_cpu(files, groups) == expected
 
 
@@ -115,14 +140,23 @@ def test_pure_v1_with_joined_controllers(tmp_path: Path) -> None:
     )
     groups = locate(files, PID)
     assert groups.cpuacct == groups.cpu[0] == tmp_path / "cgroup" / where
-    assert read_cpu(files, groups) == CpuReading(used_ns_total=77, throttled_ns_total=4, quota_millicores=UNLIMITED, shares=1024)
+    expected = CpuReading(
+        used_ns_total=77,
+        throttled_ns_total=4,
+        periods_total=2 * 336,
+        throttled_periods_total=2 * 335,
+        quota_millicores=UNLIMITED,
+        period_us=100_000,
+        shares=1024,
+    )
+    assert read_cpu(files, groups) == expected
 
 
 def test_a_group_shared_with_others_is_nobodys(tmp_path: Path) -> None:
     files = build(tmp_path, V2_MOUNTS, "0::/user.slice/user-1000.slice/session-1.scope\n", {"cpu.stat": V2_STAT.format(5, 5)})
-    assert locate(files, PID) == VmGroups(cpu_is_v2=True)
+    assert locate(files, PID) == VmGroups(cpu_is_v2=True, memory_is_v2=True)
     assert read_cpu(files, locate(files, PID)) == CpuReading()
-    assert locate(files, 1) == VmGroups(cpu_is_v2=True)
+    assert locate(files, 1) == VmGroups(cpu_is_v2=True, memory_is_v2=True)
 
 
 def test_v2_without_the_cpu_controller_has_usage_and_no_limits(tmp_path: Path) -> None:
@@ -214,12 +248,56 @@ def test_quota_millicores(per_vcpu: list[float], overall: list[float], expected:
 
 
 def test_cpu_max_and_proc_cgroup() -> None:
-    assert parse_cpu_max("20000 100000\n") == 0.2
-    assert parse_cpu_max("max 100000\n") == float("inf")
-    assert parse_cpu_max("") is parse_cpu_max("5 0") is parse_cpu_max("x 100000") is None
+    assert parse_cpu_max(b"20000 100000\n") == (0.2, 100_000)
+    assert parse_cpu_max(b"max 50000\n") == (float("inf"), 50_000)
+    assert parse_cpu_max(b"") is parse_cpu_max(b"5 0") is parse_cpu_max(b"x 100000") is None
+    assert parse_cpu_stat(V1_STAT.format(9).encode()) == CpuStat(periods=336, throttled_periods=335, throttled_ns=9)
+    assert parse_cpu_stat(V2_STAT.format(4, 9).encode()) == CpuStat(used_ns=4000, periods=336, throttled_periods=335, throttled_ns=9000)
+    assert parse_cpu_stat(b"") == parse_cpu_stat(b"odd line here\n") == CpuStat()
     assert parse_proc_cgroup("3:cpu,cpuacct:/a:b\n0::/c\nrubbish\n") == {"cpu": "/a:b", "cpuacct": "/a:b", "": "/c"}
 
 
 @given(st.integers(1, 10_000))
 def test_weights_survive_the_way_through_shares(weight: int) -> None:
     assert weight_of_shares(shares_of_weight(weight)) == weight
+
+
+def test_a_vcpu_that_is_added_counts_at_once(tmp_path: Path) -> None:
+    files = build(
+        tmp_path, HYBRID_MOUNTS, f"1:cpu:/{PLAIN}/emulator\n", v1_group(f"cpu/{PLAIN}", -1, 0) | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 7)
+    )
+    cpu = GroupCpu(files, locate(files, PID))
+    assert (cpu.read().quota_millicores, cpu.vcpu_groups) == (250, 1)
+    for name, text in v1_group(f"cpu/{PLAIN}/vcpu1", 50_000, 8).items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    reading = cpu.read()
+    assert (reading.quota_millicores, reading.throttled_ns_total, cpu.vcpu_groups) == (750, 15, 2)
+    (tmp_path / f"cgroup/cpu/{PLAIN}/cpu.cfs_quota_us").write_text("60000\n")
+    assert cpu.read().quota_millicores == 600, "a change by somebody else shows in the next reading"
+    assert cpu.read_use(with_throttling=True) == (None, 15)
+    assert cpu.read_use(with_throttling=False) == (None, None)
+    kept = files.kept
+    cpu.close()
+    assert (kept > 10, files.kept) == (True, 0)
+
+
+def test_memory_of_a_v2_group_and_its_scope(tmp_path: Path) -> None:
+    inner = {"memory.current": "50\n", "memory.stat": "anon 30\nfile 9\n", "memory.events": "low 0\nhigh 2\n", "memory.high": "max\n"}
+    outer = {"memory.current": "60\n", "memory.stat": "anon 31\nfile 9\n", "memory.events": "low 0\nhigh 3\n", "memory.high": "4096\n"}
+    files = build(
+        tmp_path,
+        V2_MOUNTS,
+        f"0::/{SCOPE}/libvirt/emulator\n",
+        {f"{SCOPE}/libvirt/{name}": text for name, text in inner.items()} | {f"{SCOPE}/{name}": text for name, text in outer.items()},
+    )
+    memory = GroupMemory(files, locate(files, PID))
+    reading = memory.read()
+    assert (reading.current_bytes, reading.stat.anon_bytes, reading.high_events_total, reading.high_bytes) == (60, 31, 3, 4096)
+    (tmp_path / "cgroup" / SCOPE / "memory.high").write_text("max\n")
+    assert memory.read().high_bytes == UNLIMITED
+    memory.close()
+    assert GroupMemory(files, VmGroups()).read() == MemoryReading()
+    v1 = VmGroups(memory=(tmp_path / "cgroup" / SCOPE,))
+    assert GroupMemory(files, v1).read().high_bytes is None, "cgroup v1 knows no such limit"
