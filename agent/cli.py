@@ -1,4 +1,7 @@
-"""`tidegate-agent`: run the agent, or talk to the running one over its local socket."""
+"""`tidegate-agent`: run the agent, or talk to the running one over its local socket.
+
+Exit codes: 0 done, 1 failed (or doctor found something), 2 usage, 3 refused, 4 unreachable, 78 configuration.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,13 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from shared.config import AGENT_PREFIX, AgentConfig, load
+from agent.cli_control import mode, pause, resume
+from agent.cli_door import CONFIG_OPTION, EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, PROGRAM, read_config
+from agent.cli_host import completion, config, doctor, man
+from agent.cli_show import caps, history, plan, status, top, vms, why
+from shared.config import AgentConfig
 from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 from shared.model import Mode
-
-EXIT_HOST = 69  # EX_UNAVAILABLE
-EXIT_REFUSED = 77  # EX_NOPERM
-
-DEFAULT_CONFIG = Path("/etc/tidegate-agent/agent.toml")
-CONFIG_OPTION = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help=f"Configuration file [default: {DEFAULT_CONFIG} where it exists]."
-)
-SOCKET_OPTION = click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Control socket of the agent.")
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -39,10 +36,9 @@ def cli() -> None:
 @click.option("--workload", type=click.Path(path_type=Path), help="Workload file of a simulated host.")
 @click.option("--mode", type=click.Choice([m.value for m in Mode]), help="Mode when none is pinned or ordered.")
 def run(config_path: Path | None, hypervisor: str | None, workload: Path | None, mode: str | None) -> None:
-    """Run the agent in the foreground until SIGTERM or SIGINT."""
+    """Run the agent in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
     from agent.service import run_agent  # noqa: PLC0415  # the other commands start fast without it
 
-    config = _config(config_path)
     changes: dict[str, Any] = {}
     if hypervisor:
         changes["hypervisor"] = hypervisor
@@ -50,81 +46,45 @@ def run(config_path: Path | None, hypervisor: str | None, workload: Path | None,
         changes["workload"] = str(workload)
     if mode:
         changes["default_mode"] = Mode(mode)
-    asyncio.run(run_agent(msgspec.structs.replace(config, **changes)))
+
+    def read() -> AgentConfig:
+        return msgspec.structs.replace(read_config(config_path), **changes)
+
+    asyncio.run(run_agent(read(), read))
 
 
-@cli.command()
-@CONFIG_OPTION
-@SOCKET_OPTION
-@JSON_OPTION
-def status(config_path: Path | None, socket_path: Path | None, as_json: bool) -> None:
-    """Mode, link, spool, sampling and step counters."""
-    _show(_ask(config_path, socket_path, "status"), as_json)
-
-
-@cli.command()
-@click.argument("mode", required=False, type=click.Choice([m.value for m in Mode] + ["unpin"]))
-@CONFIG_OPTION
-@SOCKET_OPTION
-@JSON_OPTION
-def mode(mode: str | None, config_path: Path | None, socket_path: Path | None, as_json: bool) -> None:
-    """Show the control mode, or pin it (survives restarts, wins over the API). `unpin` gives it back to the API."""
-    _show(_ask(config_path, socket_path, "mode", mode), as_json)
-
-
-@cli.command()
-@CONFIG_OPTION
-@SOCKET_OPTION
-@JSON_OPTION
-def vms(config_path: Path | None, socket_path: Path | None, as_json: bool) -> None:
-    """The VMs of this host: allocation in force, use, capabilities."""
-    rows = _ask(config_path, socket_path, "vms")
-    if as_json:
-        _show(rows, True)
-        return
-    columns = ("vm_id", "name", "vcpus", "cpu_quota_millicores", "cpu_used_millicores", "memory_allocated_bytes", "memory_used_bytes")
-    click.echo("  ".join(columns))
-    for row in rows:
-        click.echo("  ".join(str(row.get(name, "")) if row.get(name) is not None else "-" for name in columns))
-
-
-@cli.command()
-@click.argument("vm")
-@CONFIG_OPTION
-@SOCKET_OPTION
-@JSON_OPTION
-def why(vm: str, config_path: Path | None, socket_path: Path | None, as_json: bool) -> None:
-    """What was done to VM (id or name) lately, what was refused, and why."""
-    result = _ask(config_path, socket_path, "why", vm)
-    if as_json:
-        _show(result, True)
-        return
-    for entry in result["story"]:
-        click.echo("  ".join(f"{key}={value}" for key, value in entry.items() if value not in (None, "")))
-    if not result["story"]:
-        click.echo(f"{vm}: nothing was decided yet")
+for command in (status, mode, vms, top, plan, history, why, caps, pause, resume, doctor, config, completion, man):
+    cli.add_command(command)
 
 
 def main() -> NoReturn:
     """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
     code = 0
     try:
-        cli(standalone_mode=False)
+        ended = cli.main(prog_name=PROGRAM, complete_var="_TIDEGATE_AGENT_COMPLETE", standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
         error.show()
-        code = EXIT_CONFIG if isinstance(error, click.UsageError) else 1
+        code = EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
     except ConfigError as error:
-        click.echo(f"tidegate-agent: {error}", err=True)
-        code = EXIT_CONFIG
+        code = _end(str(error), EXIT_CONFIG)
     except Refusal as error:
-        click.echo(f"tidegate-agent: refused: {error}", err=True)
-        code = EXIT_REFUSED
+        code = _end(f"refused: {error}", EXIT_REFUSED)
     except HostError as error:
-        click.echo(f"tidegate-agent: {error}", err=True)
-        code = EXIT_HOST
+        from shared.control import Unreachable  # noqa: PLC0415  # not needed for --help
+
+        code = _end(str(error), EXIT_UNREACHABLE if isinstance(error, Unreachable) else EXIT_FAILED)
+    except BrokenPipeError:
+        # `| head` has seen enough; the interpreter must not complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _leave(code)
+
+
+def _end(text: str, code: int) -> int:
+    click.echo(f"{PROGRAM}: {text}", err=True)
+    return code
 
 
 def _leave(code: int) -> NoReturn:
@@ -134,22 +94,3 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _config(path: Path | None) -> AgentConfig:
-    chosen = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return load(chosen, AgentConfig, os.environ, AGENT_PREFIX)
-
-
-def _ask(config_path: Path | None, socket_path: Path | None, command: str, argument: str | None = None) -> Any:
-    from shared.control import ask  # noqa: PLC0415  # not needed for --help
-
-    return ask(socket_path or Path(_config(config_path).socket_path), command, argument)
-
-
-def _show(result: Any, as_json: bool) -> None:
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-        return
-    for key, value in result.items():
-        click.echo(f"{key}: {value}")

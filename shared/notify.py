@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 
 def notify(state: str) -> bool:
-    """Send `state` ("READY=1", "WATCHDOG=1", "STOPPING=1"). False when nobody listens."""
+    """Send `state` ("READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS=..."; several in lines). False when nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -22,3 +23,8 @@ def notify(state: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def notify_reloading() -> bool:
+    """Say that the configuration is being read anew; READY=1 ends it. Type=notify-reload asks for the time stamp (systemd.service(5))."""
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

@@ -85,6 +85,7 @@ class Process:
             workload="given",
             default_mode=Mode.REACTIVE,
             clock=clock,
+            pause_file=str(folder / "PAUSE"),
         )
         load = Workload(WorkloadFile(host="h1", start_s=START_S, buckets=BUCKETS, seed=3, capacity=capacity(), vms=(hungry_vm(),)))
         opened: Clock = clock.open()
@@ -149,7 +150,7 @@ def test_a_mode_that_cannot_be_stored_is_no_success(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise HostError("mode file: No space left on device")
 
-    monkeypatch.setattr("agent.service.save_mode", full)
+    monkeypatch.setattr("agent.performing.save_mode", full)
 
     async def scenario() -> None:
         process = Process(tmp_path)
@@ -169,7 +170,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from agent import cli, service
 from shared.errors import HostError
-async def stuck(config):
+async def stuck(config, reread):
     ThreadPoolExecutor(1).submit(threading.Event().wait)
     raise HostError("sampling is stuck")
 service.run_agent = stuck
@@ -183,4 +184,4 @@ cli.main()
         timeout=20,
         env={**os.environ, "TIDEGATE_AGENT_HOST_ID": "h1"},
     )
-    assert (done.returncode, done.stderr) == (69, "tidegate-agent: sampling is stuck\n")
+    assert (done.returncode, done.stderr) == (1, "tidegate-agent: sampling is stuck\n")

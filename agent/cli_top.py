@@ -1,0 +1,209 @@
+"""`tidegate-agent top`: the newest sample as a screen, like virt-top, without any library for terminals.
+
+`screen` is pure: an answer of the agent in, lines out. Demand is marked ">" where a limit held the VM back: it is at least that much.
+On a terminal the alternate screen is used and left again however the program ends; elsewhere screens follow one another.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+from agent.cli_door import Door
+from shared.control import Unreachable
+from shared.units import GIB, MIB, UNLIMITED
+
+Row = Mapping[str, Any]
+
+COLUMNS: Final = (
+    ("NAME", 16),
+    ("DEMAND", 7),
+    ("CPU", 6),
+    ("QUOTA", 6),
+    ("VCPU", 4),
+    ("RDY%", 5),
+    ("THR%", 5),
+    ("PSI c/m/i", 9),
+    ("MEM", 6),
+    ("USED", 6),
+    ("DISK/s", 7),
+    ("NET b/s", 7),
+    ("FLAGS", 5),
+)
+SORTS: Final[Mapping[str, Callable[[Row], Any]]] = {
+    "cpu": lambda row: -(row.get("cpu_used_millicores") or 0),
+    "ready": lambda row: -(row.get("cpu_ready_permille") or 0),
+    "memory": lambda row: -(row.get("memory_allocated_bytes") or 0),
+    "disk": lambda row: -(_sum(row, "disk_read_bytes_per_s", "disk_write_bytes_per_s") or 0),
+    "net": lambda row: -(_sum(row, "net_rx_bits_per_s", "net_tx_bits_per_s") or 0),
+    "name": lambda row: row["name"],
+}
+KEYS: Final = {"c": "cpu", "r": "ready", "m": "memory", "d": "disk", "n": "net", "s": "name"}
+
+
+def screen(answer: Mapping[str, Any], sort: str, width: int, height: int) -> list[str]:
+    """At most `height` lines of at most `width` characters."""
+    status, host, capacity = answer["status"], answer["host"], answer["capacity"]
+    state = f"PAUSED by {', '.join(status['paused_by'])}" if status["paused_by"] else f"mode {status['mode']}"
+    state += " (pinned)" if status["mode_pinned"] else ""
+    link = "connected" if status["link_up"] else "no coordinator"
+    used, cores = _cores(host.get("cpu_used_millicores")), capacity["cpu_millicores"] / 1000
+    pressure = "/".join(_percent(host.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io"))
+    lines = [
+        f"tidegate-agent {status['host_id']}  {state}  {link}  {status['vms']} VMs  {status['steps_in_flight']} in flight"
+        f"  every {status['sampling_period_s']:g} s",
+        f"host  cpu {used} of {cores:g}  memory free {_bytes(host.get('memory_available_bytes'))} of {_bytes(capacity['memory_bytes'])}"
+        f"  pressure c/m/i {pressure} %  net rx {_bits(host.get('net_rx_bits_per_s'))} tx {_bits(host.get('net_tx_bits_per_s'))}",
+    ]
+    if status["sampling_failures"]:
+        lines.append("failed: " + "; ".join(f"{name}: {what}" for name, what in sorted(status["sampling_failures"].items())))
+    lines.append(" ".join(name.ljust(size) if i == 0 else name.rjust(size) for i, (name, size) in enumerate(COLUMNS)))
+    room = max(0, height - len(lines))
+    rows = sorted(answer["vms"], key=lambda row: (SORTS[sort](row), row["name"]))
+    shown = rows if len(rows) <= room else rows[: max(0, room - 1)]
+    lines += [_line(row, status["vms_quarantined"]) for row in shown]
+    if len(shown) < len(rows):
+        lines.append(f"... {len(rows) - len(shown)} more VMs; `tidegate-agent vms` lists all")
+    return [_printable(line)[:width] for line in lines[:height]]
+
+
+def watch(door: Door, *, interval_s: float, count: int | None, sort: str) -> None:
+    """Ask and draw until `count` screens, q or Ctrl-C. An agent that restarts is waited for, unless the first question failed."""
+    live = count != 1 and sys.stdin.isatty() and sys.stdout.isatty()
+    answer, problem, drawn = door.ask("top"), "", 0
+    with _raw_terminal() if live else _plain() as read_key:
+        while True:
+            # A pipe gets everything: whoever reads it may filter.
+            width, height = shutil.get_terminal_size() if sys.stdout.isatty() else (10_000, 1_000_000)
+            lines = screen(answer, sort, width, height - (1 if problem else 0))
+            _draw([problem, *lines] if problem else lines, clear=live, more=drawn > 0)
+            drawn += 1
+            if drawn == count:
+                return
+            key = read_key(interval_s)
+            if key in ("q", "Q", "\x03"):
+                return
+            sort = KEYS.get(key, sort)
+            try:
+                answer, problem = door.ask("top"), ""
+            except Unreachable as error:
+                problem = f"{error} (showing the last answer)"[:200]
+
+
+def _line(row: Row, quarantined: Sequence[str]) -> str:
+    flags = "".join(
+        letter
+        for letter, holds in (
+            ("*", bool(row["in_flight"])),
+            ("b", bool(row["backing_off_until_ns"])),
+            ("x", row["excluded"]),
+            ("Q", row["vm_id"] in quarantined),
+            ("-", not row["running"]),
+        )
+        if holds
+    )
+    cells = (
+        row["name"] or row["vm_id"],
+        _demand(row),
+        _cores(row.get("cpu_used_millicores")),
+        _cores(row.get("cpu_quota_millicores")),
+        _text(row.get("vcpus")),
+        _percent(row.get("cpu_ready_permille")),
+        _percent(row.get("cpu_throttled_permille")),
+        "/".join(_percent(row.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io")),
+        _bytes(row.get("memory_allocated_bytes")),
+        _bytes(row.get("memory_used_bytes")),
+        _bytes(_sum(row, "disk_read_bytes_per_s", "disk_write_bytes_per_s")),
+        _bits(_sum(row, "net_rx_bits_per_s", "net_tx_bits_per_s")),
+        flags,
+    )
+    return " ".join(
+        cell[:size].ljust(size) if i == 0 else cell.rjust(size) for i, (cell, (_, size)) in enumerate(zip(cells, COLUMNS, strict=True))
+    )
+
+
+def _demand(row: Row) -> str:
+    """CPU that the VM asks for: what it used, and had it not been held back, at least in proportion more."""
+    used, throttled = row.get("cpu_used_millicores"), row.get("cpu_throttled_permille") or 0
+    if used is None or not throttled:
+        return _cores(used)
+    return ">" + _cores(used * 1000 // max(1, 1000 - min(throttled, 999)))
+
+
+def _sum(row: Row, *names: str) -> int | None:
+    known = [row[name] for name in names if row.get(name) is not None]
+    return sum(known) if known else None
+
+
+def _text(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _cores(millicores: int | None) -> str:
+    if millicores is None:
+        return "-"
+    return "max" if millicores == UNLIMITED else f"{millicores / 1000:.2f}"
+
+
+def _percent(permille: int | None) -> str:
+    return "-" if permille is None else f"{permille / 10:.0f}"
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / GIB:.1f}G" if value >= 10 * GIB else f"{value / MIB:.0f}M" if value >= 10 * MIB else f"{value / 1024:.0f}K"
+
+
+def _bits(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 10**9:.1f}G" if value >= 10**10 else f"{value / 10**6:.0f}M" if value >= 10**7 else f"{value / 1000:.0f}k"
+
+
+def _printable(line: str) -> str:
+    """A VM's name is its owner's text: it must not steer this terminal."""
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def _draw(lines: Sequence[str], *, clear: bool, more: bool) -> None:
+    if clear:
+        sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in lines[:-1]) + lines[-1] + "\x1b[K\x1b[J")
+        sys.stdout.flush()
+    else:
+        click.echo(("\n" if more else "") + "\n".join(lines))
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[Callable[[float], str]]:
+    """Keys come at once and unechoed; the screen before is put back at the end."""
+    import termios  # noqa: PLC0415  # only a terminal needs it
+    import tty  # noqa: PLC0415
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    sys.stdout.write("\x1b[?1049h\x1b[?25l")
+    try:
+        tty.setcbreak(descriptor)
+        yield lambda seconds: os.read(descriptor, 1).decode(errors="replace") if select.select([descriptor], [], [], seconds)[0] else ""
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+
+
+@contextmanager
+def _plain() -> Iterator[Callable[[float], str]]:
+    def wait(seconds: float) -> str:
+        time.sleep(seconds)
+        return ""
+
+    yield wait

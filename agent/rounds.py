@@ -1,0 +1,127 @@
+"""The sampling loop: rounds at their period, looks at CPU use in between, a slower pace while the host starves.
+
+Why a thread of its own: reading may block, and only this thread waits then. A round that does not come back within its deadline ends
+the process, because nothing else gets the thread back; systemd starts it anew. The watchdog is petted here, by a finished round, and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+
+from agent.calls import CALL_DEADLINE_S
+from agent.hosts import HostBundle
+from agent.picture import Picture
+from agent.ports import RawHost
+from agent.sampling.derive import derive
+from shared.errors import HostError
+from shared.metrics import Metrics
+from shared.model import HostSample
+from shared.notify import notify
+from shared.units import NS_PER_S
+
+MIN_REAL_WAIT_S: Final = 0.002  # keeps a fast simulated clock from starving the loop's sockets
+
+log = structlog.get_logger("agent")
+
+
+class StuckError(HostError):
+    """The sampling thread does not come back."""
+
+
+class Rounds:
+    """`on_sample(sample)` gets each derived round, `on_strangers()` is told of VMs that the inventory does not know."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        host: HostBundle,
+        metrics: Metrics,
+        *,
+        on_sample: Callable[[HostSample], None],
+        on_strangers: Callable[[], None],
+        on_round: Callable[[], None],
+    ) -> None:
+        self._picture, self._host, self._metrics = picture, host, metrics
+        self._on_sample, self._on_strangers, self._on_round = on_sample, on_strangers, on_round
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
+        self._previous: RawHost | None = None
+
+    async def run(self) -> None:
+        """Every period; a round that took too long is followed by the next one at once, never by two. Raises StuckError."""
+        clock, picture = self._picture.clock, self._picture
+        due_ns = clock.monotonic_ns()
+        while True:
+            started = time.monotonic()
+            try:
+                raw = await self._call(self._read)
+            except StuckError as error:
+                picture.failures = {"sampler": str(error)}
+                raise
+            except HostError as error:
+                picture.failures = {"sampler": str(error)}
+                log.warning("sampling failed", error=str(error))
+            else:
+                self._take(raw)
+                notify("WATCHDOG=1")
+            picture.round_seconds = time.monotonic() - started
+            self._metrics.observe("tidegate_agent_sample_duration_seconds", picture.round_seconds)
+            picture.period_s = self._pace(picture.round_seconds)
+            self._on_round()
+            due_ns = max(due_ns + int(picture.period_s * NS_PER_S), clock.monotonic_ns())
+            await asyncio.sleep(MIN_REAL_WAIT_S)
+            await self._wait(due_ns)
+
+    def close(self) -> None:
+        """Read nothing more; what hangs is left hanging."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self) -> RawHost:
+        raw = self._host.reader.read()
+        self._host.after_round(self._picture.rounds)
+        return raw
+
+    def _take(self, raw: RawHost) -> None:
+        picture = self._picture
+        picture.rounds += 1
+        picture.failures = raw.failures
+        sample = derive(self._previous, raw, {domain.vm_id: domain.memory_max_bytes for domain in picture.domains})
+        self._previous = raw
+        self._metrics.add("tidegate_agent_samples_total")
+        self._metrics.set("tidegate_agent_vms", len(raw.vms))
+        if {vm.vm_id for vm in raw.vms} - {domain.vm_id for domain in picture.domains}:
+            self._on_strangers()
+        if sample.period_ns:
+            picture.sample = sample
+            self._on_sample(sample)
+
+    def _pace(self, round_seconds: float) -> float:
+        return float(self._picture.config.sample_period_s)
+
+    async def _wait(self, due_ns: int) -> None:
+        """Until the next round, with looks at CPU use and run delay in between."""
+        clock, config = self._picture.clock, self._picture.config
+        every_ns = config.sampling.subsample_s * NS_PER_S
+        # A simulated clock may run a thousand times as fast: its peaks come with its readings.
+        while every_ns and not config.clock.speed and due_ns - clock.monotonic_ns() > every_ns:
+            await clock.sleep(every_ns / NS_PER_S)
+            try:
+                await self._call(self._host.reader.subsample)
+            except StuckError:
+                raise
+            except HostError as error:
+                log.debug("no look between two rounds", error=str(error))
+        await clock.sleep((due_ns - clock.monotonic_ns()) / NS_PER_S)
+
+    async def _call(self, function: Callable[[], Any]) -> Any:
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, function), CALL_DEADLINE_S)
+        except TimeoutError:
+            log.error("sampling is stuck", after_s=CALL_DEADLINE_S)
+            raise StuckError("sampling is stuck: a restart is the only way to get the thread back") from None
