@@ -38,6 +38,7 @@ def open_host(config: AgentConfig, clock: Clock) -> HostBundle:
 
 def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
     from agent.adapters.libvirt_host import open_libvirt_host  # noqa: PLC0415  # a simulated host runs without libvirt-python
+    from agent.adapters.libvirt_migration import LibvirtMigrator  # noqa: PLC0415
 
     hypervisor, reader = open_libvirt_host(
         libvirt_uri=config.libvirt_uri,
@@ -55,7 +56,19 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
     def collector_seconds() -> Mapping[str, float]:
         return {name: stat.seconds for name, stat in reader.collector_stats.copy().items()}
 
-    return HostBundle(hypervisor=hypervisor, reader=chosen, collector_seconds=collector_seconds, close=hypervisor.close)
+    migrator = LibvirtMigrator(
+        config.libvirt_uri,
+        config.host_id,
+        peer_to_peer=config.migration.peer_to_peer,
+        migrate_uri=config.migration.migrate_uri,
+        clock=clock,
+    )
+
+    def close() -> None:
+        migrator.close()
+        hypervisor.close()
+
+    return HostBundle(hypervisor=hypervisor, reader=chosen, collector_seconds=collector_seconds, close=close, migrator=migrator)
 
 
 class _OnClock:
