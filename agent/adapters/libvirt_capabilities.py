@@ -41,7 +41,6 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     balloon_driver: str | None = None
     perf: str | None = "not probed"
     shaping: bool = True  # this agent shapes traffic at all
-    net_rate: bool = True  # and its shaper knows guarantees
     file_systems: Mapping[str, str] = {}  # mount point -> type, of the host
 
 
@@ -63,7 +62,7 @@ def capabilities_of(definition: DomainDefinition, facts: HostFacts) -> Capabilit
         memory_high=facts.memory_high,
         disk_limit=disk_limit_obstacle(definition),
         disk_weight=facts.disk_weight,
-        net_rate=shape if shape is not None or facts.net_rate else "the agent's shaper guarantees no rates",
+        net_rate=shape,
         guest_agent=agent,
         perf=facts.perf,
     )

@@ -72,4 +72,6 @@ def open_libvirt_host(
     except BaseException:
         shaper.close()
         raise
-    return hypervisor, Sampler(files, hypervisor, clock or SystemClock(), shaper)
+    reader = Sampler(files, hypervisor, clock or SystemClock(), shaper)
+    hypervisor.watch(reader.invalidate)
+    return hypervisor, reader

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.adapters.libvirt_capabilities import HostFacts, agent_obstacle, domain_of, parse_file_systems
+from agent.adapters.libvirt_capabilities import HostFacts, agent_obstacle, domain_of, parse_file_systems, shaping_obstacle
 from agent.adapters.libvirt_connection import LIVE, LibvirtConnection, translate
 from agent.adapters.libvirt_levers import LEVERS, Target, quota_in_force, settle_quota
 from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
@@ -113,7 +113,6 @@ class LibvirtHypervisor:
         systems = parse_file_systems(self._files.read(self._files.proc / "self" / "mountinfo") or "")
         shared = HostFacts(
             shaping=self._shaper is not None,
-            net_rate=False,
             perf="not probed" if self._perf_obstacle is None else self._perf_obstacle(),
             file_systems=systems,
         )
@@ -143,6 +142,7 @@ class LibvirtHypervisor:
         for entry in known:
             if entry.definition.balloon and not entry.definition.balloon_period_s:
                 self._ask_for_balloon_statistics(entry.definition)
+            self._assign_tap(entry.definition)
         return tuple(
             RunningDomain(
                 vm_id=entry.definition.vm_id,
@@ -153,6 +153,7 @@ class LibvirtHypervisor:
                 disk_weight=entry.disk_weight,
                 virtio_mem_bytes=entry.definition.virtio_mem_bytes,
                 dimm_bytes=entry.definition.dimm_bytes,
+                vcpus_online=self._online.get(entry.definition.vm_id, (0.0, None))[1],
             )
             for entry in known
         )
@@ -278,6 +279,7 @@ class LibvirtHypervisor:
             memory_high_bytes=self._read_memory_high(definition.vm_id),
             disk_ops_per_s=definition.disk_ops_limit_per_s,
             disk_weight=self._weight(domain),
+            net_tx_rate_bits_per_s=None if tap is None or self._shaper is None else self._shaper.rate(tap),
         )
 
     def _vcpus(self, domain: Any) -> int:
@@ -359,6 +361,15 @@ class LibvirtHypervisor:
             _log.info("balloon statistics switched on", vm=definition.vm_id, name=definition.name, period_s=BALLOON_PERIOD_S)
         with self._lock:
             self._known.pop(definition.vm_id, None)
+
+    def _assign_tap(self, definition: DomainDefinition) -> None:
+        """Say whose tap it is: where we shape what this guest sends, its client's share follows the owner's policy."""
+        if self._shaper is None or shaping_obstacle(definition) is not None:
+            return
+        try:
+            self._shaper.assign(definition.taps[0], definition.policy.client, definition.policy.priority)
+        except (HostError, Refusal) as error:
+            _log.warning("tap could not be assigned to its client", vm=definition.vm_id, tap=definition.taps[0], error=str(error))
 
 
 def count_vcpus(ranges: str) -> int:

@@ -268,13 +268,15 @@ def set_net_rx(target: Target, bits_per_s: int) -> None:
 def set_net_tx(target: Target, bits_per_s: int) -> None:
     """Ceiling from the guest."""
     shaper, tap = _shaped(target)
+    shaper.assign(tap, target.definition.policy.client, target.definition.policy.priority)
     shaper.set_ceiling(tap, StepKind.NET_TX, bits_per_s)
 
 
 def set_net_tx_rate(target: Target, bits_per_s: int) -> None:
-    """Guarantee from the guest."""
-    _shaped(target)
-    raise Refusal(RefusalCode.NOT_CAPABLE, "the agent's shaper guarantees no rates", {"value": bits_per_s})
+    """Guarantee from the guest, where the uplink is full."""
+    shaper, tap = _shaped(target)
+    shaper.assign(tap, target.definition.policy.client, target.definition.policy.priority)
+    shaper.set_rate(tap, bits_per_s)
 
 
 def migrate(target: Target, bits_per_s: int) -> None:

@@ -80,7 +80,8 @@ def _bounded(value: int | None, most: int = _LARGEST) -> int | None:
 def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memory_max: int | None) -> VmSample:
     if before is None or before.epoch != vm.epoch:
         before, elapsed = vm, 0
-    actual = _bounded(vm.memory_actual_bytes, memory_max or _LARGEST)
+    plugged = (vm.virtio_mem_bytes or 0) + (vm.dimm_bytes or 0)  # libvirt counts them into the balloon's figure, their levers apart
+    actual = _bounded(vm.memory_actual_bytes, memory_max + plugged if memory_max else _LARGEST)
     usable = None if actual is None else _bounded(vm.memory_usable_bytes, actual)
     age_ms = _reading_age_ms(vm, wall_ns)
     return VmSample(
@@ -108,7 +109,7 @@ def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memo
         vcpus=vm.vcpus,
         cpu_quota_millicores=vm.cpu_quota_millicores,
         cpu_shares=vm.cpu_shares,
-        memory_allocated_bytes=actual,
+        memory_allocated_bytes=None if actual is None else max(0, actual - plugged),
         disk_limit_bytes_per_s=vm.disk_limit_bytes_per_s,
         net_rx_ceil_bits_per_s=vm.net_rx_ceil_bits_per_s,
         net_tx_ceil_bits_per_s=vm.net_tx_ceil_bits_per_s,

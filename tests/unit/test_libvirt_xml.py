@@ -141,10 +141,10 @@ def test_what_does_not_keep_a_domain_from_moving(devices: str) -> None:
 
 
 def test_reasons_of_the_host_come_through_cut_to_a_label() -> None:
-    facts = HostFacts(cpu_quota="no quota", disk_weight="x" * 400, memory_high="v1", balloon_driver="silent", perf="no PMU", net_rate=False)
+    facts = HostFacts(cpu_quota="no quota", disk_weight="x" * 400, memory_high="v1", balloon_driver="silent", perf="no PMU")
     able = domain_of(parse_definition(xml(WHOLE)), facts).capabilities
     assert (able.cpu_quota, able.disk_weight, able.memory_high) == ("no quota", "x" * 256, "v1")
-    assert (able.balloon, able.perf, able.net_rate) == ("silent", "no PMU", "the agent's shaper guarantees no rates")
+    assert (able.balloon, able.perf, able.net_rate) == ("silent", "no PMU", None)
 
 
 def test_agent_without_a_shaper_says_so() -> None:
