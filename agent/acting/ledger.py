@@ -70,7 +70,7 @@ class VmRecord:
         "story",
         "told_at",
         "turns",
-        "yielded_until_ns",
+        "yielded",
     )
 
     def __init__(self, domain: Domain, config: GuardConfig) -> None:
@@ -92,7 +92,7 @@ class VmRecord:
         self.memory_cuts = MemoryCuts()
         self.ours: set[StepKind] = set()  # levers whose value in force may be of our making
         self.oom_at_ns: int | None = None
-        self.yielded_until_ns = 0
+        self.yielded: dict[StepKind | None, int] = {}  # lever, None = all of them -> until when it is left to somebody else
         self._read_at_ns = 0
         self.define(domain, config)
 
@@ -227,7 +227,7 @@ class Ledger:
             host_steps=len(self._steps),
             room=self._room_for(record, kind),
             moving=bool(record.pending),
-            yielded_until_ns=record.yielded_until_ns,
+            yielded_until_ns=max(record.yielded.get(None, 0), record.yielded.get(kind, 0)),
             memory_bytes=record.in_force.get(StepKind.MEMORY),
             memory_sum_bytes=record.memory_sum_bytes,
             memory_peak=record.memory_cuts.peak(now_ns),
@@ -326,17 +326,23 @@ class Ledger:
         if record is not None:
             record.budget.began_with(kind, extent(kind, value, record.domain, record.vcpus))
 
-    def yield_to(self, vm_id: str, until_ns: int) -> None:
-        """Somebody else changed this VM: it is left to them until then. A later end wins; unknown VMs are ignored."""
+    def yield_to(self, vm_id: str, until_ns: int, kind: StepKind | None = None) -> None:
+        """Somebody else changed this VM (or this lever of it): it is left to them until then. A later end wins; unknown VMs are ignored."""
         record = self.vms.get(vm_id)
         if record is not None:
-            record.yielded_until_ns = max(record.yielded_until_ns, until_ns)
+            record.yielded[kind] = max(record.yielded.get(kind, 0), until_ns)
 
     def take_back(self, vm_id: str) -> None:
-        """The owner wants the VM handled again at once: end the yielding."""
+        """The owner wants the VM handled again at once: end all yielding."""
         record = self.vms.get(vm_id)
         if record is not None:
-            record.yielded_until_ns = 0
+            record.yielded.clear()
+
+    def configure(self, config: GuardConfig) -> None:
+        """Other settings from now on; what was counted so far stays counted."""
+        self.config = config
+        for record in self.vms.values():
+            record.define(record.domain, config)
 
     def ended(self, vm_id: str, kind: StepKind, *, growth: bool, failed: bool, now_ns: int) -> None:
         """A step in flight is over: its lever is free, and backs off in this direction (doubling) when it failed."""
