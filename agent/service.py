@@ -47,6 +47,7 @@ from shared.tls import client_context
 
 INVENTORY_PERIOD_S: Final = 30
 TICK_S: Final = 1.0
+PROGRAM: Final = "tidegate-agent"  # its name in the journal
 
 log = structlog.get_logger("agent")
 
@@ -185,7 +186,7 @@ class AgentService:
             log.error("configuration not taken over, the old one stays", error=str(error))
         else:
             self.picture.config, self.picture.settings_error = fresh.config, ""
-            configure(fresh.config.log_level)
+            configure(fresh.config.log_level, program=PROGRAM)
             self._movers.max_outgoing = fresh.config.migration.max_outgoing
             self.handle(ev.SettingsChanged(guard=fresh.config.guard, reactive=fresh.config.reactive, migration=fresh.config.migration))
             self._pause_file.look()
@@ -332,7 +333,7 @@ class AgentService:
 
 async def run_agent(config: AgentConfig, reread: Callable[[], AgentConfig] | None = None) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP reads the configuration anew through `reread`."""
-    configure(config.log_level)
+    configure(config.log_level, program=PROGRAM)
     service = AgentService(config, reread=reread)
     loop = asyncio.get_running_loop()
     handlers: dict[signal.Signals, Callable[[], object]] = {
