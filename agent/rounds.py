@@ -95,7 +95,10 @@ class Rounds:
         self._previous = raw
         self._metrics.add("tidegate_agent_samples_total")
         self._metrics.set("tidegate_agent_vms", len(raw.vms))
-        if {vm.vm_id for vm in raw.vms} - {domain.vm_id for domain in picture.domains}:
+        # What comes here by migration is in the inventory, but not as running; one that its owner paused uses no CPU.
+        known = {domain.vm_id for domain in picture.domains if domain.running}
+        idle = {domain.vm_id for domain in picture.domains if not (vm := sample.vms.get(domain.vm_id)) or not vm.cpu_used_millicores}
+        if {vm.vm_id for vm in raw.vms} - known - idle:
             self._on_strangers()
         if sample.period_ns:
             picture.sample = sample
