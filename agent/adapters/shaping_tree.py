@@ -128,13 +128,14 @@ class SendingTree:
         siblings = [entry.rate for entry in others if entry.parent == client]
         self._set(tree, client, UPLINK_HANDLE, of_client([*siblings, setting.rate], self._uplink))
         failpoint.hit("shaper.between")
-        if known is not None and known.parent == client:
+        # a class cannot move; and the kernel takes up another prio only when the queue was empty once, which under load it never is
+        if known is not None and (known.parent, known.prio) == (client, setting.prio):
             self._set(tree, known.handle, client, setting)
             self._complete(tree, known.handle, known.leaf, setting.ceil)
         else:
             self._lead(tree, tap, known, client, setting)
         self._redirect(index, tree.ifb)
-        if known is not None and known.parent != client:
+        if known is not None and (known.parent, known.prio) != (client, setting.prio):
             self._settle_client(tree.ifb, known.parent)
 
     def assign(self, tap: str, index: int, owner: Assignment) -> None:
@@ -265,7 +266,7 @@ class SendingTree:
             self._leaves.add(tree.ifb, handle, min(ceil, self._uplink))
 
     def _lead(self, tree: _Tree, tap: str, known: HtbClass | None, client: int, setting: ClassSetting) -> None:
-        """A new class for the tap, whole before anything leads to it; then the one it had, under another client, goes."""
+        """A new class for the tap, whole before anything leads to it; then the one it had goes, with the packets that wait in it."""
         handle = next(at for at in range(FIRST_VM, FIRST_VM + MOST_VMS) if at not in tree.classes)
         self._set(tree, handle, client, setting)
         failpoint.hit("shaper.between")

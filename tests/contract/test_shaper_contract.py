@@ -178,11 +178,11 @@ class TestPyroute2Shaper(ShaperContract):
         assert f"parent {client}" in shown["7a10:1001"] and "prio 3" in shown["7a10:1001"] and "rate 30Mbit" in shown["7a10:1001"]
         assert f"parent {client}" in shown["7a10:1002"] and "prio 0" in shown["7a10:1002"] and "rate 10Mbit" in shown["7a10:1002"]
         shaper.assign(other, "acme", Priority.LOW)
-        assert "prio 3" in classes(namespace)["7a10:1002"], "changed in place"
+        assert "prio 3" in classes(namespace)["7a10:1003"], "a new class: the kernel would not let a busy one go to another prio"
         shaper.assign(other, "umbrella", Priority.LOW)
         shown = classes(namespace)
         assert "rate 30Mbit" in shown[client], "what the other took with it is no longer this client's"
-        assert "7a10:1002" not in shown and f"7a10:{client_handle('umbrella') & 0xFFFF:x}" in shown["7a10:1003"]
+        assert "7a10:1003" not in shown and f"7a10:{client_handle('umbrella') & 0xFFFF:x}" in shown["7a10:1002"]
         shaper.set_rate(tap, 0)
         assert "rate 1Mbit ceil 90Mbit" in classes(namespace)["7a10:1001"], "the least share"
         shaper.release(tap)
