@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.picture import Picture
+from agent.vm_series import MAX_VMS, render_vms
 from shared.metrics import Metrics, Rising
 from shared.model import HostSample, Mode
 from shared.units import NS_PER_S
@@ -76,7 +77,17 @@ class Gauges:
             metrics.set("tidegate_agent_collector_success", float(collector not in picture.failures), collector=collector)
         metrics.set("tidegate_agent_sample_period_seconds", picture.period_s)
         if picture.sample is not None:
+            exported = MAX_VMS if picture.config.exporter_vm_series else 0
+            metrics.set("tidegate_agent_vms_not_exported", max(0, len(picture.sample.vms) - exported))
             self._host(picture.sample)
+
+    def page(self) -> bytes:
+        """What /metrics shows."""
+        picture = self._picture
+        page = self._metrics.render()
+        if not picture.config.exporter_vm_series or picture.sample is None:
+            return page
+        return page + render_vms(picture.sample.vms, {domain.vm_id: domain.name for domain in picture.domains})
 
     def _host(self, sample: HostSample) -> None:
         self._metrics.set("tidegate_agent_sample_timestamp_seconds", sample.wall_ns / NS_PER_S)

@@ -91,7 +91,7 @@ class AgentService:
         simulation = None if self.host.ask is None else self._ask_simulation
         self._answers = Answers(self.picture, self.handle, simulation)
         self._control = ControlServer(Path(config.socket_path), self._answer)
-        self._exporter = Exporter(self.metrics.render)
+        self._exporter = Exporter(self._gauges.page)
         self._pause_file = PauseFile(
             lambda: Path(self.config.pause_file), lambda there: self.handle(ev.PauseOrdered(paused=there, by="file"))
         )

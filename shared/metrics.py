@@ -33,6 +33,16 @@ class Metric(msgspec.Struct, frozen=True):
     buckets: tuple[float, ...] = ()
 
 
+class VmMetric(msgspec.Struct, frozen=True):
+    """One row of the table of per-VM gauges: the value is `field` of a VmSample over `per`; a limit may be none."""
+
+    name: str
+    help: str
+    field: str
+    per: int = 1
+    limit: bool = False
+
+
 AGENT_METRICS: Final = (
     Metric("tidegate_agent_samples_total", "counter", "Sampling rounds finished"),
     Metric("tidegate_agent_sample_duration_seconds", "histogram", "Time that one sampling round took", buckets=_FAST),
@@ -48,6 +58,7 @@ AGENT_METRICS: Final = (
     Metric("tidegate_agent_steps_total", "counter", "Steps that ended, by lever, outcome and who asked", ("kind", "outcome", "origin")),
     Metric("tidegate_agent_refusals_total", "counter", "Steps and plans refused on this host, by refusal code", ("code",)),
     Metric("tidegate_agent_mode", "gauge", "1 for the control mode in force, 0 for the others", ("mode",)),
+    Metric("tidegate_agent_vms_not_exported", "gauge", "VMs without series of their own, because there are too many or it is switched off"),
     Metric("tidegate_agent_paused", "gauge", "1 where the owner, the pause file or the coordinator holds the kill switch", ("by",)),
     Metric("tidegate_agent_steps_in_flight", "gauge", "Steps submitted and not yet ended"),
     Metric("tidegate_agent_cpu_seconds_total", "counter", "CPU time of the agent's own process"),
@@ -72,6 +83,82 @@ AGENT_METRICS: Final = (
     Metric("tidegate_agent_host_network_receive_bytes_per_second", "gauge", "Received on the uplink"),
     Metric("tidegate_agent_host_network_transmit_bytes_per_second", "gauge", "Sent on the uplink"),
     Metric("tidegate_agent_host_network_drops_per_second", "gauge", "Packets dropped on the uplink"),
+)
+
+# Gauges with the labels vm_id and name, where exporter_vm_series is on. They come from the newest sample and die with their VM.
+AGENT_VM_METRICS: Final = (
+    VmMetric("tidegate_agent_vm_cpu_used_cores", "CPU time used per wall time", "cpu_used_millicores", 1000),
+    VmMetric("tidegate_agent_vm_cpu_used_peak_cores", "Largest CPU use of a second within the sample", "cpu_used_peak_millicores", 1000),
+    VmMetric("tidegate_agent_vm_cpu_quota_cores", "CPU quota in force; +Inf = none", "cpu_quota_millicores", 1000, limit=True),
+    VmMetric("tidegate_agent_vm_cpu_shares", "CPU shares in force (v1 scale)", "cpu_shares"),
+    VmMetric("tidegate_agent_vm_cpu_throttled_ratio", "Share of time in which the quota held the VM back", "cpu_throttled_permille", 1000),
+    VmMetric(
+        "tidegate_agent_vm_cpu_ready_ratio",
+        "Time its vCPUs waited for a CPU, less the quota's doing, per wall time",
+        "cpu_ready_permille",
+        1000,
+    ),
+    VmMetric("tidegate_agent_vm_cpu_ready_peak_ratio", "Largest such share of a second within the sample", "cpu_ready_peak_permille", 1000),
+    VmMetric(
+        "tidegate_agent_vm_cpu_pressure_ratio", "Share of time in which some task of it waited for a CPU", "psi_cpu_some_permille", 1000
+    ),
+    VmMetric(
+        "tidegate_agent_vm_memory_pressure_ratio",
+        "Share of time in which some task of it waited for memory",
+        "psi_memory_some_permille",
+        1000,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_memory_full_pressure_ratio",
+        "Share of time in which all its tasks waited for memory",
+        "psi_memory_full_permille",
+        1000,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_io_pressure_ratio", "Share of time in which some task of it waited for a disk", "psi_io_some_permille", 1000
+    ),
+    VmMetric("tidegate_agent_vm_vcpus", "vCPUs plugged in", "vcpus"),
+    VmMetric("tidegate_agent_vm_vcpus_online", "vCPUs that the guest keeps online", "vcpus_online"),
+    VmMetric("tidegate_agent_vm_memory_allocated_bytes", "Balloon in force", "memory_allocated_bytes"),
+    VmMetric("tidegate_agent_vm_memory_used_bytes", "What the guest itself needs: allocated less usable", "memory_used_bytes"),
+    VmMetric("tidegate_agent_vm_memory_usable_bytes", "What the guest could use without swapping", "memory_usable_bytes"),
+    VmMetric("tidegate_agent_vm_memory_resident_bytes", "Resident memory of its process on the host", "memory_rss_bytes"),
+    VmMetric("tidegate_agent_vm_memory_high_bytes", "memory.high in force; +Inf = none", "memory_high_bytes", 1, limit=True),
+    VmMetric("tidegate_agent_vm_memory_reading_age_seconds", "Age of the guest's own memory reading", "memory_reading_age_ms", 1000),
+    VmMetric("tidegate_agent_vm_memory_major_faults_per_second", "Major faults", "memory_major_faults_per_s"),
+    VmMetric("tidegate_agent_vm_memory_swap_bytes_per_second", "Swapped in and out by the guest", "memory_swap_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_memory_dirty_bytes_per_second", "Newest measured dirty rate", "dirty_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_oom_kills", "Processes that the guest killed for want of memory within the sample", "guest_oom_kills"),
+    VmMetric("tidegate_agent_vm_disk_read_bytes_per_second", "Read from disks", "disk_read_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_disk_write_bytes_per_second", "Written to disks", "disk_write_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_disk_read_operations_per_second", "Reads", "disk_read_ops_per_s"),
+    VmMetric("tidegate_agent_vm_disk_write_operations_per_second", "Writes", "disk_write_ops_per_s"),
+    VmMetric("tidegate_agent_vm_disk_latency_seconds", "Mean time of a disk operation", "disk_latency_us", 1000000),
+    VmMetric("tidegate_agent_vm_disk_limit_bytes_per_second", "Disk limit in force; +Inf = none", "disk_limit_bytes_per_s", 1, limit=True),
+    VmMetric("tidegate_agent_vm_network_receive_bytes_per_second", "Received by the guest", "net_rx_bits_per_s", 8),
+    VmMetric("tidegate_agent_vm_network_transmit_bytes_per_second", "Sent by the guest", "net_tx_bits_per_s", 8),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_drops_per_second",
+        "Dropped or over limit at our ceiling towards the guest",
+        "net_rx_dropped_per_s",
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_drops_per_second", "Dropped or over limit at our ceiling from the guest", "net_tx_dropped_per_s"
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_limit_bytes_per_second",
+        "Ceiling towards the guest; +Inf = none",
+        "net_rx_ceil_bits_per_s",
+        8,
+        limit=True,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_limit_bytes_per_second",
+        "Ceiling from the guest; +Inf = none",
+        "net_tx_ceil_bits_per_s",
+        8,
+        limit=True,
+    ),
 )
 
 COORDINATOR_METRICS: Final = (

@@ -17,7 +17,7 @@ import agent.cli
 import coordinator.cli
 from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, CoordinatorConfig
 from shared.config_file import settings
-from shared.metrics import AGENT_METRICS, COORDINATOR_METRICS, Metric
+from shared.metrics import AGENT_METRICS, AGENT_VM_METRICS, COORDINATOR_METRICS, Metric
 from shared.refusal import DESCRIPTIONS, RefusalCode
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -70,6 +70,7 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("commands.md", "agent"): lambda: commands_table("tidegate-agent", agent.cli.cli),
     ("commands.md", "coordinator"): lambda: commands_table("tidegate", coordinator.cli.cli),
     ("metrics.md", "agent"): lambda: metrics_table(AGENT_METRICS),
+    ("metrics.md", "vm"): lambda: metrics_table(Metric(row.name, "gauge", row.help, ("vm_id", "name")) for row in AGENT_VM_METRICS),
     ("metrics.md", "coordinator"): lambda: metrics_table(COORDINATOR_METRICS),
 }
 
