@@ -42,7 +42,7 @@ class RawVm(msgspec.Struct, frozen=True, kw_only=True):
     psi_memory_some_us_total: int | None = None
     psi_memory_full_us_total: int | None = None
     psi_io_some_us_total: int | None = None
-    memory_actual_bytes: int | None = None  # balloon size as the hypervisor sees it
+    memory_actual_bytes: int | None = None  # the guest's memory as the hypervisor counts it: balloon, virtio-mem and DIMMs of ours
     memory_usable_bytes: int | None = None  # guest: available without swapping
     memory_unused_bytes: int | None = None  # guest: free
     memory_rss_bytes: int | None = None
@@ -113,6 +113,7 @@ class RawHost(msgspec.Struct, frozen=True, kw_only=True):
     wall_ns: int
     monotonic_ns: int
     boot_id: str
+    statistics_monotonic_ns: int | None = None  # when balloon and disk counters were asked for; None = with the round
     cpu_busy_ns_total: int | None = None  # over all CPUs
     memory_available_bytes: int | None = None
     psi_cpu_some_us_total: int | None = None

@@ -3,7 +3,8 @@
 Files give what files can. libvirt is asked for one thing only, its bulk statistics without waiting (balloon, block), in a thread with a
 deadline: while it does not answer, everything that comes from files goes on, and the silence is named in `failures`. "Without waiting"
 passes by a domain that another call keeps busy. A stuck QEMU hangs the first call, which then is the one that keeps it busy: so a second
-call may run beside it, and gets the statistics of all the others.
+call may run beside it, and gets the statistics of all the others. It goes out to one QEMU after another (2 ms each), so the last look
+before a round sends it ahead, and the round itself waits for nobody.
 The list of VMs is renewed on `invalidate()` (lifecycle), when a process vanishes or an unknown domain shows up, and every minute.
 """
 
@@ -138,6 +139,10 @@ class Sampler:
         self._stale.set()
         self._refreshed_ns = 0
         self._failures: dict[str, str] = {}
+        self._asked_ns: int | None = None  # when the statistics that were sent for ahead were asked for
+        self._read_ns = 0
+        self._period_ns = 0
+        self._looked_ns = 0
         self.collector_stats: dict[str, CollectorStat] = {}
 
     def invalidate(self) -> None:
@@ -146,11 +151,17 @@ class Sampler:
 
     def subsample(self) -> None:
         """Look at CPU use and run delay of every VM; the next round carries the peaks. A VM that cannot be read is left to the round."""
+        now_ns = self._clock.monotonic_ns()
         for vm in self._vms.values():
             try:
                 vm.subsample(self._clock.monotonic_ns())
-            except HostError as error:
-                self._failures.setdefault(vm.domain.vm_id, str(error))
+            except HostError:
+                self.invalidate()  # the next round says what is wrong with it
+        gap_ns, self._looked_ns = now_ns - max(self._looked_ns, self._read_ns), now_ns
+        due_ns = self._read_ns + self._period_ns
+        # Another look would fit in half a gap before the round: then this one is not the last.
+        if self._period_ns and now_ns + gap_ns * 3 // 2 > due_ns and self._stats.start():
+            self._asked_ns = now_ns
 
     def read(self) -> RawHost:
         """Everything once. Raises HostError only where the host itself cannot be identified."""
@@ -158,6 +169,7 @@ class Sampler:
         if self._stale.is_set() or self._clock.monotonic_ns() - self._refreshed_ns > REFRESH_NS:
             self._collect("domains", self._refresh, None)
         boot_id = self._host.boot_id()
+        asked_ns, self._asked_ns = self._asked_ns or self._clock.monotonic_ns(), None
         stats: Mapping[str, Stats] = self._collect("libvirt", lambda: self._stats.call(LIBVIRT_DEADLINE_S), {})
         if stats.keys() - self._vms.keys():
             self.invalidate()
@@ -167,6 +179,8 @@ class Sampler:
         no_perf: dict[str, PerfCounts] = {}
         perf = no_perf if self._perf is None else self._collect("perf", self._read_perf, no_perf)
         wall_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
+        self._period_ns = monotonic_ns - self._read_ns if self._read_ns else 0
+        self._read_ns = monotonic_ns
 
         def beside(vm_id: str, tap: str | None) -> Beside:
             statistics = stats.get(vm_id, _NO_STATS)
@@ -191,6 +205,7 @@ class Sampler:
             wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
             boot_id=boot_id,
+            statistics_monotonic_ns=asked_ns,
             cpu_busy_ns_total=cpu.busy_ns_total,
             cpu_steal_ns_total=cpu.steal_ns_total,
             memory_available_bytes=memory.available_bytes,

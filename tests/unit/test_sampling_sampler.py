@@ -324,6 +324,30 @@ def test_subsamples_give_the_peaks_of_the_period(host: Host, sampler: Sampler, c
     assert (web.cpu_used_peak_millicores, web.cpu_ready_peak_permille) == (None, None), "no look in between: the mean says as much"
 
 
+def test_statistics_are_sent_for_ahead_by_the_last_look_before_a_round(host: Host, sampler: Sampler, clock: ManualClock) -> None:
+    """Rounds at 0, 5, 10 s, looks at 1, 2, 3 and 4 s of each period: the one at 9 s asks, and what it got goes into the round at 10 s."""
+    assert sampler.read().statistics_monotonic_ns == clock.now_ns
+    clock.advance(5)
+    sampler.read()
+    for _ in range(3):
+        clock.advance(1)
+        sampler.subsample()
+    host.stats = {WEB: {"balloon.current": 200}}
+    clock.advance(1)
+    sampler.subsample()
+    for thread in threading.enumerate():
+        if thread.name.startswith("tidegate"):
+            thread.join(10)
+    asked_ns = clock.now_ns
+    host.stats = {WEB: {"balloon.current": 300}}
+    clock.advance(1)
+    raw = sampler.read()
+    assert (by_id(raw)[WEB].memory_actual_bytes, raw.statistics_monotonic_ns) == (200 * KIB, asked_ns)
+    clock.advance(5)
+    raw = sampler.read()
+    assert (by_id(raw)[WEB].memory_actual_bytes, raw.statistics_monotonic_ns) == (300 * KIB, clock.now_ns)
+
+
 def test_descriptors_are_given_back(host: Host, clock: ManualClock) -> None:
     files = RootedFiles(proc=host.root / "proc", sys=host.root / "sys", cgroup=host.root / "cgroup")
     sampler = Sampler(files, host, clock)
