@@ -28,6 +28,7 @@ class HostBundle:
     ask: Callable[[str], Any] | None = None
     collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
+    request_dirty_rate: Callable[[str], bool] = lambda _: False  # measure a VM's soon; False = it will not be
     migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.movers
 
 
@@ -49,9 +50,12 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         memory_commit_ratio=config.memory_commit_ratio,
         memory_reserve_bytes=config.memory_reserve_bytes,
         net_bits_per_s=config.net_bits_per_s,
+        perf=config.sampling.perf,
+        guest_probe_s=config.sampling.guest_probe_s,
         clock=clock,
     )
-    chosen: HostReader = _OnClock(reader, clock) if config.clock.speed else reader
+    watched = _Watched(reader, hypervisor.collectors.look)
+    chosen: HostReader = _OnClock(watched, clock) if config.clock.speed else watched
 
     def collector_seconds() -> Mapping[str, float]:
         return {name: stat.seconds for name, stat in reader.collector_stats.copy().items()}
@@ -68,7 +72,29 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         migrator.close()
         hypervisor.close()
 
-    return HostBundle(hypervisor=hypervisor, reader=chosen, collector_seconds=collector_seconds, close=close, migrator=migrator)
+    return HostBundle(
+        hypervisor=hypervisor,
+        reader=chosen,
+        collector_seconds=collector_seconds,
+        close=close,
+        migrator=migrator,
+        request_dirty_rate=hypervisor.collectors.dirty.request,
+    )
+
+
+class _Watched:
+    """A reader whose every round somebody looks at."""
+
+    def __init__(self, reader: HostReader, look: Callable[[RawHost], None]) -> None:
+        self._reader, self._look = reader, look
+
+    def subsample(self) -> None:
+        self._reader.subsample()
+
+    def read(self) -> RawHost:
+        raw = self._reader.read()
+        self._look(raw)
+        return raw
 
 
 class _OnClock:

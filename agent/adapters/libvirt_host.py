@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from agent.adapters.kernel_files import RootedFiles
+from agent.adapters.libvirt_collectors import LibvirtCollectors
 from agent.adapters.libvirt_hypervisor import CommitLimits, LibvirtHypervisor
 from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.sampling.numa import read_numa
 from agent.sampling.sampler import RunningDomain, Sampler
 from shared.clock import Clock, SystemClock
 from shared.errors import HostError
+from shared.model import Domain
 from shared.units import GIB
 
 _log = structlog.get_logger(__name__)
 
 
-class LibvirtHost(LibvirtHypervisor):
-    """A LibvirtHypervisor that owns its shaper: renewing the list of domains sweeps away what belonged to taps that are gone."""
+KVM_SUMS: Final = "tidegate.kvm"  # a key of ours among libvirt's statistics
 
-    def __init__(self, uri: str, files: RootedFiles, shaper: Pyroute2Shaper, limits: CommitLimits) -> None:
+
+class LibvirtHost(LibvirtHypervisor):
+    """A LibvirtHypervisor that owns its shaper and its collectors.
+
+    Renewing the list of domains sweeps away what belonged to taps that are gone, and tells the collectors which VMs run.
+    """
+
+    def __init__(self, uri: str, files: RootedFiles, shaper: Pyroute2Shaper, limits: CommitLimits, collectors: LibvirtCollectors) -> None:
         super().__init__(uri, files, shaper, limits)
         self._owned = shaper
+        self.collectors = collectors
+
+    def domains(self) -> Sequence[Domain]:
+        return self.collectors.with_reasons(super().domains())
+
+    def bulk_stats(self) -> Mapping[str, Mapping[str, object]]:
+        """libvirt's statistics, with KVM's counters (which are asked for more rarely) under KVM_SUMS where there are any."""
+        found = super().bulk_stats()
+        counters = {vm_id: self.collectors.kvm.newest(vm_id) for vm_id in found}
+        return {vm_id: {**stats, KVM_SUMS: counters[vm_id]} if counters[vm_id] else stats for vm_id, stats in found.items()}
 
     def running(self) -> Sequence[RunningDomain]:
         found = super().running()
+        self.collectors.follow(domain.vm_id for domain in found)
         try:
             gone = self._owned.sweep()
         except HostError as error:
@@ -37,8 +58,15 @@ class LibvirtHost(LibvirtHypervisor):
         return found
 
     def close(self) -> None:
+        self.collectors.close()
         super().close()
         self._owned.close()
+
+
+def kvm_sums(stats: Mapping[str, object]) -> dict[str, int]:
+    """What `LibvirtHost.bulk_stats` put there."""
+    found = stats.get(KVM_SUMS)
+    return found if isinstance(found, dict) else {}
 
 
 def open_libvirt_host(
@@ -52,12 +80,14 @@ def open_libvirt_host(
     memory_commit_ratio: float = 1.0,
     memory_reserve_bytes: int = GIB,
     net_bits_per_s: int = 10_000_000_000,
+    perf: bool = True,
+    guest_probe_s: int = 60,
     clock: Clock | None = None,
-) -> tuple[LibvirtHypervisor, Sampler]:
+) -> tuple[LibvirtHost, Sampler]:
     """(Hypervisor, HostReader) of this machine; names and meanings are those of AgentConfig.
 
-    Closing the hypervisor closes the shaper as well. Raises ConfigError without libvirt-python, HostError when the network namespace cannot
-    be entered; libvirtd itself is first asked at the first call.
+    Closing the hypervisor closes the shaper and the collectors as well. Raises ConfigError without libvirt-python, HostError when the
+    network namespace cannot be entered; libvirtd itself is first asked at the first call.
     """
     files = RootedFiles(proc=Path(proc_root), sys=Path(sys_root), cgroup=Path(cgroup_root))
     shaper = Pyroute2Shaper(network_namespace, net_bits_per_s)
@@ -68,10 +98,22 @@ def open_libvirt_host(
             memory_reserve_bytes=memory_reserve_bytes,
             net_bits_per_s=net_bits_per_s,
         )
-        hypervisor = LibvirtHost(libvirt_uri, files, shaper, limits)
+        # guests and QEMU live in real time, whatever clock the agent is given
+        collectors = LibvirtCollectors(libvirt_uri, SystemClock(), perf=perf, guest_probe_s=guest_probe_s)
+        hypervisor = LibvirtHost(libvirt_uri, files, shaper, limits, collectors)
     except BaseException:
         shaper.close()
         raise
-    reader = Sampler(files, hypervisor, clock or SystemClock(), shaper)
+    reader = Sampler(
+        files,
+        hypervisor,
+        clock or SystemClock(),
+        shaper,
+        perf=collectors.perf,
+        guest_oom_kills=collectors.guest,
+        dirty_rate=collectors.dirty,
+        numa=read_numa,
+        kvm=kvm_sums,
+    )
     hypervisor.watch(reader.invalidate)
     return hypervisor, reader

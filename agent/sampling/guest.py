@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from agent.ports import RawVm
 from shared.clock import Clock
 from shared.errors import HostError, Refusal
 from shared.units import NS_PER_S
@@ -44,6 +45,18 @@ def parse_oom_kills(vmstat: bytes) -> int | None:
     """The counter in a /proc/vmstat; None where this kernel has none."""
     match = _OOM_KILL.search(vmstat)
     return None if match is None else int(match[1])
+
+
+def short_of_memory(before: RawVm | None, now: RawVm) -> bool:
+    """Whether the guest may be about to kill: less than a sixteenth of its memory is to be had, or it swaps."""
+    if (
+        now.memory_usable_bytes is not None
+        and now.memory_actual_bytes is not None
+        and now.memory_usable_bytes * 16 < now.memory_actual_bytes
+    ):
+        return True
+    swapped = None if before is None or before.epoch != now.epoch else before.swap_bytes_total
+    return swapped is not None and now.swap_bytes_total is not None and now.swap_bytes_total > swapped
 
 
 class _Turn(msgspec.Struct):
