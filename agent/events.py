@@ -219,6 +219,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True, tag="owned"):
     defaults: dict[StepKind, int] = {}  # before the first touch by us in this run
     held: dict[StepKind, int] = {}  # lever -> until when nobody but the owner touches it
     yielded_until_ns: int = 0
+    oom_at_ns: int | None = None  # newest sample in which its guest had killed for want of memory
     foreign: tuple[StepKind, ...] = ()
 
 

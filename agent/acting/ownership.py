@@ -84,6 +84,7 @@ class _Vm:
     held: dict[StepKind, int] = field(default_factory=dict)
     reach: dict[StepKind, Reach] = field(default_factory=dict)
     yielded_until_ns: int = 0
+    oom_at_ns: int | None = None
 
 
 class Ownership:
@@ -99,6 +100,7 @@ class Ownership:
                 defaults=dict(entry.defaults),
                 held=dict(entry.held),
                 yielded_until_ns=entry.yielded_until_ns,
+                oom_at_ns=entry.oom_at_ns,
             )
 
     def meet(self, vm_id: str, run: str) -> bool:
@@ -177,14 +179,22 @@ class Ownership:
         """Nobody but the owner touches this lever until then."""
         self._vms.setdefault(vm_id, _Vm()).held[kind] = until_ns
 
-    def held_until(self, vm_id: str, kind: StepKind) -> int:
-        """Until when the lever is held; 0 = it is not."""
-        vm = self._vms.get(vm_id)
-        return 0 if vm is None else vm.held.get(kind, 0)
-
     def yielded(self, now_ns: int) -> dict[str, int]:
         """VM -> until when it is left to somebody else."""
         return {vm_id: vm.yielded_until_ns for vm_id, vm in sorted(self._vms.items()) if vm.yielded_until_ns > now_ns}
+
+    def yielded_until(self, vm_id: str) -> int:
+        """Until when the VM is left to somebody else; 0 = it never was."""
+        vm = self._vms.get(vm_id)
+        return 0 if vm is None else vm.yielded_until_ns
+
+    def note_oom(self, vm_id: str, at_ns: int | None) -> bool:
+        """The newest sample in which the guest had killed for want of memory; True when that is news."""
+        vm = self._vms.get(vm_id)
+        if vm is None or at_ns is None or at_ns == vm.oom_at_ns:
+            return False
+        vm.oom_at_ns = at_ns
+        return True
 
     def defaults(self, vm_id: str) -> Mapping[StepKind, int]:
         """The owner's values of the levers that we have touched in this run."""
@@ -202,6 +212,7 @@ class Ownership:
             defaults=dict(vm.defaults),
             held={kind: until for kind, until in vm.held.items() if until > now_ns},
             yielded_until_ns=vm.yielded_until_ns if vm.yielded_until_ns > now_ns else 0,
+            oom_at_ns=vm.oom_at_ns,
             foreign=tuple(change.kind for change in foreign),
         )
 
@@ -214,6 +225,8 @@ def fold(owned: dict[str, Owned], entry: JournalEntry) -> None:
             _keep(owned, msgspec.structs.replace(entry, believed=dict(entry.believed), defaults=dict(entry.defaults)))
     elif isinstance(entry, Intent):
         step = entry.step
+        if step.kind is StepKind.MIGRATE:
+            return  # no value of the VM changes by it
         if step.vm_id not in owned:  # a journal of an earlier release
             _keep(owned, Owned(vm_id=step.vm_id, at_ns=entry.at_ns, believed={}, defaults={}))
         if not entry.undo_of:
@@ -221,6 +234,8 @@ def fold(owned: dict[str, Owned], entry: JournalEntry) -> None:
     elif isinstance(entry, Closed):
         outcome = entry.outcome
         known = owned.get(outcome.step.vm_id)
+        if outcome.step.kind is StepKind.MIGRATE:
+            return
         if known is not None and outcome.value is not None and outcome.state not in (OutcomeState.REFUSED, OutcomeState.SHADOWED):
             known.believed[outcome.step.kind] = outcome.value
 

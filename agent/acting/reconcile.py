@@ -6,22 +6,26 @@ the end that takes nothing from the guest (agent.acting.actuator), as an undo.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from agent.acting.levers import grows
+from agent.acting.levers import shows
 from agent.acting.ownership import LATE_NS, fold
 from agent.acting.undoing import REMEMBERED, Taken
 from agent.events import Closed, Intent, JournalEntry, Owned, PlanAccepted, Shipped
 from shared.plan import Outcome, OutcomeState, StepKind
 
+# The most failures that the circuit breaker may be set to count (guard.circuit_failures).
+MAX_FAILURES: Final = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What a journal yields. `grown_at`, `shrunk_at`: newest growth and shrink begun (wall ns) per VM and lever, so that cooldowns survive.
+    """What a journal yields. `changes`: the newest steps begun, oldest first, so that cooldowns, turns and budgets survive.
 
-    `doubts`: values that steps never seen in force may still bring, until a wall time.
+    `failures`: when steps failed of late. `doubts`: values that steps never seen in force may still bring, until a wall time.
     """
 
     epoch: int = 0
@@ -31,8 +35,8 @@ class Recovered:
     undos: dict[str, Intent] = field(default_factory=dict)  # step id -> the undo that was begun for it
     unshipped: tuple[Outcome, ...] = ()
     next_local: int = 1
-    grown_at: dict[tuple[str, StepKind], int] = field(default_factory=dict)
-    shrunk_at: dict[tuple[str, StepKind], int] = field(default_factory=dict)
+    changes: tuple[Intent, ...] = ()
+    failures: tuple[int, ...] = ()
     owned: tuple[Owned, ...] = ()
     taken: tuple[Taken, ...] = ()  # oldest first
     doubts: dict[tuple[str, StepKind], tuple[tuple[int, int], int]] = field(default_factory=dict)
@@ -60,8 +64,8 @@ class _Folding:
         self._open: dict[str, Intent] = {}
         self._undos: dict[str, Intent] = {}
         self._unshipped: dict[tuple[str, str], Outcome] = {}
-        self._grown_at: dict[tuple[str, StepKind], int] = {}
-        self._shrunk_at: dict[tuple[str, StepKind], int] = {}
+        self._changes: deque[Intent] = deque(maxlen=REMEMBERED)
+        self._failures: deque[int] = deque(maxlen=MAX_FAILURES)
         self._owned: dict[str, Owned] = {}
         self._taken: OrderedDict[str, Taken] = OrderedDict()
         self._doubts: dict[tuple[str, StepKind], tuple[tuple[int, int], int]] = {}
@@ -87,8 +91,8 @@ class _Folding:
             return
         self._open[intent.step.id] = intent
         self._seen[intent.step.id] = None
-        key = (intent.step.vm_id, intent.step.kind)
-        (self._grown_at if grows(intent.before, intent.step.value) else self._shrunk_at)[key] = intent.at_ns
+        if intent.step.kind is not StepKind.MIGRATE:
+            self._changes.append(intent)
 
     def _close(self, outcome: Outcome) -> None:
         step, state = outcome.step, outcome.state
@@ -96,21 +100,25 @@ class _Folding:
         intent = self._open.pop(step.id, None)
         self._undos.pop(step.id, None)
         self._unshipped[step.id, state] = outcome
-        if intent is None:
+        if state in (OutcomeState.FAILED, OutcomeState.UNDONE):
+            self._failures.append(outcome.finished_ns)
+        if intent is None or step.kind is StepKind.MIGRATE:
             return
         key = (step.vm_id, step.kind)
-        if state in (OutcomeState.VERIFIED, OutcomeState.UNDONE):
+        value = outcome.value
+        if state is OutcomeState.UNDONE or (value is not None and shows(step.kind, intent.step.value, value)):
             self._doubts.pop(key, None)
         elif state in (OutcomeState.FAILED, OutcomeState.PARTIAL):
             self._doubts[key] = (intent.before, intent.step.value), outcome.finished_ns + LATE_NS
-        if state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL) and outcome.value is not None:
+        took = state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL)
+        if took and value is not None and not shows(step.kind, intent.before, value):
             self._taken[step.id] = Taken(
                 step_id=step.id,
                 goal_id=intent.goal.id if intent.goal else "",
                 vm_id=step.vm_id,
                 kind=step.kind,
                 before=intent.before,
-                after=outcome.value,
+                after=value,
                 at_ns=intent.at_ns,
                 origin=outcome.origin,
             )
@@ -136,8 +144,8 @@ class _Folding:
             undos={step_id: undo for step_id, undo in self._undos.items() if step_id in self._open},
             unshipped=tuple(self._unshipped.values()),
             next_local=self._highest + 1,
-            grown_at=self._grown_at,
-            shrunk_at=self._shrunk_at,
+            changes=tuple(self._changes),
+            failures=tuple(self._failures),
             owned=tuple(self._owned.values()),
             taken=tuple(self._taken.values()),
             doubts=self._doubts,

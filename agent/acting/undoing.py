@@ -1,9 +1,10 @@
 """What steps took effect, and what an owner's undo of them means. Pure.
 
 Every step that took effect is remembered with its before-image: the newest REMEMBERED of the host, which the journal outlives (see
-agent.acting.journal). An undo of one step aims at its before-image, of a plan's step that went in strides at the first one's; an undo since
-a time aims at the oldest before-image of each lever since then. Newest first, and whatever takes from VMs before what gives to them, so that
-a full host has room. Steps of a lever that somebody else changed afterwards, or of an earlier run of the VM, are no longer ours to take back.
+agent.acting.journal). An undo of one step aims at its before-image, of a plan's step that went in strides at the first one's; an undo
+since a time aims at the oldest before-image of each lever since then. Newest first, and whatever takes from VMs before what gives to
+them, so that a full host has room. Steps of a lever that somebody else changed afterwards, or of an earlier run of the VM, are no longer
+ours to take back.
 """
 
 from __future__ import annotations
