@@ -302,7 +302,10 @@ class LibvirtHypervisor:
         except self._libvirt.libvirtError as error:
             _log.info("guest agent does not say which vCPUs are online", vm=definition.vm_id, error=str(error))
             answer = None
+        known = self._online.get(definition.vm_id)
         self._online[definition.vm_id] = (time.monotonic(), answer)
+        if known is None or known[1] != answer:
+            self._tell_watchers()
         return answer
 
     def _weight(self, domain: Any) -> int | None:

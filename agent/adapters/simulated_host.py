@@ -254,6 +254,8 @@ def _check(vm: SimulatedVm, kind: StepKind, value: int) -> None:
         lowest, highest, unlimited = 2, 262_144, False
     elif kind is StepKind.CPU_QUOTA:
         lowest, highest, unlimited = 10, 2**40, True  # the kernel's least quota is 1 ms in 100 ms
+    elif kind not in (StepKind.NET_RX, StepKind.NET_TX):
+        raise Refusal(RefusalCode.NOT_CAPABLE, f"{kind} {value} of {spec.name}: this lever is not simulated")
     else:
         lowest, highest, unlimited = 1, 2**53, True
     if (unlimited and value == UNLIMITED) or lowest <= value <= highest:

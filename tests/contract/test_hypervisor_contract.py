@@ -11,12 +11,22 @@ from agent.adapters.simulated_host import SimulatedHost
 from agent.adapters.workload import Workload
 from coordinator.workloads import prepare
 from shared.clock import ManualClock
+from shared.plan import StepKind
 from shared.units import NS_PER_S
 
 START_S = 1_789_344_000
 
 
 class TestSimulatedHost(HypervisorContract):
+    CANNOT = {StepKind.CPU_PERIOD: None} | dict.fromkeys(  # levers that the model does not have yet
+        (
+            *(StepKind.VCPUS_ONLINE, StepKind.VIRTIO_MEM, StepKind.DIMM, StepKind.MEMORY_HIGH),
+            *(StepKind.DISK_BYTES, StepKind.DISK_OPS, StepKind.DISK_WEIGHT, StepKind.NET_TX_RATE),
+        ),
+        "not probed",
+    )
+    UNPLUG = "not probed"
+
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock(START_S * NS_PER_S)
