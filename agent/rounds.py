@@ -36,7 +36,7 @@ class StuckError(HostError):
 
 
 class Rounds:
-    """`on_sample(sample)` gets each derived round, `on_strangers()` is told of VMs that the inventory does not know."""
+    """`on_sample(sample, runs)` gets each derived round and the run of each VM, `on_strangers()` is told of VMs that the inventory does not know."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Rounds:
         host: HostBundle,
         metrics: Metrics,
         *,
-        on_sample: Callable[[HostSample], None],
+        on_sample: Callable[[HostSample, dict[str, str]], None],
         on_strangers: Callable[[], None],
         on_round: Callable[[], None],
     ) -> None:
@@ -102,7 +102,7 @@ class Rounds:
             self._on_strangers()
         if sample.period_ns:
             picture.sample = sample
-            self._on_sample(sample)
+            self._on_sample(sample, {vm.vm_id: vm.epoch for vm in raw.vms})
 
     def _pace(self, round_seconds: float) -> float:
         return float(self._picture.config.sample_period_s)

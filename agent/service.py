@@ -75,7 +75,7 @@ class AgentService:
             self.picture,
             self.host,
             self.metrics,
-            on_sample=lambda sample: self.handle(ev.Sampled(sample=sample)),
+            on_sample=lambda sample, runs: self.handle(ev.Sampled(sample=sample, runs=runs)),
             on_strangers=lambda: self._spawn(self._read_inventory()),
             on_round=self._gauges.round_done,
         )
@@ -115,8 +115,9 @@ class AgentService:
             ordered=mode.ordered,
             frame_samples=config.frame_samples,
             next_sequence=self.spool.next_sequence,
-            recovered=reconcile(self.journal.entries(), local_prefix(config.host_id, boot_id)),
+            recovered=reconcile(self.journal.read(), local_prefix(config.host_id, boot_id)),
             migration=config.migration,
+            standalone=not config.coordinator_urls,
         )
 
     # Lifecycle
