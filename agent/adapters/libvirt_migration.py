@@ -7,6 +7,7 @@ Limits travel as live metadata of the domain, `<tidegate:limits xmlns:tidegate="
 wrote it and when. It is an element of its own: the owner's policy beside it is not touched. It is written before the move and removed
 when the move failed; the target's agent reads and removes it. What it says is another host's word, so it goes through the guard there.
 Invariant: a call that may have started a migration is never repeated, not even on a connection that died.
+The final figures (downtime among them) come as libvirt's event "job completed" on the source: afterwards nobody here can ask any more.
 Peer to peer outlives this process; client driven ends with it, and libvirt then keeps the VM here.
 Source: libvirt.org/migration.html; measured with libvirt 9.0 and QEMU 7.2.
 """
@@ -24,6 +25,7 @@ import msgspec
 import structlog
 
 from agent.adapters.libvirt_connection import LIVE, LibvirtConnection, translate
+from agent.adapters.libvirt_events import KEEPALIVE, start_event_loop
 from agent.ports import MigrationProgress
 from shared.clock import Clock, SystemClock
 from shared.errors import HostError, Refusal
@@ -36,6 +38,8 @@ LIMITS_PREFIX: Final = "tidegate-limits"
 # Auto-converge slows the guest's vCPUs when it dirties faster than is sent. QEMU's own first step is 20 %; a busy guest should not notice
 # more than it must, and the agent's watch gives up long before many steps of 10 % have added up.
 CONVERGE_PERCENT: Final = 10
+# The event is sent before the call returns; this only bridges the way through the event loop's thread.
+FIGURES_WAIT_S: Final = 2.0
 _MOST_MIB_PER_S: Final = 8_796_093_022_207  # libvirt's QEMU_DOMAIN_MIG_BANDWIDTH_MAX: what its "unlimited" is
 _NO_SUCH_METADATA: Final = 80  # VIR_ERR_NO_DOMAIN_METADATA
 _NO_DOMAIN: Final = 42
@@ -144,7 +148,7 @@ class LibvirtMigrator:
     # One migration
 
     def _migrate(self, vm_id: str, uri: str, parameters: dict[str, Any], limits: Allocation) -> MigrationProgress | None:
-        with self._opened(self._uri) as source:
+        with self._opened(self._uri) as source, _Figures(self._libvirt, source, vm_id) as figures:
             try:
                 domain = self._control.domain(source, vm_id)
                 flags = self._flags(domain)
@@ -157,27 +161,27 @@ class LibvirtMigrator:
                     raise HostError("aborted before it began")
                 if self._peer_to_peer:
                     self._push(source, vm_id, lambda: domain.migrateToURI3(uri, parameters, flags))
-                    moved = True
-                    return None
-                with self._opened(uri) as target:
-                    there = self._push(source, vm_id, lambda: domain.migrate3(target, parameters, flags), target)
-                    moved = True
-                    return self._completed(there)
+                else:
+                    with self._opened(uri) as target:
+                        self._push(source, vm_id, lambda: domain.migrate3(target, parameters, flags), target)
+                moved = True
+                return figures.wait()
             finally:
                 if not moved:
                     self._forget_limits(domain)
 
-    def _push(self, source: Any, vm_id: str, work: Any, target: Any = None) -> Any:
+    def _push(self, source: Any, vm_id: str, work: Any, target: Any = None) -> None:
         """Run the one call that migrates. After an error, what is true decides: here as before, or gone from here and running there."""
         try:
-            return work()
+            work()
+            return
         except self._libvirt.libvirtError as error:
             problem = self._translated(error, self._uri)
         if self._runs(source, vm_id) is not False:
             raise problem
         if target is not None and self._runs(target, vm_id):
             log.warning("migration ended with an error, but the VM runs at its destination", vm=vm_id, error=str(problem))
-            return target.lookupByUUIDString(vm_id)
+            return
         raise HostError(f"{problem}; the VM is gone from here, look at its destination")
 
     def _runs(self, connection: Any, vm_id: str) -> bool | None:
@@ -211,8 +215,10 @@ class LibvirtMigrator:
 
     @contextlib.contextmanager
     def _opened(self, uri: str) -> Any:
+        start_event_loop(self._libvirt)  # for the final figures, and to notice a peer that is gone
         try:
             connection = self._libvirt.open(uri)
+            connection.setKeepAlive(*KEEPALIVE)
         except self._libvirt.libvirtError as error:
             raise HostError(f"{uri}: {error}") from error
         try:
@@ -220,14 +226,6 @@ class LibvirtMigrator:
         finally:
             with contextlib.suppress(self._libvirt.libvirtError):  # nothing more is wanted of it
                 connection.close()
-
-    def _completed(self, domain: Any) -> MigrationProgress | None:
-        """The destination's final figures; downtime is known only there."""
-        try:
-            return progress_of(domain.jobStats(self._libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED))
-        except self._libvirt.libvirtError as error:
-            log.info("no figures of the finished migration", error=str(error))
-            return None
 
     # Metadata and errors
 
@@ -262,6 +260,41 @@ class LibvirtMigrator:
         if error.get_error_code() == _UNSAFE:
             return Refusal(RefusalCode.NOT_CAPABLE, str(error))
         return translate(error.get_error_code(), str(error), uri)
+
+
+class _Figures:
+    """libvirt's event "job completed" for one domain on one connection, as a context manager."""
+
+    def __init__(self, libvirt: Any, connection: Any, vm_id: str) -> None:
+        self._libvirt, self._connection, self._vm_id = libvirt, connection, vm_id
+        self._callback: int | None = None
+        self._told = threading.Event()
+        self._progress: MigrationProgress | None = None
+
+    def __enter__(self) -> _Figures:
+        try:
+            event = self._libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
+            self._callback = self._connection.domainEventRegisterAny(None, event, self._completed, None)
+        except self._libvirt.libvirtError as error:  # a driver without events
+            log.info("a finished migration will have no figures", error=str(error))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._callback is not None:
+            with contextlib.suppress(self._libvirt.libvirtError):  # the connection died: it is gone with it
+                self._connection.domainEventDeregisterAny(self._callback)
+
+    def wait(self) -> MigrationProgress | None:
+        """The figures; None where none came in time."""
+        if self._callback is not None:
+            self._told.wait(FIGURES_WAIT_S)
+        return self._progress
+
+    def _completed(self, _connection: Any, domain: Any, stats: dict[str, Any], _: Any) -> None:
+        """Called in the event loop's thread, for every job of every domain."""
+        if domain.UUIDString() == self._vm_id:
+            self._progress = progress_of(stats)
+            self._told.set()
 
 
 def mib_per_s(bits_per_s: int) -> int:
