@@ -36,7 +36,7 @@ class StuckError(HostError):
 
 
 class Rounds:
-    """`on_sample(sample, runs)` gets each derived round and the run of each VM, `on_strangers()` is told of VMs that the inventory does not know."""
+    """`on_sample(sample, runs)` gets each derived round and each VM's run, `on_strangers()` is told of VMs not in the inventory."""
 
     def __init__(
         self,

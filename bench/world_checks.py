@@ -194,7 +194,8 @@ class HostChecks:
             return used >= share * room or (reading.cpu_throttled_permille or 0) > 0
         if step.kind is StepKind.MEMORY:
             stalled = bool(reading.psi_memory_some_permille or reading.memory_swap_bytes_per_s)
-            return stalled or (reading.memory_used_bytes or 0) >= share * limit
+            # strides follow each other at once: all of them are judged by the size at the sample that asked for them
+            return stalled or (reading.memory_used_bytes or 0) >= share * min(limit, reading.memory_allocated_bytes or limit)
         rx = step.kind is StepKind.NET_RX
         used = (reading.net_rx_bits_per_s if rx else reading.net_tx_bits_per_s) or 0
         return used >= share * limit or bool(reading.net_rx_dropped_per_s if rx else reading.net_tx_dropped_per_s)
