@@ -32,7 +32,8 @@ from shared.units import GIB, KIB, UNLIMITED
 
 BALLOON_PERIOD_S: Final = 5
 REREAD_S: Final = 60.0  # what libvirt has no event for (a blkio weight) is seen after this at the latest
-ONLINE_FRESH_S: Final = 30.0  # the guest agent is asked at most this often, and a silent one costs its 5 s no more often than this
+ONLINE_FRESH_S: Final = 30.0  # the guest agent is asked at most this often, and a silent one costs its 5 s no more often than this ...
+ONLINE_MOVING_S: Final = 30.0  # ... but each second for this long after a step that changes what is online: a guest takes seconds
 _RUNNING: Final = (1, 2)  # VIR_DOMAIN_RUNNING, VIR_DOMAIN_BLOCKED
 _NO_BLKIO: Final = (3, 55, 67, 84)  # not supported, "blkio cgroup isn't mounted", configuration unsupported, operation unsupported
 _log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class LibvirtHypervisor:
         self._pids: dict[str, tuple[int, int]] = {}  # VM -> pid, start time
         self._owed_quota: dict[str, tuple[int, int]] = {}
         self._online: dict[str, tuple[float, int | None]] = {}  # VM -> when the guest agent was asked, its answer
+        self._online_moving: dict[str, float] = {}  # VM -> until when its answer may change
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._reread_at = 0.0
@@ -131,7 +133,7 @@ class LibvirtHypervisor:
             self._connection.call(lambda connection: LEVERS[kind](self._target(self._connection.domain(connection, vm_id)), value))
         finally:
             if kind in (StepKind.VCPUS, StepKind.VCPUS_ONLINE):
-                self._online.pop(vm_id, None)
+                self._online_moving[vm_id] = time.monotonic() + ONLINE_MOVING_S
             self._changed(vm_id)
 
     # DomainSource
@@ -292,10 +294,13 @@ class LibvirtHypervisor:
 
     def _vcpus_online(self, definition: DomainDefinition, domain: Any) -> int | None:
         """What the guest says, asked no more often than ONLINE_FRESH_S; None where no agent answers."""
+        now = time.monotonic()
         asked_at, answer = self._online.get(definition.vm_id, (0.0, None))
+        fresh_s = 1.0 if now < self._online_moving.get(definition.vm_id, 0.0) else ONLINE_FRESH_S
         if agent_obstacle(definition) is not None:
+            self._online.pop(definition.vm_id, None)
             return None
-        if asked_at and time.monotonic() - asked_at < ONLINE_FRESH_S:
+        if asked_at and now - asked_at < fresh_s:
             return answer
         try:
             answer = count_vcpus(str(domain.guestVcpus(0).get("online", "")))

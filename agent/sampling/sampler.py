@@ -338,7 +338,7 @@ def _shaped(shaping: Shaping | None, tap: str | None, kind: StepKind) -> Shaping
     return shaping.get((tap, kind), _UNSHAPED)
 
 
-_UNSHAPED: Final = ShapingReading(ceiling_bits_per_s=UNLIMITED)
+_UNSHAPED: Final = ShapingReading(ceiling_bits_per_s=UNLIMITED, rate_bits_per_s=0)
 
 
 def _overhead(vms: Sequence[RawVm]) -> int | None:

@@ -128,8 +128,10 @@ class HypervisorContract:
         allocation = hypervisor.allocation(vm_id)
         yield allocation
         for kind, field in FIELDS.items():
-            value = getattr(allocation, field)
-            if kind is not StepKind.VCPUS and value is not None and not shows(kind, value, getattr(hypervisor.allocation(vm_id), field)):
+            value, now = getattr(allocation, field), hypervisor.allocation(vm_id)
+            if kind is StepKind.VCPUS_ONLINE and value is not None:
+                value += (now.vcpus or 0) - (allocation.vcpus or 0)  # an added vCPU is online as well
+            if kind is not StepKind.VCPUS and value is not None and not shows(kind, value, getattr(now, field)):
                 hypervisor.submit(vm_id, kind, value)
                 settle(lambda kind=kind, field=field, value=value: shows(kind, value, getattr(hypervisor.allocation(vm_id), field)))
 
