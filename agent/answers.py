@@ -6,22 +6,37 @@ Invariant: a request that names something unknown or out of range is a Refusal w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from agent import events as ev
+from agent.acting.telling import HistoryLine
 from agent.picture import Picture
 from shared.control import Request
 from shared.errors import Refusal
 from shared.model import Mode
+from shared.plan import OutcomeState
 from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
 
 HISTORY_LINES: Final = 50  # unless told otherwise: two screens
 HISTORY_MOST: Final = 1000
+UNDO_MOST_S: Final = 7 * 86_400  # further back than steps are remembered on a busy host
+OPERATOR: Final = "operator"  # origin of undone steps
+UNDO_REASON: Final = "undo of "
+ENDED: Final = frozenset(str(state) for state in OutcomeState)
 
 Simulation = Callable[[str], Awaitable[Any]]
+
+
+class Command(NamedTuple):
+    """What runs, how many arguments it takes, and which options."""
+
+    run: Callable[[Request], Any]
+    least: int = 0
+    most: int = 0
+    options: tuple[str, ...] = ()
 
 
 class Answers:
@@ -29,31 +44,41 @@ class Answers:
 
     def __init__(self, picture: Picture, handle: Callable[[ev.Event], None], simulation: Simulation | None = None) -> None:
         self._picture, self._handle, self._simulation = picture, handle, simulation
-        self._commands: dict[str, Callable[[Request], Any]] = {
-            "status": self._status,
-            "mode": self._mode,
-            "vms": self._vms,
-            "top": self._top,
-            "plan": self._plan,
-            "history": self._history,
-            "why": self._why,
-            "caps": self._caps,
-            "pause": self._pause,
-            "resume": self._pause,
+        self._commands: dict[str, Command] = {
+            "status": Command(self._status),
+            "mode": Command(self._mode, most=1),
+            "vms": Command(self._vms),
+            "top": Command(self._top),
+            "plan": Command(self._plan),
+            "history": Command(self._history, options=("n", "vm")),
+            "why": Command(self._why, least=1, most=1),
+            "caps": Command(self._caps, least=1, most=1),
+            "pause": Command(self._pause),
+            "resume": Command(self._pause),
+            "undo": Command(self._undo, most=1, options=("since_s", "vm", "dry_run")),
+            "undone": Command(self._undone, least=1, most=1),
         }
 
     async def answer(self, request: Request) -> Any:
         """The result of one request. Raises Refusal."""
         if request.command == "simulation" and self._simulation is not None:
             return await self._simulation(request.argument or "")
-        try:
-            command = self._commands[request.command]
-        except KeyError:
-            raise Refusal(RefusalCode.INVALID_VALUE, f"command {request.command!r}: allowed {', '.join(self._commands)}") from None
-        return command(request)
+        command = self._commands.get(request.command)
+        if command is None:
+            raise Refusal(RefusalCode.INVALID_VALUE, f"command {request.command[:64]!r}: allowed {', '.join(self._commands)}")
+        # A word too many may be a meaning that we would miss: `pause web-1` does not mean the whole host.
+        given = int(request.argument is not None)
+        if not command.least <= given <= command.most:
+            raise Refusal(RefusalCode.INVALID_VALUE, f"{request.command} takes {'an' if command.least else 'no'} argument")
+        for name in request.options:
+            if name not in command.options:
+                allowed = ", ".join(command.options) or "none"
+                raise Refusal(RefusalCode.INVALID_VALUE, f"{request.command}: option {name[:64]!r}: allowed {allowed}")
+        return command.run(request)
 
     def _status(self, request: Request) -> dict[str, Any]:
         picture, core, spool = self._picture, self._picture.core, self._picture.spool
+        status = core.status(picture.clock.wall_ns())
         return {
             "host_id": core.host_id,
             "boot_id": core.boot_id,
@@ -61,11 +86,12 @@ class Answers:
             "hypervisor": picture.config.hypervisor,
             "mode": core.mode,
             "mode_pinned": core.mode_pinned,
-            "paused_by": list(picture.paused_by()),
+            "paused_by": list(status.paused_by),
             "clock_s": picture.clock.wall_ns() / NS_PER_S,
             "coordinator_clock_offset_ms": picture.clock_offset_ms,
             "link_up": core.link_up,
             "vms": len(picture.domains),
+            "vms_yielded": status.vms_yielded,
             "vms_quarantined": sorted(picture.calls.stuck),
             "sampling_rounds": picture.rounds,
             "sampling_period_s": picture.period_s,
@@ -129,17 +155,56 @@ class Answers:
         return answer | {"now_ns": self._picture.clock.wall_ns()}
 
     def _history(self, request: Request) -> dict[str, Any]:
-        lines = _count(request.options.get("n"), HISTORY_LINES, HISTORY_MOST)
+        lines = _number("n", request.options.get("n", str(HISTORY_LINES)), 1, HISTORY_MOST)
         only = request.options.get("vm")
-        core, names = self._picture.core, {domain.vm_id: domain.name for domain in self._picture.domains}
-        wanted = [self._picture.vm_id(only)] if only else list(names)
-        stories = [(vm_id, decision) for vm_id in wanted for decision in core.why(vm_id) or ()]
-        newest = sorted(stories, key=lambda entry: entry[1].at_ns)[-lines:]
-        return {"history": [{"vm_id": vm_id, "name": names[vm_id], **msgspec.to_builtins(decision)} for vm_id, decision in newest]}
+        vm_id = self._picture.vm_id(only) if only is not None else None
+        found = [line for line in self._picture.core.history(HISTORY_MOST) if vm_id in (None, line.vm_id)]
+        return {"history": [_told(line) for line in found[-lines:]]}
 
     def _why(self, request: Request) -> dict[str, Any]:
         vm_id = self._picture.vm_id(request.argument or "")
         return {"vm_id": vm_id, "mode": self._picture.core.mode, "story": msgspec.to_builtins(self._picture.core.why(vm_id) or ())}
+
+    def _undo(self, request: Request) -> dict[str, Any]:
+        """Begin to take steps back; `undone` tells how it went. Every lever that the order means is named at once, with what forbids it."""
+        order = self._order(request)
+        core, now_ns = self._picture.core, self._picture.clock.wall_ns()
+        levers = core.undoable(step_id=order.step_id, since_ns=order.since_ns, vm_id=order.vm_id)
+        if not levers:
+            raise Refusal(RefusalCode.NOTHING_TO_UNDO)
+        dry = request.options.get("dry_run") == "true"
+        if not dry and (holders := self._picture.paused_by()):
+            raise Refusal(RefusalCode.PAUSED, f"paused by {', '.join(holders)}: resume first")
+        if not dry and not core.mode.acts:
+            raise Refusal(RefusalCode.MODE_FORBIDS, f"mode {core.mode} changes nothing; `tidegate-agent mode reactive` first")
+        if not dry:
+            self._handle(order)
+        names = {domain.vm_id: domain.name for domain in self._picture.domains}
+        rows = [{**msgspec.to_builtins(lever), "name": names.get(lever.vm_id, "")} for lever in levers]
+        return {"dry_run": dry, "since_ns": now_ns, "levers": rows}
+
+    def _order(self, request: Request) -> ev.UndoOrdered:
+        step_id, since, vm = request.argument, request.options.get("since_s"), request.options.get("vm")
+        if (step_id is None) == (since is None):
+            raise Refusal(RefusalCode.INVALID_VALUE, "undo takes a step or a time (--since), one of them")
+        if request.options.get("dry_run", "false") not in ("true", "false"):
+            raise Refusal(RefusalCode.INVALID_VALUE, f"dry_run {request.options['dry_run'][:64]!r}: allowed true, false")
+        since_ns = None
+        if since is not None:
+            since_ns = self._picture.clock.wall_ns() - _number("since_s", since, 1, UNDO_MOST_S) * NS_PER_S
+        return ev.UndoOrdered(step_id=step_id or "", since_ns=since_ns, vm_id=self._picture.vm_id(vm) if vm is not None else "")
+
+    def _undone(self, request: Request) -> dict[str, Any]:
+        """What has ended of an undo begun at a time, and whether some of it is still on its way."""
+        since_ns = _number("since_ns", request.argument or "", 0, 2**63 - 1)
+        core = self._picture.core
+        ended = [
+            _told(line)
+            for line in core.history(HISTORY_MOST)
+            if line.decision.origin == OPERATOR and line.decision.at_ns >= since_ns and line.decision.verdict in ENDED
+        ]
+        waiting = [line for line in core.plan(self._picture.clock.wall_ns()).steps if line.step.reason.startswith(UNDO_REASON)]
+        return {"ended": ended, "open": len(waiting)}
 
     def _caps(self, request: Request) -> dict[str, Any]:
         vm_id = self._picture.vm_id(request.argument or "")
@@ -153,9 +218,12 @@ class Answers:
         }
 
 
-def _count(text: str | None, default: int, most: int) -> int:
-    if text is None:
-        return default
-    if not (len(text) <= 9 and text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise Refusal(RefusalCode.INVALID_VALUE, f"n {text!r}: allowed 1 to {most}")
+def _told(line: HistoryLine) -> dict[str, Any]:
+    return {"vm_id": line.vm_id, "name": line.name, **msgspec.to_builtins(line.decision)}
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    # isdigit alone takes other scripts' digits, and int() a million of them
+    if not (len(text) <= 19 and text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise Refusal(RefusalCode.INVALID_VALUE, f"{name} {text[:64]!r}: allowed {least} to {most}")
     return int(text)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Mapping
+from typing import Any, Final
 
 import click
 
-from agent.cli_door import Door, show, with_door
+from agent.cli_door import EXIT_FAILED, Door, complete_vm, show, show_table, with_door
 from shared.model import Mode
+from shared.plan import OutcomeState
+
+UNDO_WAIT_S: Final = 75.0  # a batch ends within 60 s of the agent's clock; then its last outcome is told
+UNDO_POLL_S: Final = 0.2
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+DONE: Final = (OutcomeState.VERIFIED, OutcomeState.PARTIAL)
 
 
 @click.command()
@@ -38,3 +46,61 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
         return
     holders = result["paused_by"]
     click.echo(f"paused by {', '.join(holders)}" if holders else f"not paused; mode {result['mode']}")
+
+
+@click.command()
+@click.argument("step", required=False)
+@click.option("--since", metavar="TIME", help="Take back every step begun within the last TIME: 90s, 10m, 2h or 1d.")
+@click.option("--vm", help="Only of this VM (id or name).", shell_complete=complete_vm)
+@click.option("--dry-run", is_flag=True, help="Only say what would be set.")
+@with_door
+def undo(door: Door, as_json: bool, *, step: str | None, since: str | None, vm: str | None, dry_run: bool) -> None:
+    """Take back STEP (an id of `history`), or all since a time: levers go to what was in force before. Waits for the outcome."""
+    since_s = None if since is None else str(_seconds(since))
+    begun = door.ask("undo", step, since_s=since_s, vm=vm, dry_run=str(dry_run).lower())
+    if dry_run:
+        _show_levers(begun, as_json)
+        return
+    wanted = {(lever["vm_id"], lever["kind"]) for lever in begun["levers"]}
+    deadline = time.monotonic() + UNDO_WAIT_S
+    while True:
+        told = door.ask("undone", str(begun["since_ns"]))
+        ended = {(line["vm_id"], line["kind"]): line for line in told["ended"]}
+        if (wanted <= ended.keys() and not told["open"]) or time.monotonic() >= deadline:
+            break
+        time.sleep(UNDO_POLL_S)
+    failed = sum(key not in ended or ended[key]["verdict"] not in DONE for key in wanted)
+    if as_json:
+        show({"undone": len(wanted) - failed, "not_undone": failed, "levers": begun["levers"], "outcomes": told["ended"]}, True)
+    else:
+        rows = [[*_lever(lever), *_end(ended, lever)] for lever in begun["levers"]]
+        show_table(("vm", "lever", "from", "to", "outcome", "why"), rows)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _lever(lever: Mapping[str, Any]) -> tuple[object, ...]:
+    return lever["name"] or lever["vm_id"], lever["kind"], lever["in_force"], lever["value"]
+
+
+def _end(ended: Mapping[tuple[str, str], Mapping[str, Any]], lever: Mapping[str, Any]) -> tuple[str, str]:
+    line = ended.get((lever["vm_id"], lever["kind"]))
+    if line is None:
+        return "open", f"nothing was heard within {UNDO_WAIT_S:g} s"
+    return line["verdict"], ": ".join(part for part in (line["code"], line["detail"]) if part)
+
+
+def _show_levers(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show(result, True)
+        return
+    rows = [[*_lever(lever), ", ".join(lever["step_ids"]), lever["detail"]] for lever in result["levers"]]
+    show_table(("vm", "lever", "from", "to", "takes back", "forbidden by"), rows)
+
+
+def _seconds(text: str) -> int:
+    unit = UNITS_S.get(text[-1:], 0)
+    number = text[:-1]
+    if not unit or not (number.isascii() and number.isdigit() and len(number) <= 6) or int(number) == 0:
+        raise click.BadParameter(f"{text!r}: allowed is a number with s, m, h or d, as in 10m", param_hint="--since")
+    return int(number) * unit

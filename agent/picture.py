@@ -46,7 +46,7 @@ class Picture:
 
     def paused_by(self) -> tuple[str, ...]:
         """Who holds the kill switch; empty = nobody."""
-        return self.core.status(self.clock.wall_ns()).paused_by
+        return self.core.paused_by
 
     def summary(self, *, linked: bool) -> str:
         """One line for `systemctl status`; `linked`: there is a coordinator to be connected to."""

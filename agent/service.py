@@ -113,6 +113,7 @@ class AgentService:
             default_mode=config.default_mode,
             pinned=mode.pinned,
             ordered=mode.ordered,
+            paused_by=load_pause(self.state_dir),
             frame_samples=config.frame_samples,
             next_sequence=self.spool.next_sequence,
             recovered=reconcile(self.journal.read(), local_prefix(config.host_id, boot_id)),
@@ -132,8 +133,6 @@ class AgentService:
         await self._control.start()
         await self._exporter.start(self.config.exporter_address, self.config.exporter_socket)
         # The kill switch first: nothing is taken up from the journal while somebody holds it.
-        for holder in load_pause(self.state_dir):
-            self.handle(ev.PauseOrdered(paused=True, by=holder))
         self._pause_file.look()
         await self._read_inventory()
         self.handle(ev.Started())
