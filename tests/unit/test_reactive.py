@@ -65,6 +65,53 @@ def test_vcpus_come_before_the_quota_that_needs_them() -> None:
     assert asks(VmSample(cpu_used_millicores=3900), cpu_quota=4000, vcpus=4) == []  # at the ceiling: nothing to ask
 
 
+def test_memory_high_of_ours_is_lifted_before_the_balloon_grows_and_nobody_elses() -> None:
+    high = StepKind.MEMORY_HIGH
+
+    def kinds(ours: set[StepKind], reading: VmSample, **in_force: int) -> list[tuple[StepKind, int, bool, str]]:
+        now = situation(**in_force)
+        now = Situation(now.in_force, BOUNDS, 4, 10**9, ours)
+        return [(a.kind, a.value, a.grow, a.reason) for a in RULE.asks(reading, now, Demand(), 0)]
+
+    pressed, calm_ = VmSample(psi_memory_some_permille=60), VmSample(memory_used_bytes=GIB)
+    growth = (M, 2 * GIB * 5 // 4, True, "pressure")
+    assert kinds({high}, pressed, memory_high=GIB) == [(high, UNLIMITED, True, "pressure"), growth]
+    assert kinds({M}, pressed, memory_high=GIB) == [growth]
+    assert kinds({high}, pressed, memory_high=UNLIMITED) == kinds({high}, pressed) == [growth]
+    assert kinds({high}, calm_, memory_high=GIB) == []
+    assert [k for k, *_ in kinds({high}, VmSample(cpu_used_millicores=900), memory_high=GIB)] == [Q]
+
+
+def test_an_oom_asks_at_once_and_says_so() -> None:
+    def asked(reading: VmSample, demand: Demand, **how: bool) -> list[tuple[StepKind, int, str]]:
+        return [(a.kind, a.value, a.reason) for a in RULE.asks(reading, situation(), demand, 0, **how)]
+
+    killed = VmSample(memory_used_bytes=GIB, guest_oom_kills=1)
+    assert asked(killed, Demand()) == asked(killed, Demand(), sustained=True) == [(M, 2 * GIB * 5 // 4, "guest_oom")]
+    assert asked(VmSample(memory_used_bytes=GIB, guest_oom_kills=0), Demand()) == []
+    assert asked(VmSample(cpu_used_millicores=1000, guest_oom_kills=1), Demand(), sustained=True) == [(M, 2 * GIB * 5 // 4, "guest_oom")]
+
+
+def test_alone_growth_needs_two_samples_in_a_row() -> None:
+    demand = Demand()
+
+    def asked(use: int, now_s: int, sustained: bool = True) -> list[StepKind]:
+        return [a.kind for a in RULE.asks(VmSample(cpu_used_millicores=use), situation(), demand, now_s * NS_PER_S, sustained=sustained)]
+
+    assert asked(900, 0) == [] and asked(900, 5) == [Q] and asked(900, 10) == [Q]
+    assert asked(100, 15) == [] and asked(900, 20) == []  # one odd sample breaks the row
+    assert asked(900, 25) == [Q]
+    assert asked(100, 30, sustained=False) == [] and asked(900, 35, sustained=False) == [Q]
+    assert asked(900, 40) == [Q]  # what was seen before the link went counts
+
+
+def test_alone_shrinks_do_not_wait_for_a_second_sample() -> None:
+    demand = Demand()
+    calm(demand, 1795)
+    reading = VmSample(cpu_used_millicores=300)
+    assert [a.kind for a in RULE.asks(reading, situation(), demand, 1800 * NS_PER_S, sustained=True)] == [Q]
+
+
 def test_the_climb_doubles_while_the_limit_is_felt_and_starts_again_after() -> None:
     demand, limit, seen = Demand(), 1000, []
     for n in range(4):

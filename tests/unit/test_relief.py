@@ -19,7 +19,7 @@ from shared.clock import ManualClock
 from shared.model import Allocation, HostSample, Mode, Policy
 from shared.plan import OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
-from shared.units import GIB, NS_PER_S, SAMPLE_PERIOD_S, UNLIMITED
+from shared.units import GIB, NS_PER_S, SAMPLE_PERIOD_S
 from shared.workload import SERIES, VmWorkload, WorkloadFile
 
 START_S = 1_800_000_000
@@ -145,19 +145,3 @@ def test_nothing_is_given_where_nothing_may_change(mode: Mode) -> None:
     host = LonelyHost(need=2 * GIB, mode=mode, standalone=True)
     host.run(60)
     assert host.steps == [] and host.memory() == GIB
-
-
-def test_memory_high_of_ours_is_lifted_before_the_balloon_grows() -> None:
-    host = LonelyHost(need=GIB + GIB // 4, mode=Mode.REACTIVE, standalone=True)
-    host.run(5)
-    record = host.core._acting.ledger.vms[VM]
-    capabilities = msgspec.structs.replace(record.domain.capabilities, memory_high=None)
-    host.tell(ev.InventoryRead(domains=(msgspec.structs.replace(record.domain, capabilities=capabilities),)))
-    record.in_force[StepKind.MEMORY_HIGH] = GIB
-    host.core._acting.ledger.restore_change(VM, StepKind.MEMORY_HIGH, UNLIMITED, GIB, host.clock.wall_ns())
-    submit = host.host.submit
-    host.host.submit = lambda vm_id, kind, value: submit(vm_id, kind, value) if kind is StepKind.MEMORY else None  # type: ignore[method-assign]
-    host.run(10)
-    asked = [step for _, step in host.steps]
-    assert [step.kind for step in asked[:2]] == [StepKind.MEMORY_HIGH, StepKind.MEMORY]
-    assert asked[0].value == UNLIMITED
