@@ -234,12 +234,15 @@ class HypervisorContract:
         if StepKind.VCPUS_ONLINE in self.CANNOT:
             self.refused(hypervisor, vm_id, StepKind.VCPUS_ONLINE, 1, RefusalCode.NOT_CAPABLE)
             return
-        assert before.vcpus is not None and before.vcpus > 1, "the VM given has no vCPU that may go"
-        for count in (before.vcpus - 1, before.vcpus):
+        plugged = max(2, before.vcpus or 0)
+        if plugged != before.vcpus:
+            hypervisor.submit(vm_id, StepKind.VCPUS, plugged)
+            settle(lambda: hypervisor.allocation(vm_id).vcpus_online == plugged)
+        for count in (plugged - 1, plugged):
             hypervisor.submit(vm_id, StepKind.VCPUS_ONLINE, count)
             settle(lambda count=count: hypervisor.allocation(vm_id).vcpus_online == count)
             settle(lambda count=count: self.seen(reader, vm_id).vcpus_online == count)
-            assert hypervisor.allocation(vm_id).vcpus == before.vcpus
+            assert hypervisor.allocation(vm_id).vcpus == plugged
 
     @pytest.mark.parametrize(("kind", "value"), IMPOSSIBLE)
     def test_impossible_value_is_refused_and_changes_nothing(
