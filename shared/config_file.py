@@ -77,7 +77,7 @@ def _read(path: Path) -> Tree:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, brackets without end
         raise ConfigError(f"config file {path}: not valid TOML: {error}") from None
 
 
@@ -85,6 +85,8 @@ def _check_keys(tree: Tree, known: Mapping[str, Setting], above: str, origin: st
     for name, value in tree.items():
         key = f"{above}{name}"
         if key in known:
+            if isinstance(value, dict):
+                raise ConfigError(f"{key} = a table in {origin}: allowed is {known[key].allowed}")
             continue
         inside = f"{key}."
         if not any(candidate.startswith(inside) for candidate in known):
