@@ -1,14 +1,11 @@
 """The Hypervisor port over libvirt: inventory, allocation read back, and `submit`, which hands on to the levers.
 
-Also the DomainSource of sampling: the definitions of running domains are kept and read anew when libvirt has an event for one, after each
-submit, and once a minute; a connection that has no events makes every round read them. Every call may block on a busy domain: the service
-bounds it.
+Also the DomainSource of sampling. Every call may block on a busy domain: the service bounds it.
 libvirt's `vcpu_quota` is per vCPU; ours is over all vCPUs: it is divided among them, and divided anew when one comes or goes.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -18,6 +15,7 @@ import structlog
 
 from agent.adapters.libvirt_capabilities import HostFacts, agent_obstacle, domain_of, parse_file_systems, shaping_obstacle
 from agent.adapters.libvirt_connection import LIVE, LibvirtConnection, translate
+from agent.adapters.libvirt_inventory import Inventory, read_weight
 from agent.adapters.libvirt_levers import LEVERS, Target, quota_in_force, settle_quota
 from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
 from agent.ports import TrafficShaper
@@ -31,11 +29,8 @@ from shared.plan import StepKind
 from shared.units import GIB, KIB, UNLIMITED
 
 BALLOON_PERIOD_S: Final = 5
-REREAD_S: Final = 60.0  # what libvirt has no event for (a blkio weight) is seen after this at the latest
 ONLINE_FRESH_S: Final = 30.0  # the guest agent is asked at most this often, and a silent one costs its 5 s no more often than this ...
 ONLINE_MOVING_S: Final = 30.0  # ... but each second for this long after a step that changes what is online: a guest takes seconds
-_RUNNING: Final = (1, 2)  # VIR_DOMAIN_RUNNING, VIR_DOMAIN_BLOCKED
-_NO_BLKIO: Final = (3, 55, 67, 84)  # not supported, "blkio cgroup isn't mounted", configuration unsupported, operation unsupported
 _log = structlog.get_logger(__name__)
 
 
@@ -48,11 +43,6 @@ class CommitLimits(msgspec.Struct, frozen=True, kw_only=True):
     net_bits_per_s: int = 10_000_000_000  # of the uplink
 
 
-class _Known(msgspec.Struct, frozen=True, kw_only=True):
-    definition: DomainDefinition
-    disk_weight: int | None
-
-
 class LibvirtHypervisor:
     """Implements Hypervisor and sampling's DomainSource."""
 
@@ -62,23 +52,18 @@ class LibvirtHypervisor:
         files: KernelFiles,
         shaper: TrafficShaper | None = None,
         limits: CommitLimits | None = None,
-        perf_obstacle: Callable[[], str | None] | None = None,
     ) -> None:
-        """Connects at the first call. `perf_obstacle` says why nothing is counted. Raises ConfigError without libvirt-python."""
-        self._connection = LibvirtConnection(uri, self._changed)
+        """Connects at the first call. Raises ConfigError when libvirt-python is missing."""
+        self._inventory = Inventory()
+        self._connection = LibvirtConnection(uri, self._inventory.changed)
         self._libvirt = self._connection.libvirt
         self._files = files
         self._shaper = shaper
         self._limits = limits or CommitLimits()
-        self._perf_obstacle = perf_obstacle
         self._pids: dict[str, tuple[int, int]] = {}  # VM -> pid, start time
         self._owed_quota: dict[str, tuple[int, int]] = {}
         self._online: dict[str, tuple[float, int | None]] = {}  # VM -> when the guest agent was asked, its answer
         self._online_moving: dict[str, float] = {}  # VM -> until when its answer may change
-        self._lock = threading.Lock()
-        self._known: dict[str, _Known] = {}
-        self._reread_at = 0.0
-        self._watchers: list[Callable[[], None]] = []
 
     def close(self) -> None:
         """Close the connection; nothing on the host changes."""
@@ -86,7 +71,7 @@ class LibvirtHypervisor:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, in any thread, whenever a domain's limits or devices may have changed."""
-        self._watchers.append(changed)
+        self._inventory.watch(changed)
 
     # Hypervisor
 
@@ -109,13 +94,12 @@ class LibvirtHypervisor:
 
     def domains(self) -> Sequence[Domain]:
         """Every domain, running or not. One that vanishes meanwhile is left out."""
-        found = self._connection.call(lambda connection: self._definitions(connection.listAllDomains(0)))
+        found = self._connection.call(lambda connection: self._inventory.read(self._libvirt, connection.listAllDomains(0)))
         running = any(is_running for _, _, is_running in found)
         balloons = self._balloon_answers() if running else {}
         systems = parse_file_systems(self._files.read(self._files.proc / "self" / "mountinfo") or "")
         shared = HostFacts(
             shaping=self._shaper is not None,
-            perf="not probed" if self._perf_obstacle is None else self._perf_obstacle(),
             file_systems=systems,
         )
         return tuple(
@@ -134,13 +118,13 @@ class LibvirtHypervisor:
         finally:
             if kind in (StepKind.VCPUS, StepKind.VCPUS_ONLINE):
                 self._online_moving[vm_id] = time.monotonic() + ONLINE_MOVING_S
-            self._changed(vm_id)
+            self._inventory.changed(vm_id)
 
     # DomainSource
 
     def running(self) -> Sequence[RunningDomain]:
         """Running domains for sampling. Switches balloon statistics on where the guest is not asked for any (a poll, no limit)."""
-        known = self._connection.call(self._known_running)
+        known = self._connection.call(lambda connection: self._inventory.running(self._connection, connection))
         for entry in known:
             if entry.definition.balloon and not entry.definition.balloon_period_s:
                 self._ask_for_balloon_statistics(entry.definition)
@@ -163,51 +147,8 @@ class LibvirtHypervisor:
     def bulk_stats(self) -> Mapping[str, Mapping[str, object]]:
         """balloon.* and block.* of every running domain, in one call that waits for none: a busy domain's groups are missing."""
         if not self._connection.tells_changes:
-            self._tell_watchers()
+            self._inventory.tell()
         return self._statistics(self._libvirt.VIR_DOMAIN_STATS_BALLOON | self._libvirt.VIR_DOMAIN_STATS_BLOCK)
-
-    # Definitions
-
-    def _changed(self, vm_id: str) -> None:
-        with self._lock:
-            self._known.pop(vm_id, None)
-        self._tell_watchers()
-
-    def _tell_watchers(self) -> None:
-        for watcher in self._watchers:
-            watcher()
-
-    def _known_running(self, connection: Any) -> list[_Known]:
-        domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(self._libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
-        now = time.monotonic()
-        with self._lock:
-            if not self._connection.tells_changes or now - self._reread_at > REREAD_S:
-                self._known.clear()
-                self._reread_at = now
-            for gone in self._known.keys() - domains.keys():
-                del self._known[gone]
-            kept = dict(self._known)
-            missing = [domain for vm_id, domain in domains.items() if vm_id not in kept]
-        for definition, domain, _ in self._definitions(missing):
-            entry = _Known(definition=definition, disk_weight=self._weight(domain))
-            kept[definition.vm_id] = entry
-            with self._lock:
-                self._known[definition.vm_id] = entry
-        return [kept[vm_id] for vm_id in domains if vm_id in kept]
-
-    def _definitions(self, domains: Sequence[Any]) -> list[tuple[DomainDefinition, Any, bool]]:
-        found = []
-        for domain in domains:
-            try:
-                definition = parse_definition(domain.XMLDesc(0))
-                found.append((definition, domain, domain.info()[0] in _RUNNING))
-            except self._libvirt.libvirtError as error:
-                if error.get_error_code() != self._libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                continue
-            if definition.policy_error is not None:
-                _log.warning("policy cannot be read, VM excluded", vm=definition.vm_id, error=definition.policy_error)
-        return found
 
     # The probe: what only libvirt or the kernel can say
 
@@ -280,7 +221,7 @@ class LibvirtHypervisor:
             dimm_bytes=definition.dimm_bytes,
             memory_high_bytes=self._read_memory_high(definition.vm_id),
             disk_ops_per_s=definition.disk_ops_limit_per_s,
-            disk_weight=self._weight(domain),
+            disk_weight=read_weight(self._libvirt, domain),
             net_tx_rate_bits_per_s=None if tap is None or self._shaper is None else self._shaper.rate(tap),
         )
 
@@ -310,17 +251,8 @@ class LibvirtHypervisor:
         known = self._online.get(definition.vm_id)
         self._online[definition.vm_id] = (time.monotonic(), answer)
         if known is None or known[1] != answer:
-            self._tell_watchers()
+            self._inventory.tell()
         return answer
-
-    def _weight(self, domain: Any) -> int | None:
-        try:
-            weight = domain.blkioParameters(LIVE).get("weight")
-        except self._libvirt.libvirtError as error:
-            if error.get_error_code() not in _NO_BLKIO:
-                raise
-            return None
-        return None if weight is None else int(weight)
 
     def _read_memory_high(self, vm_id: str) -> int | None:
         """The tightest memory.high around the VM; UNLIMITED = none is set, None = this host has no such file."""
@@ -367,8 +299,7 @@ class LibvirtHypervisor:
             _log.warning("balloon statistics cannot be switched on", vm=definition.vm_id, error=str(error))
         else:
             _log.info("balloon statistics switched on", vm=definition.vm_id, name=definition.name, period_s=BALLOON_PERIOD_S)
-        with self._lock:
-            self._known.pop(definition.vm_id, None)
+            self._inventory.changed(definition.vm_id)
 
     def _assign_tap(self, definition: DomainDefinition) -> None:
         """Say whose tap it is: where we shape what this guest sends, its client's share follows the owner's policy."""

@@ -210,11 +210,11 @@ def set_dimm(target: Target, size: int) -> None:
     most, numbers = dimm_max_bytes(definition), {"value": size, "now": definition.dimm_bytes, "maximum": dimm_max_bytes(definition)}
     if size < 0 or size % DIMM_BYTES:
         raise Refusal(RefusalCode.INVALID_VALUE, f"dimm {size}: allowed are multiples of {DIMM_BYTES} up to {most}", numbers)
+    _refuse_where(dimm_obstacle(definition), target, numbers)
     if size == definition.dimm_bytes:
         return
     if size > definition.dimm_bytes:
-        full = "all memory slots are taken" if definition.dimm_slots_free == 0 else None
-        _refuse_where(dimm_obstacle(definition) or full, target, numbers)
+        _refuse_where("all memory slots are taken" if definition.dimm_slots_free == 0 else None, target, numbers)
         if size > most:
             raise Refusal(RefusalCode.ABOVE_DOMAIN_MAXIMUM, f"dimm {size}: the domain's <maxMemory> allows {most}", numbers)
         number = max((dimm.number for dimm in definition.dimms), default=-1) + 1

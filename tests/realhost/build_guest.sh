@@ -27,7 +27,7 @@ modules=kernel/lib/modules/$version/kernel
 
 mkdir -p root/bin root/proc root/sys root/dev root/tmp root/modules
 cp /bin/busybox root/bin/busybox
-for applet in sh mount mkdir insmod ip sleep cat echo ln ls nproc grep sed free dd yes touch rm poweroff; do ln -s busybox "root/bin/$applet"; done
+for applet in sh mount mkdir insmod ip sleep cat echo ln ls nproc grep sed free dd yes touch rm killall poweroff; do ln -s busybox "root/bin/$applet"; done
 gcc -O2 -static -pthread -o root/bin/load_agent "$here/load_agent.c"
 cp "$here/guest_init.sh" root/init && chmod 755 root/init
 number=10

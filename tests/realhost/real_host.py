@@ -25,11 +25,16 @@ from typing import Any
 
 from pyroute2 import NetNS
 
+from shared.plan import StepKind
+
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate-realhost"
 PREFIX = "tghost"
 DISK_MIB = 64
 SLOTS_MIB = 1024  # room for DIMMs
+_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
+# What the contract's CANNOT needs where the memory controller is not cgroup v2.
+WITHOUT_MEMORY_HIGH = {} if _V2.exists() and "memory" in _V2.read_text().split() else {StepKind.MEMORY_HIGH: "not cgroup v2"}
 PROGRAMS = ("qemu-system-x86_64", "/usr/sbin/libvirtd", "ip", "nsenter", "unshare", "gcc", "cpio", "/bin/busybox", "apt-get", "dpkg-deb")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hypervisor_contract import HypervisorContract
-from real_host import Guest, RealHost, wait_for
+from real_host import WITHOUT_MEMORY_HIGH, Guest, RealHost, wait_for
 
 from agent.adapters.libvirt_host import open_libvirt_host
 from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
@@ -59,6 +59,17 @@ def over(sampler: Sampler, guest: Guest, seconds: float) -> VmSample:
 
 
 class TestLibvirtHypervisor(HypervisorContract):
+    """A plain guest: no agent, no disk, no memory devices. tests/realhost/test_levers.py has one with all of them."""
+
+    CANNOT = {
+        StepKind.VCPUS_ONLINE: "no channel for a guest agent",
+        StepKind.VIRTIO_MEM: "no virtio-mem device",
+        StepKind.DIMM: "<maxMemory",
+        StepKind.DISK_BYTES: "no disk",
+        StepKind.DISK_OPS: "no disk",
+    } | WITHOUT_MEMORY_HIGH
+    UNPLUG = "TCG"
+
     @pytest.fixture
     def hypervisor(self, host: Host) -> LibvirtHypervisor:
         return host[0]

@@ -1,0 +1,107 @@
+"""The definitions of a host's domains, kept as long as libvirt has no event for them.
+
+Reading and parsing 100 definitions costs some 100 ms of CPU between libvirtd and us, so the running ones are kept: read anew when libvirt
+tells of a change, when we changed something ourselves, and once a minute for what libvirt has no event for (a blkio weight). Where the
+connection tells no changes, every call reads them all.
+Invariant: a change that is told while a definition is being read makes that reading void.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from agent.adapters.libvirt_connection import LIVE, LibvirtConnection
+from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
+
+REREAD_S: Final = 60.0
+_RUNNING: Final = (1, 2)  # VIR_DOMAIN_RUNNING, VIR_DOMAIN_BLOCKED
+_NO_BLKIO: Final = (3, 55, 67, 84)  # not supported, "blkio cgroup isn't mounted", configuration unsupported, operation unsupported
+_log = structlog.get_logger(__name__)
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """A running domain as it was read last."""
+
+    definition: DomainDefinition
+    disk_weight: int | None
+
+
+class Inventory:
+    """Definitions of all domains, and who wants to hear of changes. `changed` may come from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, Known] = {}
+        self._changed: set[str] = set()  # told of since their last reading began
+        self._reread_at = 0.0
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, in any thread, whenever a domain's limits or devices may have changed."""
+        self._watchers.append(changed)
+
+    def changed(self, vm_id: str) -> None:
+        """This domain is not what was read."""
+        with self._lock:
+            self._known.pop(vm_id, None)
+            self._changed.add(vm_id)
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher()
+
+    def running(self, source: LibvirtConnection, connection: Any) -> list[Known]:
+        """Every active domain; to be used inside `source.call`."""
+        libvirt = source.libvirt
+        domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+        now = time.monotonic()
+        with self._lock:
+            if not source.tells_changes or now - self._reread_at > REREAD_S:
+                self._known.clear()
+                self._reread_at = now
+            self._known = {vm_id: known for vm_id, known in self._known.items() if vm_id in domains}
+            kept = dict(self._known)
+            self._changed -= domains.keys() - kept.keys()
+        missing = [domain for vm_id, domain in domains.items() if vm_id not in kept]
+        for definition, domain, _ in self.read(libvirt, missing):
+            vm_id = definition.vm_id
+            kept[vm_id] = Known(definition=definition, disk_weight=read_weight(libvirt, domain))
+            with self._lock:
+                if vm_id not in self._changed:
+                    self._known[vm_id] = kept[vm_id]
+        return [kept[vm_id] for vm_id in domains if vm_id in kept]
+
+    @staticmethod
+    def read(libvirt: Any, domains: Sequence[Any]) -> list[tuple[DomainDefinition, Any, bool]]:
+        """Definition, libvirt's object, and whether it runs; a domain that vanishes meanwhile is left out."""
+        found = []
+        for domain in domains:
+            try:
+                definition = parse_definition(domain.XMLDesc(0))
+                found.append((definition, domain, domain.info()[0] in _RUNNING))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                continue
+            if definition.policy_error is not None:
+                _log.warning("policy cannot be read, VM excluded", vm=definition.vm_id, error=definition.policy_error)
+        return found
+
+
+def read_weight(libvirt: Any, domain: Any) -> int | None:
+    """The blkio weight in force; None where the host or the driver has none."""
+    try:
+        weight = domain.blkioParameters(LIVE).get("weight")
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in _NO_BLKIO:
+            raise
+        return None
+    return None if weight is None else int(weight)
