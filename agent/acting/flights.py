@@ -176,7 +176,11 @@ class Flights:
         self._ledger.ended(step.vm_id, step.kind, growth=grows(flight.before, step.value), failed=ending.failed, now_ns=now_ns)
         shown = ending.value is not None and shows(step.kind, step.value, ending.value)
         sure = shown or ending.state in (OutcomeState.UNDONE, OutcomeState.REFUSED)
-        self._ownership.ended(step.vm_id, step.kind, ending.value, sure=sure, now_ns=now_ns)
+        # What was asked for is believed, not the reading that was near enough to show it: a balloon still does its last percent.
+        left = step.value if shown else ending.value
+        if flight.undo is not None and left is not None and shows(step.kind, flight.undo.value, left):
+            left = flight.undo.value
+        self._ownership.ended(step.vm_id, step.kind, left, sure=sure, now_ns=now_ns)
         took = ending.state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL)
         if took and ending.value is not None and not shows(step.kind, flight.before, ending.value):
             taken = Taken(

@@ -237,7 +237,8 @@ def fold(owned: dict[str, Owned], entry: JournalEntry) -> None:
         if outcome.step.kind is StepKind.MIGRATE:
             return
         if known is not None and outcome.value is not None and outcome.state not in (OutcomeState.REFUSED, OutcomeState.SHADOWED):
-            known.believed[outcome.step.kind] = outcome.value
+            asked, kind = outcome.step.value, outcome.step.kind
+            known.believed[kind] = asked if shows(kind, asked, outcome.value) else outcome.value
 
 
 def _keep(owned: dict[str, Owned], entry: Owned) -> None:
