@@ -91,6 +91,9 @@ class Inventory:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
                 continue
+            except ValueError as error:  # one odd domain must not hide the others
+                _log.warning("domain definition cannot be read, VM left out", error=str(error))
+                continue
             if definition.policy_error is not None:
                 _log.warning("policy cannot be read, VM excluded", vm=definition.vm_id, error=definition.policy_error)
         return found

@@ -198,7 +198,12 @@ def dimm_xml(number: int, size_bytes: int) -> str:
 
 
 def _bytes(element: ElementTree.Element | None) -> int:
-    return 0 if element is None else int(element.text or "0") * _UNITS[element.get("unit", "KiB")]
+    if element is None:
+        return 0
+    unit = element.get("unit", "KiB")
+    if unit not in _UNITS:
+        raise ValueError(f"domain XML: {element.tag}: unit {unit[:32]!r}")
+    return int(element.text or "0") * _UNITS[unit]
 
 
 def _xml(element: ElementTree.Element) -> str:
