@@ -228,7 +228,7 @@ class AgentCore:
     @property
     def in_flight(self) -> int:
         """Steps submitted and not yet ended, moves among them."""
-        return len(self._acting.flights.actuator) + len(self._acting.moves) + len(self._acting.moves)
+        return len(self._acting.flights.actuator) + len(self._acting.moves)
 
     @property
     def waiting(self) -> int:

@@ -143,6 +143,8 @@ class Conductor:
     def watch(self, vm_id: str, now_ns: int) -> None:
         """Values of the VM were taken over: notice what somebody else changed, and leave the VM to them."""
         record = self.ledger.vms[vm_id]
+        if not record.domain.running:  # on its way here by migration: libvirt is still setting its limits
+            return
         changes, first = self.ownership.judge(vm_id, record.in_force, now_ns)
         news = self.ownership.note_oom(vm_id, record.oom_at_ns)
         if changes:

@@ -191,9 +191,10 @@ class Ledger:
             if record is None:
                 self.vms[vm_id] = VmRecord(domain, self.config)
                 continue
-            if record.domain.running and not domain.running:
-                # Stopped: what was read of it says nothing about its next run.
-                lost.append(vm_id)
+            if record.domain.running != domain.running:
+                # Stopped, or begun (it came by migration, with the limits half made): what was read of it says nothing about this run.
+                if record.domain.running:
+                    lost.append(vm_id)
                 self.vms[vm_id] = VmRecord(domain, self.config)
                 self.vms[vm_id].story = record.story
             elif record.domain != domain:

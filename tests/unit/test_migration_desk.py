@@ -62,6 +62,7 @@ class Host:
         self.now = T0
         self.log: list[ev.Instruction] = []
         self.sequence = 0
+        self.reading = CALM
         self.core = AgentCore(
             host_id="h1",
             boot_id="boot-123456789",
@@ -84,7 +85,7 @@ class Host:
         return self.tell(ev.InventoryRead(domains=tuple(self.here.values())))
 
     def sample(self) -> list[ev.Instruction]:
-        vms = dict.fromkeys(self.here, CALM)
+        vms = dict.fromkeys(self.here, self.reading)
         return self.tell(ev.Sampled(sample=HostSample(wall_ns=self.now, monotonic_ns=self.now - T0, period_ns=5 * NS_PER_S, vms=vms)))
 
     def wait(self, seconds: float = 1, left: int | None = None, vm_id: str = "vm-1") -> list[ev.Instruction]:
@@ -363,6 +364,27 @@ def test_a_vm_that_came_back_can_move_again() -> None:
     host.wait(50)
     host.inventory()
     assert of(ev.StartMigration, host.wait(5))
+
+
+# Where a VM arrives
+
+
+def test_a_vm_on_its_way_here_is_no_foreign_change_and_its_limits_are_applied_when_it_runs() -> None:
+    host = Host("vm-1")
+    host.here["vm-7"] = domain("vm-7", running=False)
+    host.inventory()
+    host.reading = msgspec.structs.replace(CALM, cpu_quota_millicores=UNLIMITED, net_rx_ceil_bits_per_s=UNLIMITED)
+    host.wait(6)  # libvirt has set nothing yet
+    host.here["vm-7"] = domain("vm-7")
+    host.inventory()
+    host.tell(ev.LimitsArrived(vm_id="vm-7", limits=Allocation(cpu_quota_millicores=1500, net_rx_bits_per_s=50 * MBIT)))
+    host.log.clear()
+    host.reading = msgspec.structs.replace(CALM, net_rx_ceil_bits_per_s=UNLIMITED)
+    host.wait(6)
+    told = [note.fields["vm"] for note in of(ev.Note, host.log) if isinstance(note, ev.Note) and note.event == "foreign_change"]
+    assert "vm-7" not in told
+    submitted = {i.step.kind for i in host.log if isinstance(i, ev.SubmitStep) and i.step.vm_id == "vm-7"}
+    assert submitted == {StepKind.NET_RX}
 
 
 # After a restart
