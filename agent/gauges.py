@@ -104,4 +104,6 @@ class Gauges:
         self._metrics.set("tidegate_agent_threads", threading.active_count())
         statm = Path("/proc/self/statm").read_text(encoding="ascii").split()
         self._metrics.set("tidegate_agent_resident_memory_bytes", int(statm[1]) * _PAGE_BYTES)
-        self._metrics.set("tidegate_agent_open_fds", len(os.listdir("/proc/self/fd")))  # noqa: PTH208  # names only
+        # Since Linux 6.2 its size is their number; to list the thousands that sampling keeps open costs a third of all that the agent uses.
+        descriptors = os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))  # noqa: PTH116, PTH208  # cheap, names only
+        self._metrics.set("tidegate_agent_open_fds", descriptors)
