@@ -40,6 +40,8 @@ CALM = VmSample(
     memory_allocated_bytes=2 * GIB,
     net_rx_ceil_bits_per_s=50 * MBIT,
     net_tx_ceil_bits_per_s=UNLIMITED,
+    net_rx_bits_per_s=MBIT,
+    net_tx_bits_per_s=MBIT,
 )
 VMS = ("vm-1", "vm-2", "vm-3")
 
