@@ -154,6 +154,8 @@ class AgentCore:
             migration=migration,
         )
         self._out: list[Instruction] = []
+        if self.paused_by:
+            self._acting.pause(", ".join(self.paused_by), 0)
 
     def handle(self, event: Event, now_ns: int) -> list[Instruction]:
         """Take in one event at wall time `now_ns`; what to do, in this order."""
@@ -389,16 +391,15 @@ class AgentCore:
         held = set(self.paused_by) | {event.by} if event.paused else set(self.paused_by) - {event.by}
         if held == set(self.paused_by):
             return
-        before, self.paused_by = self.paused_by, tuple(sorted(held))
+        self.paused_by = tuple(sorted(held))
         # The file says for itself, at every start, whether it holds.
         self._out.append(PersistPause(by=tuple(by for by in self.paused_by if by != "file")))
         fields: dict[str, str | int] = {"by": event.by, "paused": int(event.paused), "held_by": ", ".join(self.paused_by)}
         self._out.append(Note(level="warning", event="pause", fields=fields))
-        if self.paused_by and not before:
-            self._acting.forbid_plans(RefusalCode.PAUSED, f"paused by {event.by}", now_ns)
-            self._acting.moves.abort_all(RefusalCode.PAUSED, f"paused by {event.by}", now_ns)
-        elif before and not self.paused_by:
-            self._acting.flights.resume(now_ns)
+        if self.paused_by:
+            self._acting.pause(", ".join(self.paused_by), now_ns)
+        else:
+            self._acting.resume(now_ns)
         if self.link_up:
             self._send_status(now_ns)
 

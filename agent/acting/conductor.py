@@ -69,6 +69,7 @@ class Conductor:
         self._chased: dict[tuple[str, StepKind], Ask] = {}  # growths of the local rule that need another stride at once
         self._arrivals: dict[str, Allocation] = {}  # limits that travelled with VMs not read yet
         self._arriving: set[str] = set()
+        self._decaying: dict[tuple[str, StepKind], int] = {}  # when a lever's way back may be begun again
 
     @property
     def out(self) -> list[Instruction]:
@@ -235,6 +236,18 @@ class Conductor:
         self._chased.clear()
         self._pursuits.forbid(code, why, now_ns)
 
+    def pause(self, holders: str, now_ns: int) -> None:
+        """The kill switch is held by these: nothing begins, what is in the air is left alone, moves are given up."""
+        if not self._pursuits.paused:
+            self.forbid_plans(RefusalCode.PAUSED, f"paused by {holders}", now_ns)
+            self.moves.abort_all(RefusalCode.PAUSED, f"paused by {holders}", now_ns)
+        self._pursuits.paused = holders
+
+    def resume(self, now_ns: int) -> None:
+        """Nobody holds the kill switch any more."""
+        self._pursuits.paused = ""
+        self.flights.resume(now_ns)
+
     def pursue(self, allow: Allowance, now_ns: int) -> None:
         """Try every step whose time has come."""
         self._pursuits.pursue(allow, now_ns)
@@ -301,6 +314,7 @@ class Conductor:
     def decay(self, allow: Allowance, now_ns: int) -> None:
         """The lease is over: levers of ours go back to the owner's defaults, stepwise, under every limit of the guard."""
         if not allow.decay:
+            self._decaying.clear()
             return
         busy = {(pursuit.step.vm_id, pursuit.step.kind) for pursuit in self.book.pursuits.values()}
         for vm_id, record in self.ledger:
@@ -308,6 +322,9 @@ class Conductor:
                 current = record.in_force.get(kind)
                 if current is None or shows(kind, value, current) or kind in record.pending or (vm_id, kind) in busy:
                     continue
+                if now_ns < self._decaying.get((vm_id, kind), 0):
+                    continue
+                self._decaying[vm_id, kind] = now_ns + DECAY_NS
                 self._pursuits.restore(
                     vm_id, kind, value, origin="autonomy", reason="lease_over", deadline_ns=now_ns + DECAY_NS, now_ns=now_ns
                 )

@@ -26,7 +26,7 @@ from shared.refusal import RefusalCode
 
 # Clips after which the rest may follow in a later stride; the others (floors, ceilings, working set) are final.
 STRIDES: Final = frozenset({RefusalCode.STEP_TOO_LARGE, RefusalCode.HOST_COMMIT_LIMIT})
-# Refusals of a restoring step that the next sample may lift.
+# Refusals of the host's own steps that the next sample may lift.
 PASSING: Final = frozenset({RefusalCode.READING_STALE, RefusalCode.PRESSURE_VETO, RefusalCode.RATE_LIMITED})
 
 
@@ -44,6 +44,7 @@ class Pursuits:
     ) -> None:
         self.guard = guard
         self.book = book
+        self.paused = ""  # who holds the kill switch
         self._moves = moves
         self._ledger = ledger
         self._flights = flights
@@ -165,6 +166,8 @@ class Pursuits:
     def _barred(self, pursuit: Pursuit, growth: bool, allow: Allowance, now_ns: int) -> tuple[RefusalCode, str, bool] | None:
         """Why mode, link or owner do not let this step be tried now: code, detail, and whether it may wait."""
         step = pursuit.step
+        if self.paused:
+            return RefusalCode.PAUSED, f"paused by {self.paused}", False
         if pursuit.origin == "autonomy":
             return None if allow.decay else (RefusalCode.PRECONDITION_CHANGED, "a coordinator is back", False)
         if pursuit.origin:
@@ -189,7 +192,7 @@ class Pursuits:
         assert code is not None
         for_room = code is RefusalCode.HOST_COMMIT_LIMIT
         unread = current is None and code is RefusalCode.READING_STALE and step.kind is not StepKind.MIGRATE
-        passing = pursuit.restoring and code in PASSING
+        passing = pursuit.origin != "" and code in PASSING
         in_time = verdict.wait_ns > 0 and now_ns + verdict.wait_ns < pursuit.deadline_ns
         if for_room or unread or passing or in_time:
             if pursuit.wait(code, verdict.detail, now_ns + verdict.wait_ns):
