@@ -13,6 +13,7 @@ import msgspec
 from agent import events as ev
 from agent.acting.telling import HistoryLine
 from agent.picture import Picture
+from agent.sampling.detail import VmDetail
 from shared.control import Request
 from shared.errors import Refusal
 from shared.model import Mode
@@ -139,11 +140,15 @@ class Answers:
         sample = self._picture.sample
         host = msgspec.to_builtins(sample) if sample is not None else {}
         host.pop("vms", None)
+        details = self._picture.details()
+        rows = self._vms(request)
+        for row in rows:
+            row["detail"] = msgspec.to_builtins(details.get(row["vm_id"], VmDetail()))
         return {
             "status": self._status(request),
             "host": host,
             "capacity": msgspec.to_builtins(self._picture.core.capacity),
-            "vms": self._vms(request),
+            "vms": rows,
         }
 
     def _plan(self, request: Request) -> dict[str, Any]:

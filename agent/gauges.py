@@ -87,7 +87,7 @@ class Gauges:
         page = self._metrics.render()
         if not picture.config.exporter_vm_series or picture.sample is None:
             return page
-        return page + render_vms(picture.sample.vms, {domain.vm_id: domain.name for domain in picture.domains})
+        return page + render_vms(picture.sample.vms, picture.details(), {domain.vm_id: domain.name for domain in picture.domains})
 
     def _host(self, sample: HostSample) -> None:
         self._metrics.set("tidegate_agent_sample_timestamp_seconds", sample.wall_ns / NS_PER_S)

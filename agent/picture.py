@@ -11,6 +11,8 @@ from importlib.metadata import version
 from agent.calls import BoundedCalls
 from agent.core import AgentCore
 from agent.link.spool import Spool
+from agent.ports import RawHost
+from agent.sampling.detail import VmDetail, derive_detail
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import Refusal
@@ -29,6 +31,7 @@ class Picture:
     spool: Spool
     domains: tuple[Domain, ...] = ()
     sample: HostSample | None = None
+    raw: tuple[RawHost | None, RawHost] | None = None  # the round before the newest one, and that one
     rounds: int = 0
     round_seconds: float | None = None  # real time that the newest round took
     period_s: float = 0.0  # to the next round; above the configured one while the host starves
@@ -43,6 +46,10 @@ class Picture:
         if found is None:
             raise Refusal(RefusalCode.UNKNOWN_VM, f"VM {name!r}: not on this host; `tidegate-agent vms` lists them")
         return found
+
+    def details(self) -> dict[str, VmDetail]:
+        """VM -> what is known of it and not shipped, derived when somebody asks: most rounds nobody does."""
+        return derive_detail(*self.raw) if self.raw is not None else {}
 
     def paused_by(self) -> tuple[str, ...]:
         """Who holds the kill switch; empty = nobody."""

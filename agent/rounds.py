@@ -20,12 +20,14 @@ from agent.hosts import HostBundle
 from agent.picture import Picture
 from agent.ports import RawHost
 from agent.sampling.derive import derive
+from agent.sampling.pace import next_period_s
 from shared.errors import HostError
 from shared.metrics import Metrics
 from shared.model import HostSample
 from shared.notify import notify
 from shared.units import NS_PER_S
 
+MAX_PERIOD_S: Final = 60.0  # the longest that can be configured: three of them pass before the watchdog bites (WatchdogSec=180)
 MIN_REAL_WAIT_S: Final = 0.002  # keeps a fast simulated clock from starving the loop's sockets
 
 log = structlog.get_logger("agent")
@@ -92,6 +94,7 @@ class Rounds:
         picture.rounds += 1
         picture.failures = raw.failures
         sample = derive(self._previous, raw, {domain.vm_id: domain.memory_max_bytes for domain in picture.domains})
+        picture.raw = (self._previous, raw)
         self._previous = raw
         self._metrics.add("tidegate_agent_samples_total")
         self._metrics.set("tidegate_agent_vms", len(raw.vms))
@@ -105,7 +108,13 @@ class Rounds:
             self._on_sample(sample, {vm.vm_id: vm.epoch for vm in raw.vms})
 
     def _pace(self, round_seconds: float) -> float:
-        return float(self._picture.config.sample_period_s)
+        picture, config = self._picture, self._picture.config
+        if config.hypervisor == "simulated":
+            return float(config.sample_period_s)  # a simulated host's pressure is none of this process's
+        pressure = None if picture.sample is None else picture.sample.psi_cpu_some_permille
+        configured = float(config.sample_period_s)
+        period = next_period_s(picture.period_s, configured, pressure, round_seconds, config.sampling.starved_permille)
+        return min(period, max(configured, MAX_PERIOD_S))
 
     async def _wait(self, due_ns: int) -> None:
         """Until the next round, with looks at CPU use and run delay in between."""

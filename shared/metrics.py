@@ -34,7 +34,7 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class VmMetric(msgspec.Struct, frozen=True):
-    """One row of the table of per-VM gauges: the value is `field` of a VmSample over `per`; a limit may be none."""
+    """One row of the table of per-VM gauges: the value is `field` of a VmSample or VmDetail over `per`; a limit may be none."""
 
     name: str
     help: str
@@ -159,6 +159,46 @@ AGENT_VM_METRICS: Final = (
         8,
         limit=True,
     ),
+    VmMetric("tidegate_agent_vm_cpu_periods_per_second", "CFS periods in which the VM ran", "periods_per_s"),
+    VmMetric(
+        "tidegate_agent_vm_cpu_throttled_periods_ratio", "Share of them in which the quota held it back", "throttled_periods_permille", 1000
+    ),
+    VmMetric(
+        "tidegate_agent_vm_cpu_full_pressure_ratio", "Share of time in which all its tasks waited for a CPU", "psi_cpu_full_permille", 1000
+    ),
+    VmMetric("tidegate_agent_vm_memory_current_bytes", "Charged to its control group", "memory_current_bytes"),
+    VmMetric("tidegate_agent_vm_memory_anon_bytes", "Of that, anonymous memory", "memory_anon_bytes"),
+    VmMetric("tidegate_agent_vm_memory_file_bytes", "Of that, cached files", "memory_file_bytes"),
+    VmMetric("tidegate_agent_vm_memory_unused_bytes", "Free in the guest", "memory_unused_bytes"),
+    VmMetric("tidegate_agent_vm_memory_high_events_per_second", "Times that memory.high was passed", "memory_high_events_per_s"),
+    VmMetric("tidegate_agent_vm_memory_refaults_per_second", "Pages read again soon after they were reclaimed", "memory_refaults_per_s"),
+    VmMetric("tidegate_agent_vm_network_receive_packets_per_second", "Packets received by the guest", "net_rx_packets_per_s"),
+    VmMetric("tidegate_agent_vm_network_transmit_packets_per_second", "Packets sent by the guest", "net_tx_packets_per_s"),
+    VmMetric("tidegate_agent_vm_network_receive_tap_drops_per_second", "Dropped by the tap towards the guest", "net_rx_tap_dropped_per_s"),
+    VmMetric("tidegate_agent_vm_network_transmit_tap_drops_per_second", "Dropped by the tap from the guest", "net_tx_tap_dropped_per_s"),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_overlimits_per_second",
+        "Times over limit in our class towards the guest",
+        "net_rx_overlimits_per_s",
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_overlimits_per_second",
+        "Times over limit in our class from the guest",
+        "net_tx_overlimits_per_s",
+    ),
+    VmMetric("tidegate_agent_vm_network_receive_backlog_bytes", "Waiting in our class towards the guest", "net_rx_backlog_bytes"),
+    VmMetric("tidegate_agent_vm_network_transmit_backlog_bytes", "Waiting in our class from the guest", "net_tx_backlog_bytes"),
+    VmMetric("tidegate_agent_vm_vcpu_task_cores", "CPU time of its vCPU threads, by perf", "task_clock_millicores", 1000),
+    VmMetric("tidegate_agent_vm_context_switches_per_second", "Context switches of its vCPU threads", "context_switches_per_s"),
+    VmMetric("tidegate_agent_vm_cpu_migrations_per_second", "Moves of its vCPU threads between CPUs", "cpu_migrations_per_s"),
+    VmMetric("tidegate_agent_vm_page_faults_per_second", "Page faults of its vCPU threads", "page_faults_per_s"),
+    VmMetric("tidegate_agent_vm_cycles_per_second", "CPU cycles", "cycles_per_s"),
+    VmMetric("tidegate_agent_vm_instructions_per_second", "Instructions", "instructions_per_s"),
+    VmMetric("tidegate_agent_vm_cache_misses_per_second", "Cache misses", "cache_misses_per_s"),
+    VmMetric("tidegate_agent_vm_instructions_per_cycle", "Instructions per cycle (IPC)", "instructions_per_kilocycle", 1000),
+)
+AGENT_VM_KVM: Final = Metric(
+    "tidegate_agent_vm_kvm_events_per_second", "gauge", "KVM's own counters per second, by libvirt's name", ("vm_id", "name", "counter")
 )
 
 COORDINATOR_METRICS: Final = (

@@ -6,10 +6,12 @@ import asyncio
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.exporter import MAX_CONNECTIONS, MAX_HEAD_BYTES, Exporter
+from agent.sampling.detail import VmDetail
 from agent.vm_series import MAX_VMS, render_vms
 from shared.errors import ConfigError
 from shared.metrics import AGENT_METRICS, AGENT_VM_METRICS, Metrics
@@ -30,36 +32,40 @@ def full_page() -> bytes:
             metrics.set(row.name, 1.5, **labels)
         else:
             metrics.observe(row.name, 0.02, **labels)
-    values = {row.field: 1000 for row in AGENT_VM_METRICS}
-    return metrics.render() + render_vms({"a": VmSample(**values), "b": VmSample(cpu_quota_millicores=UNLIMITED)}, {"a": "web"})
+    values: dict[str, Any] = {row.field: 1000 for row in AGENT_VM_METRICS}
+    sample = VmSample(**{name: value for name, value in values.items() if name in VmSample.__struct_fields__})
+    detail = VmDetail(**{name: value for name, value in values.items() if name in VmDetail.__struct_fields__}, kvm_per_s={"exits": 7})
+    return metrics.render() + render_vms({"a": sample, "b": VmSample(cpu_quota_millicores=UNLIMITED)}, {"a": detail}, {"a": "web"})
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_has_nothing_to_say() -> None:
+    assert 'tidegate_agent_vm_kvm_events_per_second{vm_id="a",name="web",counter="exits"} 7' in full_page().decode()
     done = subprocess.run([str(PROMTOOL), "check", "metrics"], input=full_page(), capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stderr.decode(), done.stdout.decode()) == (0, "", "")
 
 
 def test_unknown_is_absent_and_unlimited_is_infinite() -> None:
-    text = render_vms({"a": VmSample(cpu_quota_millicores=UNLIMITED, cpu_used_millicores=1500)}, {"a": "web"}).decode()
+    text = render_vms({"a": VmSample(cpu_quota_millicores=UNLIMITED, cpu_used_millicores=1500)}, {}, {"a": "web"}).decode()
     assert 'tidegate_agent_vm_cpu_quota_cores{vm_id="a",name="web"} +Inf\n' in text
     assert 'tidegate_agent_vm_cpu_used_cores{vm_id="a",name="web"} 1.5\n' in text
     assert "memory" not in text
 
 
 def test_a_name_cannot_add_lines_or_labels() -> None:
-    text = render_vms({"a": VmSample(vcpus=1)}, {"a": 'x"} 1\nevil{y="\\'}).decode()
+    text = render_vms({"a": VmSample(vcpus=1)}, {}, {"a": 'x"} 1\nevil{y="\\'}).decode()
     assert text.splitlines()[-1] == 'tidegate_agent_vm_vcpus{vm_id="a",name="x\\"} 1\\nevil{y=\\"\\\\"} 1'
 
 
 def test_vms_beyond_the_bound_have_no_series() -> None:
-    text = render_vms({f"vm-{n:05d}": VmSample(vcpus=1) for n in range(MAX_VMS + 5)}, {}).decode()
+    text = render_vms({f"vm-{n:05d}": VmSample(vcpus=1) for n in range(MAX_VMS + 5)}, {}, {}).decode()
     assert sum(line.startswith("tidegate_agent_vm_vcpus{") for line in text.splitlines()) == MAX_VMS
 
 
 def test_every_field_of_the_table_exists_once() -> None:
     fields = [row.field for row in AGENT_VM_METRICS]
-    assert set(fields) <= set(VmSample.__struct_fields__) and len(set(fields)) == len(fields)
+    assert set(fields) <= {*VmSample.__struct_fields__, *VmDetail.__struct_fields__}
+    assert len(set(fields)) == len(fields)
     assert len({row.name for row in AGENT_VM_METRICS}) == len(fields)
 
 
