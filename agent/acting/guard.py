@@ -11,6 +11,7 @@ Order of the checks; the first that says no names the code, of several that clip
 3. the moment: VM_BUSY, BACKING_OFF, RATE_LIMITED
 4. a growth clips: ABOVE_CEILING or ABOVE_DOMAIN_MAXIMUM, GROWTH_BUDGET, STEP_TOO_LARGE, HOST_COMMIT_LIMIT
 5. a shrink needs: CIRCUIT_OPEN, READING_STALE, PRESSURE_VETO, AFTER_OOM, COOLDOWN, FLAP_BUDGET, BLAST_RADIUS;
+   and, of memory, VM_BUSY while another memory lever falls;
    then clips: BELOW_FLOOR, BELOW_WORKING_SET, RATE_OF_CHANGE, STEP_TOO_LARGE; last HOST_COMMIT_LIMIT
 6. a move needs 1 and 3 for every lever of the VM, then CIRCUIT_OPEN, READING_STALE, PRESSURE_VETO; where to is not the guard's to judge
 Weights and the CFS period take from nobody while there is enough: 1 to 3 only.
@@ -71,8 +72,9 @@ class View:
     host_steps: int = 0
     room: int | None = None
     yielded_until_ns: int = 0  # somebody else changed the VM
-    memory_bytes: int | None = None  # balloon in force
+    memory_bytes: int | None = None  # balloon in force, without devices
     memory_sum_bytes: int = 0  # with devices
+    memory_falling: bool = False  # another of the levers that make up its memory is going down: what may go is not known
     memory_peak: tuple[int, int] | None = None  # (when, largest sum that was cut from within the hour)
     turning: bool = False  # a shrink of this lever would be a turn
     turned_at_ns: tuple[int, ...] = ()  # turns of this lever within the window, oldest first
@@ -205,7 +207,7 @@ class Guard:
         most, memory = domain_maximum(kind, domain), domain.policy.memory_ceiling_bytes
         if kind is StepKind.VCPUS_ONLINE:
             high = min(high, view.vcpus)  # a guest cannot bring online what is not plugged in
-        if kind in MEMORY_DEVICES and memory is not None:
+        if kind in MEMORY_LEVERS and memory is not None:
             high = min(high, current + max(0, memory - view.memory_sum_bytes))
         code = RefusalCode.ABOVE_CEILING if high < most and kind is not StepKind.VCPUS_ONLINE else RefusalCode.ABOVE_DOMAIN_MAXIMUM
         return Limit(high, code, f"{kind} in force is {current}, at most {high}")
@@ -262,6 +264,8 @@ class Guard:
         """Nobody's shrink passes these, an owner's undo included."""
         if (unsafe := self._unsafe(kind, view, now_ns)) is not None:
             return unsafe
+        if kind in MEMORY_LEVERS and view.memory_falling:
+            return _no(RefusalCode.VM_BUSY, "memory of this VM is being taken by another lever", wait_ns=NS_PER_S)
         reading = view.reading
         assert reading is not None
         if used(reading, kind) is None:
@@ -332,10 +336,10 @@ class Guard:
         use = None if view.reading is None else used(view.reading, kind)
         need = 0 if use is None or kind is StepKind.NET_TX_RATE else use + use * self.config.working_set_margin_permille // 1000
         if kind in MEMORY_DEVICES:
-            # What may go is what the balloon's figure has over the need: use is that figure less what the guest could do without,
-            # so the difference is right whether or not the figure holds the devices.
-            spare = (view.memory_bytes or 0) - max(need, bounds(StepKind.MEMORY, domain, self.config)[0])
-            least = current - max(0, spare)
+            # What may go is what the guest could do without, less the margin, whatever its memory consists of; the sum keeps the floor.
+            usable = 0 if view.reading is None else view.reading.memory_usable_bytes or 0
+            floor = bounds(StepKind.MEMORY, domain, self.config)[0]
+            least = current - max(0, min(usable - (need - (use or 0)), view.memory_sum_bytes - floor))
         elif kind in VCPU_COUNTS:
             least = -(-need // 1000)
         else:

@@ -231,6 +231,7 @@ class Ledger:
             yielded_until_ns=max(record.yielded.get(None, 0), record.yielded.get(kind, 0)),
             memory_bytes=record.in_force.get(StepKind.MEMORY),
             memory_sum_bytes=record.memory_sum_bytes,
+            memory_falling=any(kind is not other and grows(*reversed(record.pending.get(other, (0, 0)))) for other in MEMORY_LEVERS),
             memory_peak=record.memory_cuts.peak(now_ns),
             turning=record.turns.would_turn(kind),
             turned_at_ns=record.turns.within(kind, now_ns - flap_ns),

@@ -2,9 +2,9 @@
 
 Invariant: `shows` is the only comparison of a wanted with a read value, so "nothing to do" and "verified" cannot disagree.
 
-What a host commits of memory: the balloon, virtio-mem and DIMMs, each at what is in force or on its way. QEMU's balloon figure (`actual`,
-and so `memory_bytes`) holds DIMMs already and libvirt's `current` holds virtio-mem too; both are counted once more here, because a host
-whose figure leaves them out would otherwise promise memory twice. The price is room left unused by VMs with such devices.
+What a host commits of memory: the balloon, virtio-mem and DIMMs, each at what is in force or on its way. `memory_bytes` is what the balloon
+leaves of the memory that the domain booted with: QEMU's own figure holds DIMMs and libvirt's `current` virtio-mem as well, so the adapter
+takes both off, and the three together are what the guest may touch.
 memory.high promises nothing: it takes pages that the balloon was charged for. A guarantee to the network is a promise of its own.
 """
 

@@ -36,6 +36,7 @@ CALM = VmSample(
     cpu_used_millicores=300,
     cpu_throttled_permille=0,
     memory_used_bytes=GIB,
+    memory_usable_bytes=7 * GIB,
     memory_reading_age_ms=0,
     psi_memory_some_permille=0,
     psi_io_some_permille=0,
@@ -246,18 +247,32 @@ def test_a_guarantee_is_promised_and_falls_to_nothing_at_last() -> None:
 
 
 def test_devices_keep_the_working_set_and_the_floor_of_the_memory_in_sum() -> None:
-    tight = view(K.VIRTIO_MEM, memory_bytes=GIB + GIB // 10 + 10 * MIB)  # the balloon holds use, its tenth and 10 MiB
-    verdict = check(K.VIRTIO_MEM, 0, tight)
-    # a tenth of 1 GiB is rounded down to whole bytes
+    def usable(spare: int) -> VmSample:
+        return reading(memory_usable_bytes=GIB // 10 + spare)  # use is 1 GiB, its margin a tenth
+
+    verdict = check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, reading=usable(10 * MIB)))
     assert (verdict.value, verdict.code) == (None, R.BELOW_WORKING_SET)  # 10 MiB is less than 1 % of 2 GiB: could not be told
-    loose = view(K.VIRTIO_MEM, in_force=GIB, memory_bytes=GIB + GIB // 10 + 20 * MIB)
-    verdict = check(K.VIRTIO_MEM, 0, loose)
+    verdict = check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, in_force=GIB, reading=usable(20 * MIB)))
     assert (verdict.value, verdict.code) == (GIB - 20 * MIB, R.BELOW_WORKING_SET)
-    none = check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, memory_bytes=GIB))
-    assert (none.value, none.code, none.numbers) == (None, R.BELOW_WORKING_SET, {"in_force": 2 * GIB, "least": 2 * GIB})
-    assert check(K.DIMM, 0, view(K.DIMM, memory_bytes=GIB + GIB // 10 + 100 * MIB)).code is R.BELOW_WORKING_SET  # less than one DIMM
-    floored = msgspec.structs.replace(policy(memory_floor_bytes=4 * GIB - 50 * MIB), capabilities=CAN)
-    assert check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, domain=floored)).value == 2 * GIB - 50 * MIB
+    for blind in (reading(memory_usable_bytes=GIB // 10), reading(memory_usable_bytes=0), reading(memory_usable_bytes=None)):
+        none = check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, reading=blind))
+        assert (none.value, none.code, none.numbers) == (None, R.BELOW_WORKING_SET, {"in_force": 2 * GIB, "least": 2 * GIB})
+    assert check(K.DIMM, 0, view(K.DIMM, reading=usable(100 * MIB))).code is R.BELOW_WORKING_SET  # less than one DIMM
+    assert check(K.DIMM, 0, view(K.DIMM, reading=usable(200 * MIB))).value == 2 * GIB - DIMM_BYTES
+    floored = msgspec.structs.replace(policy(memory_floor_bytes=6 * GIB - 50 * MIB), capabilities=CAN)
+    assert check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, domain=floored, memory_sum_bytes=6 * GIB)).value == 2 * GIB - 50 * MIB
+    assert check(K.VIRTIO_MEM, 0, view(K.VIRTIO_MEM, domain=floored, memory_sum_bytes=6 * GIB - 50 * MIB)).code is R.BELOW_WORKING_SET
+
+
+def test_two_levers_never_take_memory_of_one_vm_at_a_time() -> None:
+    for kind in (K.MEMORY, K.VIRTIO_MEM, K.DIMM):
+        falling = view(kind, memory_falling=True)
+        for how in ({}, {"restoring": True}):
+            verdict = check(kind, LESS[kind], falling, **how)
+            assert (verdict.value, verdict.code, verdict.wait_ns) == (None, R.VM_BUSY, S)
+        assert check(kind, MORE[kind], falling).value is not None  # relief waits for nobody
+    assert check(K.MEMORY_HIGH, LESS[K.MEMORY_HIGH], view(K.MEMORY_HIGH, memory_falling=True)).value is not None
+    assert check(K.CPU_QUOTA, LESS[K.CPU_QUOTA], view(memory_falling=True)).value is not None
 
 
 def test_a_ceiling_of_memory_holds_for_the_sum() -> None:
@@ -265,6 +280,8 @@ def test_a_ceiling_of_memory_holds_for_the_sum() -> None:
     verdict = check(K.VIRTIO_MEM, 3 * GIB, view(K.VIRTIO_MEM, domain=capped))
     assert (verdict.value, verdict.code) == (2 * GIB + 100 * MIB, R.ABOVE_CEILING)
     assert check(K.DIMM, 3 * GIB, view(K.DIMM, domain=capped)).code is R.ABOVE_CEILING  # 100 MiB hold no DIMM
+    balloon = check(K.MEMORY, 5 * GIB, view(K.MEMORY, domain=capped, memory_sum_bytes=4 * GIB + 50 * MIB))
+    assert (balloon.value, balloon.code) == (4 * GIB + 50 * MIB, R.ABOVE_CEILING)
     over = check(K.VIRTIO_MEM, 3 * GIB, view(K.VIRTIO_MEM, domain=capped, memory_sum_bytes=5 * GIB))
     assert (over.value, over.code) == (None, R.ABOVE_CEILING)
     assert check(K.DIMM, 3 * GIB, view(K.DIMM, room=100 * MIB)).code is R.HOST_COMMIT_LIMIT
@@ -472,6 +489,7 @@ def views(draw: st.DrawFn, kind: StepKind) -> View:
     seen = reading(
         cpu_used_millicores=use,
         memory_used_bytes=use,
+        memory_usable_bytes=draw(st.none() | amounts),
         net_rx_bits_per_s=use,
         net_tx_bits_per_s=use,
         disk_read_bytes_per_s=use,
@@ -490,6 +508,7 @@ def views(draw: st.DrawFn, kind: StepKind) -> View:
         room=draw(st.none() | st.integers(-(10**9), 12 * GIB)),
         memory_bytes=draw(st.none() | amounts),
         memory_sum_bytes=draw(amounts),
+        memory_falling=draw(st.booleans()),
         memory_peak=draw(st.none() | st.tuples(st.integers(0, 3599).map(ago), amounts)),
         turning=draw(st.booleans()),
         turned_at_ns=tuple(sorted(draw(st.lists(st.integers(0, 21_599).map(ago), max_size=3)))),
@@ -537,6 +556,9 @@ def test_what_passes_respects_every_rule(data: st.DataObject, kind: StepKind, re
         assert seen.reading.psi_memory_some_permille == 0
         assert seen.oom_at_ns is None or NOW - seen.oom_at_ns >= 86_400 * S
         assert kind in (K.VIRTIO_MEM, K.DIMM) or got >= (seen.reading.memory_used_bytes or 0)
+    if kind in (K.VIRTIO_MEM, K.DIMM):
+        assert was - now <= (seen.reading.memory_usable_bytes or 0) and not seen.memory_falling
+        assert seen.memory_sum_bytes - (was - now) >= bounds(K.MEMORY, seen.domain, CONFIG)[0]
     share = 50 if kind in MEMORY else 500
     whole = was if kind not in (K.VIRTIO_MEM, K.DIMM) else seen.memory_bytes or 0
     assert was - now <= max(whole * share // 1000, smallest_change(kind, CONFIG))

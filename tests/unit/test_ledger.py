@@ -175,6 +175,17 @@ def test_the_view_of_one_lever() -> None:
     assert book.view("a", K.MIGRATE, T0).moving and not book.view("b", K.MIGRATE, T0).moving
 
 
+def test_memory_that_another_lever_is_taking() -> None:
+    book = ledger()
+    book.hold("a", K.DIMM, GIB, GIB // 2)
+    assert book.view("a", K.MEMORY, T0).memory_falling and book.view("a", K.VIRTIO_MEM, T0).memory_falling
+    assert not book.view("a", K.DIMM, T0).memory_falling and not book.view("b", K.MEMORY, T0).memory_falling
+    book.hold("a", K.DIMM, GIB // 2, GIB)
+    assert not book.view("a", K.MEMORY, T0).memory_falling
+    book.hold("a", K.CPU_QUOTA, 1000, 500)
+    assert not book.view("a", K.MEMORY, T0).memory_falling
+
+
 def test_steps_of_the_last_minute_by_vm_and_host() -> None:
     book = ledger()
     for n in range(3):
