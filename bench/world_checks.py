@@ -13,6 +13,7 @@ import msgspec
 
 from agent import events as ev
 from agent.ports import RawHost, RawVm
+from bench.world_rules import Pace
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
 from shared.model import HostSample, VmSample
@@ -49,6 +50,8 @@ class HostChecks:
         self._readings: dict[str, VmSample] = {}
         self._untouched: dict[str, tuple[int | None, ...]] = {}
         self._submitted_ns = -(10**18)
+        initial = {spec.vm_id: spec.initial for spec in node.file.vms}
+        self.pace = Pace(world.settings.guard, initial, self._violated)
 
     def shipped(self, sequence: int, frame: bytes) -> None:
         """A frame went into the spool."""
@@ -105,6 +108,7 @@ class HostChecks:
             self.undos.add(step.id)
             return
         self.steps[step.id] = step
+        self.pace.submitted(intent, self._world.now_ns)
         if intent.origin in ("plan", "operator"):
             self._check_plan_step((intent.goal or step).id)
         core = self._node.core
