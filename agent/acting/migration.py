@@ -3,12 +3,15 @@
 Why a desk of its own: a move is no value that can be read back. It takes minutes, ends with the VM elsewhere, and while it runs nothing
 else of the VM may change. Rules, in the order checked: the general ones of the guard, a destination that this host's owner named and
 that is not this host, the back-off after moves that failed, no other lever of the VM in flight, at most `max_outgoing` moves at a time.
-A running move must get nearer: the least memory left to send has to fall within `no_progress_s`. When it does not, or the guest dirties
-faster than is sent, the move first gets all bandwidth that the owner allows; then it is given up and the VM stays where it was.
+A running move must get nearer within `no_progress_s`. What is left to send falls towards nothing in every pass over the memory, however
+much the guest dirties meanwhile, so its minimum alone proves nothing after the first pass: a pass is nearer when it began with less than
+every pass before it, and within such a pass the minimum has to fall. When a move gets no nearer, or the guest dirties faster than is sent,
+it first gets all bandwidth that the owner allows; then it is given up and the VM stays where it was.
 Invariants: a StartMigration follows its Intent and happens once per step, whatever is restarted; every move ends in one Outcome; VERIFIED
 only when the VM runs at the destination and is gone here. A move found open after a restart is judged by what is true: the VM gone from
 here has moved; a job still running (libvirtd carries on peer to peer without us) is watched on; otherwise it failed.
-The watermark on remaining memory is what OpenStack Nova used for its progress timeout; QEMU's counters: qapi/migration.json.
+A watermark on remaining memory alone was OpenStack Nova's progress timeout (dropped there for giving up moves that would have ended);
+QEMU's counters: qapi/migration.json.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from shared.units import NS_PER_S, UNLIMITED
 WATCH_NS: Final = NS_PER_S
 # An abort can come before libvirt knows the job, and is lost then.
 ABORT_AGAIN_NS: Final = 5 * NS_PER_S
-# The minimum counts as fallen when it fell by 1 %: page-sized wobble around the switch-over threshold is no progress.
+# A minimum or a pass counts as lower when it is so by 1 %: page-sized wobble around the switch-over threshold is no progress.
 FALL_PERMILLE: Final = 10
 PAGE_BITS: Final = 4096 * 8
 # A VM that has moved away is left alone until the inventory has lost it; if it is still here after this long it came back.
@@ -57,14 +60,22 @@ NOT_ITS_FAULT: Final = frozenset({RefusalCode.PAUSED, RefusalCode.MODE_FORBIDS, 
 
 @dataclass(slots=True, kw_only=True)
 class Move:
-    """One migration under way. `step` as asked; `least_*` the watermark of remaining memory; `code` why it is being given up."""
+    """One migration under way. `step` as asked; `code` why it is being given up.
+
+    `least_bytes`: fewest left to send within this pass; `top_bytes`: left when this pass began; `lowest_top_bytes`: the same, fewest of the
+    passes before; `record`: this pass began with less. `nearer_ns`: when it last got nearer, or more bandwidth.
+    """
 
     step: Step
     origin: str
     started_ns: int
     bits_per_s: int
-    least_ns: int
+    nearer_ns: int
+    pass_number: int | None = None
     least_bytes: int | None = None
+    top_bytes: int | None = None
+    lowest_top_bytes: int | None = None
+    record: bool = True
     newest: MigrationProgress | None = None
     watched_ns: int = 0
     code: RefusalCode | None = None
@@ -126,7 +137,7 @@ class MigrationDesk:
         uri = self.config.uri_of(step.target)
         if uri is None or step.vm_id in self._moves:
             raise RuntimeError(f"move of {step.vm_id} to {step.target!r} begun without a check")
-        move = Move(step=step, origin=origin, started_ns=now_ns, bits_per_s=bits_per_s, least_ns=now_ns, watched_ns=now_ns)
+        move = Move(step=step, origin=origin, started_ns=now_ns, bits_per_s=bits_per_s, nearer_ns=now_ns, watched_ns=now_ns)
         self._moves[step.vm_id] = move
         limits = limits_of(self._ledger.vms[step.vm_id])
         self._ledger.begun(step.vm_id, StepKind.MIGRATE, 0, bits_per_s, now_ns)
@@ -142,7 +153,7 @@ class MigrationDesk:
             origin=intent.origin,
             started_ns=intent.at_ns,
             bits_per_s=intent.step.value,
-            least_ns=now_ns,
+            nearer_ns=now_ns,
             watched_ns=now_ns,
             recovered=True,
         )
@@ -191,9 +202,8 @@ class MigrationDesk:
                 move.silent = 1
             return
         move.newest, move.silent = progress, 0
-        left = progress.memory_remaining_bytes
-        if left is not None and (move.least_bytes is None or left * 1000 < move.least_bytes * (1000 - FALL_PERMILLE)):
-            move.least_bytes, move.least_ns = left, now_ns
+        if _nearer(move, progress):
+            move.nearer_ns = now_ns
         if move.code is None and _outrun(progress, move.bits_per_s):
             self._widen(move, "the guest dirties faster than is sent", now_ns)
 
@@ -225,7 +235,7 @@ class MigrationDesk:
                 self._give_up(move, RefusalCode.MODE_FORBIDS, "the mode no longer lets anything change", now_ns)
             elif lasted_ns >= self.config.deadline_s * NS_PER_S:
                 self._give_up(move, RefusalCode.STEP_EXPIRED, f"not done after {self.config.deadline_s} s", now_ns)
-            elif now_ns - move.least_ns >= self.config.no_progress_s * NS_PER_S:
+            elif now_ns - move.nearer_ns >= self.config.no_progress_s * NS_PER_S:
                 why = f"no nearer for {self.config.no_progress_s} s"
                 if not self._widen(move, why, now_ns):
                     self._give_up(move, RefusalCode.NOT_CONVERGING, f"{why} at {move.bits_per_s} bit/s", now_ns)
@@ -244,7 +254,7 @@ class MigrationDesk:
         cap = self.config.bits_per_s_max
         if move.bits_per_s >= cap:
             return False
-        move.bits_per_s, move.least_ns = cap, now_ns
+        move.bits_per_s, move.nearer_ns = cap, now_ns
         self._emit(TuneMigration(vm_id=move.step.vm_id, bits_per_s=cap))
         fields: dict[str, str | int] = {"step": move.step.id, "vm": move.step.vm_id, "bits_per_s": cap, "why": why}
         self._emit(Note(level="info", event="migration_widened", fields=fields))
@@ -275,6 +285,27 @@ class MigrationDesk:
 def limits_of(record: VmRecord) -> Allocation:
     """Limits in force of one VM, as last read; what was never read stays None."""
     return Allocation(**{name: record.in_force.get(kind) for kind, (name, _) in FIELDS.items()})
+
+
+def _nearer(move: Move, progress: MigrationProgress) -> bool:
+    """Take in what is left to send; whether the move got nearer."""
+    left, pass_number = progress.memory_remaining_bytes, progress.iteration
+    if left is None or pass_number == 0:
+        return False  # QEMU counts passes from 1 and shows nothing left before the first
+    if move.least_bytes is None or move.top_bytes is None or pass_number != move.pass_number:
+        tops = [top for top in (move.top_bytes, move.lowest_top_bytes) if top is not None]
+        move.lowest_top_bytes = min(tops, default=None)
+        move.record = _lower(left, move.lowest_top_bytes)
+        move.pass_number, move.top_bytes, move.least_bytes = pass_number, left, left
+        return move.record
+    if not _lower(left, move.least_bytes):
+        return False
+    move.least_bytes = left
+    return move.record
+
+
+def _lower(now: int, before: int | None) -> bool:
+    return before is None or now * 1000 < before * (1000 - FALL_PERMILLE)
 
 
 def _outrun(progress: MigrationProgress, bits_per_s: int) -> bool:

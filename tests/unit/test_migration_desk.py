@@ -266,6 +266,33 @@ def test_wobble_at_the_bottom_is_no_progress() -> None:
     assert of(ev.AbortMigration, host.log)
 
 
+def passes(host: Host, tops: list[int], seconds: int) -> None:
+    """Passes of so many seconds each over `tops` MiB, as QEMU shows them: each falls to next to nothing."""
+    for number, top in enumerate(tops, 1):
+        for second in range(seconds):
+            host.wait(1)
+            host.progress(memory_remaining_bytes=top * MIB * (seconds - second) // seconds, iteration=number)
+
+
+def test_passes_that_shrink_are_progress() -> None:
+    host = started(Host())
+    host.progress(memory_remaining_bytes=0, iteration=0)  # QEMU, before the first pass
+    passes(host, [1000, 500, 250, 125, 60, 30, 15], seconds=50)
+    assert not of(ev.AbortMigration, host.log)
+
+
+def test_passes_that_do_not_are_none_however_low_each_ends() -> None:
+    host = started(Host())
+    passes(host, [1000, 400, 400, 399], seconds=30)
+    assert of(ev.AbortMigration, host.log)
+
+
+def test_one_long_pass_is_progress_while_it_falls() -> None:
+    host = started(Host())
+    passes(host, [1000], seconds=400)
+    assert not of(ev.AbortMigration, host.log)
+
+
 def test_a_guest_that_outruns_the_move_gets_it_all_bandwidth_at_once() -> None:
     host = started(Host(), value=80 * MBIT)
     rates = [
