@@ -133,6 +133,9 @@ class Conductor:
             if intent.step.kind is StepKind.MIGRATE:
                 self.moves.take_up(intent, now_ns)
         self.flights.take_up(recovered, now_ns)
+        for intent, moved in recovered.unfinished:
+            if intent.goal is not None:
+                self._pursuits.abandon(intent.goal, intent.origin, moved=moved, now_ns=now_ns)
 
     def meet(self, runs: Mapping[str, str], vm_ids: list[str], now_ns: int) -> None:
         """A round of samples shows these runs of VMs, before its values are taken over."""

@@ -207,6 +207,9 @@ class Pursuits:
         pursuit.begun_ns = pursuit.begun_ns or now_ns
         pursuit.flying = True
         pursuit.upward = current is not None and grows(current, step.value)
+        if step.kind is StepKind.VCPUS and current is not None and verdict.value is not None and current - verdict.value > 1:
+            # The guest lets go of each when it likes: of a single one there is no half way.
+            verdict = Verdict(value=current - 1, code=RefusalCode.STEP_TOO_LARGE, detail="vCPUs are removed one at a time")
         if verdict.code not in STRIDES or verdict.value is None:
             self._flights.submit(step, verdict, pursuit.author, now_ns)
             return
@@ -231,6 +234,11 @@ class Pursuits:
         else:
             outcome = Outcome(step=step, state=state, value=value, code=code, detail=detail, started_ns=pursuit.begun_ns)
         self._teller.tell(outcome, pursuit.author, step.before, now_ns)
+
+    def abandon(self, step: Step, origin: str, *, moved: bool, now_ns: int) -> None:
+        """A step in strides that an earlier process did not finish, with nothing of it in flight."""
+        pursuit = Pursuit(step=step, deadline_ns=0, retry_ns=0, moved=moved, origin="" if origin == "plan" else origin)
+        self._finish(pursuit, RefusalCode.STEP_EXPIRED, "the agent restarted", now_ns)
 
     def land(self, ending: Ending, now_ns: int) -> None:
         """A flight is over: tell, and go on with the pursuit it served."""

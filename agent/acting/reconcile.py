@@ -25,6 +25,7 @@ MAX_FAILURES: Final = 10_000
 class Recovered:
     """What a journal yields. `changes`: the newest steps begun, oldest first, so that cooldowns, turns and budgets survive.
 
+    `unfinished`: (newest stride, whether one took effect) of plan steps in strides that have none in the air and no outcome.
     `failures`: when steps failed of late. `doubts`: values that steps never seen in force may still bring, until a wall time.
     """
 
@@ -35,6 +36,7 @@ class Recovered:
     undos: dict[str, Intent] = field(default_factory=dict)  # step id -> the undo that was begun for it
     unshipped: tuple[Outcome, ...] = ()
     next_local: int = 1
+    unfinished: tuple[tuple[Intent, bool], ...] = ()
     changes: tuple[Intent, ...] = ()
     failures: tuple[int, ...] = ()
     owned: tuple[Owned, ...] = ()
@@ -63,6 +65,7 @@ class _Folding:
         self._seen: dict[str, None] = {}
         self._open: dict[str, Intent] = {}
         self._undos: dict[str, Intent] = {}
+        self._goals: dict[str, tuple[Intent, bool]] = {}
         self._unshipped: dict[tuple[str, str], Outcome] = {}
         self._changes: deque[Intent] = deque(maxlen=REMEMBERED)
         self._failures: deque[int] = deque(maxlen=MAX_FAILURES)
@@ -91,6 +94,8 @@ class _Folding:
             return
         self._open[intent.step.id] = intent
         self._seen[intent.step.id] = None
+        if intent.goal is not None:
+            self._goals[intent.goal.id] = intent, self._goals.get(intent.goal.id, (intent, False))[1]
         if intent.step.kind is not StepKind.MIGRATE:
             self._changes.append(intent)
 
@@ -99,6 +104,7 @@ class _Folding:
         self._highest = max(self._highest, _local_number(step.id, self._prefix))
         intent = self._open.pop(step.id, None)
         self._undos.pop(step.id, None)
+        self._goals.pop(step.id, None)
         self._unshipped[step.id, state] = outcome
         if state in (OutcomeState.FAILED, OutcomeState.UNDONE):
             self._failures.append(outcome.finished_ns)
@@ -111,6 +117,8 @@ class _Folding:
         elif state in (OutcomeState.FAILED, OutcomeState.PARTIAL):
             self._doubts[key] = (intent.before, intent.step.value), outcome.finished_ns + LATE_NS
         took = state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL)
+        if took and intent.goal is not None and intent.goal.id in self._goals:
+            self._goals[intent.goal.id] = intent, True
         if took and value is not None and not shows(step.kind, intent.before, value):
             self._taken[step.id] = Taken(
                 step_id=step.id,
@@ -136,6 +144,7 @@ class _Folding:
                 del self._doubts[vm_id, kind]
 
     def result(self) -> Recovered:
+        flying = {intent.goal.id for intent in self._open.values() if intent.goal is not None}
         return Recovered(
             epoch=self._newest[0],
             sequence=self._newest[1],
@@ -144,6 +153,7 @@ class _Folding:
             undos={step_id: undo for step_id, undo in self._undos.items() if step_id in self._open},
             unshipped=tuple(self._unshipped.values()),
             next_local=self._highest + 1,
+            unfinished=tuple(goal for goal_id, goal in self._goals.items() if goal_id not in flying),
             changes=tuple(self._changes),
             failures=tuple(self._failures),
             owned=tuple(self._owned.values()),
