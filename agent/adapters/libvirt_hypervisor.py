@@ -61,7 +61,6 @@ class LibvirtHypervisor:
         self._shaper = shaper
         self._limits = limits or CommitLimits()
         self._pids: dict[str, tuple[int, int]] = {}  # VM -> pid, start time
-        self._owed_quota: dict[str, tuple[int, int]] = {}
         self._online: dict[str, tuple[float, int | None]] = {}  # VM -> when the guest agent was asked, its answer
         self._online_moving: dict[str, float] = {}  # VM -> until when its answer may change
 
@@ -195,7 +194,7 @@ class LibvirtHypervisor:
             cpu_is_v2=self._groups(definition.vm_id).cpu_is_v2,
             memory_high=self._memory_high_obstacle(definition.vm_id),
             shaper=self._shaper,
-            owed_quota=self._owed_quota,
+            now_s=int(time.time()),
         )
 
     def _allocation(self, domain: Any) -> Allocation:

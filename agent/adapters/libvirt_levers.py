@@ -29,7 +29,18 @@ from agent.adapters.libvirt_capabilities import (
     virtio_mem_obstacle,
 )
 from agent.adapters.libvirt_connection import LIVE, TIMED_OUT
-from agent.adapters.libvirt_xml import MOST_THROTTLE, THROTTLE_GROUP, Disk, DomainDefinition, VirtioMem, dimm_xml, with_requested
+from agent.adapters.libvirt_xml import (
+    MOST_THROTTLE,
+    OWED_NAMESPACE,
+    THROTTLE_GROUP,
+    Disk,
+    DomainDefinition,
+    OwedQuota,
+    VirtioMem,
+    dimm_xml,
+    owed_xml,
+    with_requested,
+)
 from agent.ports import TrafficShaper
 from agent.sampling import cgroup
 from shared.errors import Refusal
@@ -44,6 +55,8 @@ LEAST_QUOTA_US: Final = 1_000  # the kernel's and libvirt's lower bound: 10 mill
 SHARES: Final = (2, 262_144)
 WEIGHTS: Final = (1, 1_000)  # BFQ's, and what libvirt lets through
 NO_MEMORY_LIMIT_KIB: Final = 9_007_199_254_740_991  # VIR_DOMAIN_MEMORY_PARAM_UNLIMITED
+OWED_S: Final = 3600  # a guest that has not unplugged by then will not; planning has long gone on from what it saw
+_ELEMENT: Final = 2  # VIR_DOMAIN_METADATA_ELEMENT
 _GUEST: Final = 8  # VIR_DOMAIN_VCPU_GUEST
 _NO_QUOTA: Final = 17_592_186_044_415  # what libvirt reports where the kernel has no limit
 _log = structlog.get_logger(__name__)
@@ -60,7 +73,7 @@ class Target:
     cpu_is_v2: bool
     memory_high: str | None  # why there is none
     shaper: TrafficShaper | None
-    owed_quota: dict[str, tuple[int, int]]  # VM -> (vCPUs waited for, millicores over all of them then): see `settle_quota`
+    now_s: int  # Unix time
 
 
 def quota_us(millicores: int, vcpus: int, period_us: int = PERIOD_US) -> int:
@@ -81,11 +94,13 @@ def quota_in_force(parameters: Mapping[str, int], vcpus: int) -> int | None:
 
 
 def settle_quota(target: Target) -> None:
-    """Divide the quota over all vCPUs anew once an unplug that was waited for has happened; until then each vCPU keeps its share."""
-    count, millicores = target.owed_quota.get(target.definition.vm_id, (0, UNLIMITED))
-    if count and target.vcpus <= count:
-        target.owed_quota.pop(target.definition.vm_id, None)
-        set_quota(target, max(millicores, _least_quota(target.vcpus, _period(target))))
+    """Divide the quota over all vCPUs anew once they are as many as were waited for; until then each vCPU keeps its share.
+
+    What is owed stands in the domain's metadata: the guest may take minutes to unplug, and the agent may be killed meanwhile.
+    """
+    owed = target.definition.owed
+    if owed is not None and target.vcpus == owed.vcpus and target.now_s - owed.at_s < OWED_S:
+        set_quota(target, max(owed.millicores, _least_quota(target.vcpus, _period(target))))
 
 
 def set_vcpus(target: Target, count: int) -> None:
@@ -106,23 +121,24 @@ def set_vcpus(target: Target, count: int) -> None:
         detail = f"{count} vCPUs, {now} now: only {removable} can be unplugged, the others have been there since the start"
         raise Refusal(RefusalCode.NOT_CAPABLE, detail, numbers | {"removable": removable})
     quota = quota_in_force(target.domain.schedulerParameters(), now)
-    target.owed_quota.pop(definition.vm_id, None)
-    if count > now:
-        target.domain.setVcpusFlags(count, LIVE)
-        hit("submit.between")
-        if quota is not None and quota != UNLIMITED:
-            _write_quota(target, max(quota, _least_quota(count, _period(target))), count)
-        return
-    if quota is not None and quota != UNLIMITED:
-        target.owed_quota[definition.vm_id] = (count, quota)
+    limited = quota is not None and quota != UNLIMITED
+    if limited:
+        _owe(target, OwedQuota(vcpus=count, millicores=quota or 0, at_s=target.now_s))
+    elif definition.owed is not None:
+        _owe(target, None)
     try:
         target.domain.setVcpusFlags(count, LIVE)
     except target.libvirt.libvirtError as error:
         # libvirt waits 5 s for the guest; the request stays with the guest, which may yet follow it: the count of threads tells
-        if error.get_error_code() != TIMED_OUT or "unplug" not in str(error):
-            target.owed_quota.pop(definition.vm_id, None)
+        if count > now or error.get_error_code() != TIMED_OUT or "unplug" not in str(error):
+            if limited:
+                _owe(target, None)
             raise
         _log.info("vCPU unplug is left to the guest", vm=definition.vm_id, wanted=count)
+    hit("submit.between")
+    if count > now and quota is not None and quota != UNLIMITED:
+        _write_quota(target, max(quota, _least_quota(count, _period(target))), count)
+        _owe(target, None)
 
 
 def set_vcpus_online(target: Target, count: int) -> None:
@@ -138,8 +154,9 @@ def set_vcpus_online(target: Target, count: int) -> None:
 
 def set_quota(target: Target, millicores: int) -> None:
     """In the period that is in force."""
-    target.owed_quota.pop(target.definition.vm_id, None)
     _write_quota(target, millicores, target.vcpus)
+    if target.definition.owed is not None:
+        _owe(target, None)
 
 
 def set_period(target: Target, period_us: int) -> None:
@@ -321,6 +338,11 @@ def _period(target: Target) -> int:
 
 def _least_quota(vcpus: int, period_us: int) -> int:
     return -(-LEAST_QUOTA_US * vcpus * 1000 // period_us)
+
+
+def _owe(target: Target, owed: OwedQuota | None) -> None:
+    text = None if owed is None else owed_xml(owed)
+    target.domain.setMetadata(_ELEMENT, text, "tidegate_owed", OWED_NAMESPACE, LIVE)
 
 
 def _write_quota(target: Target, millicores: int, vcpus: int) -> None:

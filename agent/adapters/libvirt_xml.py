@@ -16,6 +16,7 @@ from shared.model import Policy, Priority
 from shared.units import KIB, UNLIMITED
 
 POLICY_NAMESPACE = "urn:tidegate:policy:1"
+OWED_NAMESPACE: Final = "urn:tidegate:owed:1"
 DIMM_ALIAS: Final = "ua-tidegate-"  # libvirt leaves aliases that begin with "ua-" to its users
 THROTTLE_GROUP: Final = "tidegate"  # of our disk limits: shared by all disks, and the name that tells ours from an owner's
 MOST_THROTTLE: Final = 10**15  # THROTTLE_VALUE_MAX of QEMU: a limit that nothing reaches
@@ -74,6 +75,14 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: bool = False
 
 
+class OwedQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """A quota over all vCPUs that is to be divided anew when the domain has `vcpus` of them; kept in the domain's own metadata."""
+
+    vcpus: int
+    millicores: int
+    at_s: int  # Unix time
+
+
 class DomainDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """One domain as its live XML describes it."""
 
@@ -101,6 +110,7 @@ class DomainDefinition(msgspec.Struct, frozen=True, kw_only=True):
     bound: str | None = None  # why the guest belongs to this host's CPUs, nodes or files
     policy: Policy = Policy()
     policy_error: str | None = None
+    owed: OwedQuota | None = None
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -175,6 +185,7 @@ def parse_definition(text: str) -> DomainDefinition:
         bound=_bound(root),
         policy=policy,
         policy_error=policy_error,
+        owed=_owed(root),
     )
 
 
@@ -189,6 +200,11 @@ def with_requested(device: VirtioMem, requested_bytes: int) -> str:
     for current in target.findall("current"):
         target.remove(current)
     return _xml(element)
+
+
+def owed_xml(owed: OwedQuota) -> str:
+    """For libvirt's setMetadata, which puts the namespace to it."""
+    return f"<owed vcpus='{owed.vcpus}' millicores='{owed.millicores}' at_s='{owed.at_s}'/>"
 
 
 def dimm_xml(number: int, size_bytes: int) -> str:
@@ -310,6 +326,16 @@ def _bound(root: ElementTree.Element) -> str | None:
         if root.find(path) is not None:
             return reason
     return None
+
+
+def _owed(root: ElementTree.Element) -> OwedQuota | None:
+    element = root.find(f"metadata/{{{OWED_NAMESPACE}}}owed")
+    if element is None:
+        return None
+    try:
+        return msgspec.convert(dict(element.attrib), OwedQuota, strict=False)
+    except msgspec.ValidationError:  # not written by us: nothing is owed
+        return None
 
 
 def _policy(root: ElementTree.Element) -> tuple[Policy, str | None]:

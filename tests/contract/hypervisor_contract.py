@@ -237,7 +237,7 @@ class HypervisorContract:
         plugged = max(2, before.vcpus or 0)
         if plugged != before.vcpus:
             hypervisor.submit(vm_id, StepKind.VCPUS, plugged)
-            settle(lambda: hypervisor.allocation(vm_id).vcpus_online == plugged)
+        settle(lambda: hypervisor.allocation(vm_id).vcpus_online == plugged)
         for count in (plugged - 1, plugged):
             hypervisor.submit(vm_id, StepKind.VCPUS_ONLINE, count)
             settle(lambda count=count: hypervisor.allocation(vm_id).vcpus_online == count)

@@ -6,6 +6,7 @@ tries. vCPU unplug is refused here (TCG never reports it); its success is proved
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,10 +16,10 @@ from real_host import WITHOUT_MEMORY_HIGH, Guest, RealHost, wait_for
 
 from agent.adapters.libvirt_host import open_libvirt_host
 from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
-from agent.adapters.libvirt_xml import THROTTLE_GROUP
+from agent.adapters.libvirt_xml import OWED_NAMESPACE, THROTTLE_GROUP
 from agent.ports import RawVm
 from agent.sampling.sampler import Sampler
-from shared.errors import Refusal
+from shared.errors import HostError, Refusal
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import MIB, UNLIMITED
@@ -33,7 +34,7 @@ SHARE = 0.15  # how far a limit may be off, as the issue says
 @pytest.fixture(scope="module")
 def guest(real_host: RealHost) -> Iterator[Guest]:
     guest = real_host.define_guest(
-        "levers", vcpus=2, vcpus_max=4, memory_mib=192, ip="10.77.3.2/24", agent=True, disks=2, virtio_mem_mib=128, slots=3
+        "levers", vcpus=2, vcpus_max=5, memory_mib=192, ip="10.77.3.2/24", agent=True, disks=2, virtio_mem_mib=128, slots=3
     )
     yield guest
     guest.close()
@@ -55,6 +56,13 @@ def in_force(host: Host, guest: Guest, kind: StepKind, value: int, field: str) -
     """Submit, and wait until it is read back."""
     host[0].submit(guest.vm_id, kind, value)
     wait_for(lambda: getattr(host[0].allocation(guest.vm_id), field) == value, f"{kind} {value}", 20)
+
+
+def all_online(host: Host, guest: Guest) -> int:
+    """Wait until the guest has brought up every vCPU that was plugged in; a step before that would race with its onliner."""
+    plugged = host[0].allocation(guest.vm_id).vcpus or 0
+    wait_for(lambda: guest.sh("nproc") == str(plugged), f"{plugged} vCPUs online in the guest", 30)
+    return plugged
 
 
 class TestLibvirtLevers(HypervisorContract):
@@ -85,7 +93,24 @@ def test_added_vcpu_is_online_in_the_guest(host: Host, guest: Guest) -> None:
     assert host[0].allocation(guest.vm_id).vcpus == now + 1
 
 
+def test_quota_of_a_growth_that_was_cut_short_is_settled_by_the_next_reading(host: Host, guest: Guest) -> None:
+    """As a kill between the two calls leaves it: the vCPU is there, the quota over all of them is larger by its share."""
+    hypervisor, _ = host
+    in_force(host, guest, StepKind.CPU_QUOTA, 400, "cpu_quota_millicores")
+    now = guest.domain.info()[3]
+    owed = f"<owed vcpus='{now + 1}' millicores='400' at_s='{int(time.time())}'/>"
+    guest.domain.setMetadata(2, owed, "tidegate_owed", OWED_NAMESPACE, LIVE)
+    assert hypervisor.allocation(guest.vm_id).cpu_quota_millicores == 400
+    guest.domain.setVcpusFlags(now + 1, LIVE)
+    allocation = hypervisor.allocation(guest.vm_id)
+    assert (allocation.vcpus, allocation.cpu_quota_millicores) == (now + 1, 400)
+    assert OWED_NAMESPACE not in guest.domain.XMLDesc(0)
+    in_force(host, guest, StepKind.CPU_QUOTA, UNLIMITED, "cpu_quota_millicores")
+    all_online(host, guest)
+
+
 def test_offline_vcpu_is_gone_for_the_guest(host: Host, guest: Guest) -> None:
+    all_online(host, guest)
     in_force(host, guest, StepKind.VCPUS_ONLINE, 1, "vcpus_online")
     assert guest.sh("nproc") == "1"
     plugged = host[0].allocation(guest.vm_id).vcpus or 0
@@ -126,8 +151,7 @@ def test_quota_holds_in_any_period(host: Host, guest: Guest, period_us: int) -> 
     """vCPU time by libvirt's own account (dom.vcpus), which leaves QEMU's other threads out."""
     in_force(host, guest, StepKind.CPU_PERIOD, period_us, "cpu_period_us")
     in_force(host, guest, StepKind.CPU_QUOTA, 300, "cpu_quota_millicores")
-    vcpus = host[0].allocation(guest.vm_id).vcpus or 1
-    guest.cpu(1000, vcpus)
+    guest.cpu(1000, all_online(host, guest))
 
     def millicores() -> float:
         began, before = time.monotonic(), sum(vcpu[2] for vcpu in guest.domain.vcpus()[0])
@@ -221,7 +245,7 @@ def test_foreign_changes_are_seen_in_the_next_sample(host: Host, guest: Guest) -
 
 
 def test_unplug_is_refused_under_tcg_and_nothing_is_asked(host: Host, guest: Guest) -> None:
-    plugged = host[0].allocation(guest.vm_id).vcpus or 0
+    plugged = all_online(host, guest)
     with pytest.raises(Refusal, match="TCG") as refusal:
         host[0].submit(guest.vm_id, StepKind.VCPUS, plugged - 1)
     assert refusal.value.code is RefusalCode.NOT_CAPABLE
@@ -231,3 +255,49 @@ def test_unplug_is_refused_under_tcg_and_nothing_is_asked(host: Host, guest: Gue
 def test_local_disks_keep_the_guest_here(host: Host, guest: Guest) -> None:
     reason = next(domain for domain in host[0].domains() if domain.vm_id == guest.vm_id).capabilities.migrate
     assert "disk vda is a file on this host only" in (reason or "")
+
+
+def test_reasons_are_found_in_what_libvirt_makes_of_a_definition(real_host: RealHost, host: Host) -> None:
+    """libvirt rewrites what it is given: the probe must know its spelling."""
+    odd = real_host.domain_xml("odd", vcpus_max=1, disks=1, interface="<bandwidth><inbound average='1000'/></bandwidth>")
+    odd = odd.replace("<features>", "<memoryBacking><locked/></memoryBacking><cputune><vcpupin vcpu='0' cpuset='0'/></cputune><features>")
+    odd = odd.replace("<memballoon", "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel><memballoon")
+    defined = real_host.connection.defineXML(odd)
+    try:
+        able = next(domain for domain in host[0].domains() if domain.name == "odd").capabilities
+    finally:
+        defined.undefine()
+    expected = {
+        "balloon": "memory is locked",
+        "vcpu_hot_add": "single vCPU",
+        "vcpu_unplug": "TCG",
+        "vcpu_offline": "no guest agent is connected",
+        "shape_rx": "<bandwidth>",
+        "net_rate": "<bandwidth>",
+        "migrate": "pinned to CPUs",
+        "virtio_mem": "no virtio-mem",
+        "dimm": "<maxMemory",
+    }
+    assert {name: part in (getattr(able, name) or "") for name, part in expected.items()} == dict.fromkeys(expected, True)
+    assert able.disk_limit is None
+
+
+def test_unplug_that_qemu_refuses_is_an_error_in_its_words(real_host: RealHost, host: Host) -> None:
+    """With KVM the unplug is asked for. This machine has no guest: SeaBIOS alone knows no ACPI hot-plug."""
+    text = """<domain type='kvm'><name>bios</name><memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/><apic/></features>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator></devices></domain>"""
+    try:
+        bios = real_host.connection.createXML(text)
+    except real_host.libvirt.libvirtError as error:
+        pytest.skip(f"no domain can be run with KVM here: {error}")
+    try:
+        vm_id, hypervisor = bios.UUIDString(), host[0]
+        hypervisor.submit(vm_id, StepKind.VCPUS, 2)
+        wait_for(lambda: hypervisor.allocation(vm_id).vcpus == 2, "the vCPU", 20)
+        assert next(domain for domain in hypervisor.domains() if domain.vm_id == vm_id).capabilities.vcpu_unplug is None
+        with contextlib.suppress(HostError):  # refused at once, or left to a guest that is not there: in no case taken for done
+            hypervisor.submit(vm_id, StepKind.VCPUS, 1)
+        assert hypervisor.allocation(vm_id).vcpus == 2
+    finally:
+        bios.destroy()

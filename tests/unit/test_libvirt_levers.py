@@ -18,6 +18,7 @@ from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import MIB, UNLIMITED
 
+NOW_S = 1_795_305_357
 VM = "d6245080-ba16-4159-a164-55b2a2603dac"
 POLICY = "<metadata><t:policy xmlns:t='urn:tidegate:policy:1' client='acme' priority='high'/></metadata>"
 VCPUS = """<vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/><vcpu id='1' enabled='yes' hotpluggable='yes'/>
@@ -79,9 +80,7 @@ class Recorder:
         return call
 
 
-def target(
-    devices: str = TAP, top: str = "", *, vcpus: int = 3, kind: str = "kvm", owed: dict[str, Any] | None = None, **parameters: int
-) -> Any:
+def target(devices: str = TAP, top: str = "", *, vcpus: int = 3, kind: str = "kvm", **parameters: int) -> Any:
     text = f"""<domain type='{kind}'><name>web</name><uuid>{VM}</uuid>{top}<memory unit='MiB'>1024</memory>
 <vcpu current='{vcpus}'>6</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>
 <devices><memballoon model='virtio'/>{devices}</devices></domain>"""
@@ -94,7 +93,7 @@ def target(
         cpu_is_v2=False,
         memory_high=None,
         shaper=recorder,  # type: ignore[arg-type]
-        owed_quota={} if owed is None else owed,
+        now_s=NOW_S,
     )
 
 
@@ -113,47 +112,68 @@ def refused(kind: StepKind, value: int, of: Any) -> Refusal:
 # vCPUs
 
 
+def owing(vcpus: int, millicores: int, at_s: int = NOW_S) -> str:
+    return f"<metadata><o:owed xmlns:o='urn:tidegate:owed:1' vcpus='{vcpus}' millicores='{millicores}' at_s='{at_s}'/></metadata>"
+
+
+def plain(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    """The calls, of setMetadata only the text."""
+    return [args[1] if name == "setMetadata" else (name, args[0]) for name, args in calls]
+
+
 def test_growth_divides_the_quota_anew() -> None:
+    """Killed in between, what is owed stands in the domain and is settled by whoever reads it next."""
     of = target(vcpus=2, vcpu_quota=60_000)
-    parameters = {"vcpu_period": 100_000, "vcpu_quota": 30_000}
-    assert sent(StepKind.VCPUS, 4, of) == [("setVcpusFlags", (4, 1)), ("setSchedulerParametersFlags", (parameters, 1))]
+    assert plain(sent(StepKind.VCPUS, 4, of)) == [
+        f"<owed vcpus='4' millicores='1200' at_s='{NOW_S}'/>",
+        ("setVcpusFlags", 4),
+        ("setSchedulerParametersFlags", {"vcpu_period": 100_000, "vcpu_quota": 30_000}),
+        None,
+    ]
+    assert plain(sent(StepKind.VCPUS, 4, target(vcpus=2))) == [("setVcpusFlags", 4)], "nothing is owed without a quota"
 
 
-def test_unplug_that_succeeds_keeps_the_quota_over_all() -> None:
-    owed: dict[str, Any] = {}
-    of = target(top=VCPUS, owed=owed, vcpu_quota=30_000)
-    assert sent(StepKind.VCPUS, 2, of) == [("setVcpusFlags", (2, 1))]
-    settle_quota(target(top=VCPUS, owed=owed))
-    assert owed, "three threads still"
-    after = target(top=VCPUS, vcpus=2, owed=owed, vcpu_quota=30_000)
+def test_owed_quota_is_settled_when_the_vcpus_are_as_many() -> None:
+    waiting = target(top=owing(2, 900), vcpus=3, vcpu_quota=30_000)
+    settle_quota(waiting)
+    assert waiting.domain.calls == [], "three vCPUs still"
+    after = target(top=owing(2, 900), vcpus=2, vcpu_quota=30_000)
     settle_quota(after)
-    assert after.domain.calls == [("setSchedulerParametersFlags", ({"vcpu_period": 100_000, "vcpu_quota": 45_000}, 1))]
-    settle_quota(after)
-    assert len(after.domain.calls) == 1 and not owed
+    assert plain(after.domain.calls) == [("setSchedulerParametersFlags", {"vcpu_period": 100_000, "vcpu_quota": 45_000}), None]
+    late = target(top=owing(2, 900, NOW_S - 3600), vcpus=2, vcpu_quota=30_000)
+    settle_quota(late)
+    assert late.domain.calls == []
+
+
+@pytest.mark.parametrize("text", [owing(2, 900).replace("'2'", "'two'"), owing(2, 900).replace("millicores", "cores"), ""])
+def test_what_we_did_not_write_is_not_owed(text: str) -> None:
+    assert target(top=text).definition.owed is None
 
 
 def test_unplug_that_the_guest_does_not_answer_in_time_counts_as_accepted() -> None:
     of = target(top=VCPUS, vcpu_quota=30_000)
     of.domain.errors["setVcpusFlags"] = LibvirtError(68, "Timed out during operation: vcpu unplug request timed out. Unplug result must be")
-    assert sent(StepKind.VCPUS, 1, of) == [("setVcpusFlags", (1, 1))]
-    assert of.owed_quota == {VM: (1, 900)}
+    assert plain(sent(StepKind.VCPUS, 1, of)) == [f"<owed vcpus='1' millicores='900' at_s='{NOW_S}'/>", ("setVcpusFlags", 1)]
 
 
 @pytest.mark.parametrize(
-    "error", [LibvirtError(68, "Timed out during operation: cannot acquire state change lock"), LibvirtError(1, "unknown cause")]
+    ("count", "error"),
+    [
+        (2, LibvirtError(68, "Timed out during operation: cannot acquire state change lock")),
+        (2, LibvirtError(1, "unknown cause")),
+        (4, LibvirtError(68, "Timed out during operation: unplug")),
+    ],
 )
-def test_other_errors_of_an_unplug_are_errors(error: LibvirtError) -> None:
+def test_other_errors_of_a_change_of_vcpus_are_errors_and_nothing_is_owed(count: int, error: LibvirtError) -> None:
     of = target(top=VCPUS, vcpu_quota=30_000)
     of.domain.errors["setVcpusFlags"] = error
     with pytest.raises(LibvirtError):
-        LEVERS[StepKind.VCPUS](of, 2)
-    assert of.owed_quota == {}
+        LEVERS[StepKind.VCPUS](of, count)
+    assert plain(of.domain.calls)[-1] is None
 
 
 def test_a_new_quota_settles_what_was_owed() -> None:
-    of = target(owed={VM: (1, 900)})
-    sent(StepKind.CPU_QUOTA, 600, of)
-    assert of.owed_quota == {}
+    assert plain(sent(StepKind.CPU_QUOTA, 600, target(top=owing(1, 900))))[-1] is None
 
 
 @pytest.mark.parametrize(
