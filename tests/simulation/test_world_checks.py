@@ -48,6 +48,22 @@ def guard_forgets_commit_limits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Guard, "_within_commit", lambda *_: None)
 
 
+def guard_forgets_what_was_of_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_too_soon", lambda *_: None)
+
+
+def guard_takes_long_strides(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_stride", lambda *_: 2**60)
+
+
+def guard_forgets_the_hour(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_hourly", lambda *_: None)
+
+
+def guard_knows_no_budget(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_budget", lambda *_: None)
+
+
 def gateway_acknowledges_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sessions._Stream, "acknowledged", lambda stream: stream.seen)
 
@@ -127,6 +143,11 @@ def folder_counts_repeats(patch: pytest.MonkeyPatch) -> None:
     [
         (guard_lets_all_pass, "floor"),
         (guard_forgets_commit_limits, "the commit limit is"),
+        (guard_forgets_what_was_of_late, "times within"),
+        (guard_forgets_what_was_of_late, "cut within a minute"),
+        (guard_takes_long_strides, "in one step"),
+        (guard_forgets_the_hour, "within an hour"),
+        (guard_knows_no_budget, "without a plan"),
         (gateway_acknowledges_at_once, "acknowledged and not durable"),
         (gateway_takes_frames_twice, "logged twice"),
         (agent_believes_the_link_is_up, "without a coordinator"),
