@@ -10,7 +10,7 @@ Invariant: only what carries our handle, our filter priority or our IFB's name i
 handle, or an ingress with other filters, is theirs: Refusal(FOREIGN_SHAPING). State is read from the kernel each time, so a
 restart loses nothing; what a kill left half-made is completed by the next change or removed by `sweep`.
 
-All netlink runs in one thread, which has entered the taps' network namespace (pyroute2 would fork for each socket there instead).
+All netlink runs in one thread, which has entered the taps' network namespace.
 Source: tc-htb(8), tc-mirred(8).
 """
 
@@ -19,11 +19,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.adapters.shaping_netlink import (
     FILTER_PRIORITY,
@@ -142,20 +140,16 @@ class Pyroute2Shaper:
     def _open(self) -> None:
         if self._namespace:
             enter_network_namespace(self._namespace)
-        self._netlink: Any = IPRoute()
         self._control = TrafficControl()
         self._leaves = Leaves(self._control)
-        self._tree = SendingTree(self._netlink, self._control, self._leaves, self._uplink)
+        self._tree = SendingTree(self._control, self._leaves, self._uplink)
 
     def _close(self) -> None:
         self._control.close()
-        self._netlink.close()
 
     def _run(self, work: Callable[[], _T]) -> _T:
         try:
             return self._thread.submit(work).result()
-        except NetlinkError as error:
-            raise HostError(f"netlink: {error}") from error
         except OSError as error:
             raise HostError(f"network namespace {self._namespace or 'of the agent'}: {error}") from error
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -103,8 +103,7 @@ class Leaves:
 class SendingTree:
     """The IFB of one network namespace. `uplink` in bytes/s."""
 
-    def __init__(self, netlink: Any, control: TrafficControl, leaves: Leaves, uplink: int) -> None:
-        self._netlink = netlink
+    def __init__(self, control: TrafficControl, leaves: Leaves, uplink: int) -> None:
         self._control = control
         self._leaves = leaves
         self._uplink = uplink
@@ -164,7 +163,7 @@ class SendingTree:
             self._drop(tree, handle)
             failpoint.hit("shaper.between")
         if not set(tree.taps) - {tap}:
-            self._netlink.link("del", index=ifb)
+            self._control.delete_link(ifb)
         elif handle is not None:
             self._settle_client(ifb, tree.classes[handle].parent)
 
@@ -176,7 +175,7 @@ class SendingTree:
         before = self._tree(ifb)
         after = self.clean(before)
         if not after.taps:
-            self._netlink.link("del", index=ifb)
+            self._control.delete_link(ifb)
         return tuple(f"7a10:{handle & 0xFFFF:x}" for handle in sorted(before.classes.keys() - after.classes.keys()))
 
     def find(self, tap: str) -> HtbClass | None:
@@ -228,14 +227,14 @@ class SendingTree:
         """The device with its root and the uplink's class, made where they are missing."""
         ifb = index_of(SHARED_IFB)
         if ifb is None:
-            self._netlink.link("add", ifname=SHARED_IFB, kind="ifb")
+            self._control.add_ifb(SHARED_IFB)
             failpoint.hit("shaper.between")
             ifb = index_of(SHARED_IFB)
             if ifb is None:
                 raise HostError(f"interface {SHARED_IFB} vanished as soon as it was made")
         tree = self._tree(ifb)
         if UPLINK_HANDLE not in tree.classes:
-            self._netlink.link("set", index=ifb, state="up", ifalias=IFB_ALIAS)
+            self._control.raise_link(ifb, IFB_ALIAS)
             failpoint.hit("shaper.between")
             if self._control.qdisc(ifb, ROOT_PARENT) != ("htb", ROOT_HANDLE):
                 self._control.add_root(ifb, ROOT_HANDLE, 0)  # what no entry knows passes unshaped
