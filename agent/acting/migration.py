@@ -201,7 +201,9 @@ class MigrationDesk:
             if move.recovered and not move.silent:
                 move.silent = 1
             return
-        move.newest, move.silent = progress, 0
+        move.silent = 0
+        if progress.memory_processed_bytes or move.newest is None:  # a job that has just been cancelled shows zeros
+            move.newest = progress
         if _nearer(move, progress):
             move.nearer_ns = now_ns
         if move.code is None and _outrun(progress, move.bits_per_s):

@@ -65,6 +65,7 @@ class Host:
         self.log: list[ev.Instruction] = []
         self.sequence = 0
         self.reading = CALM
+        self.journal: list[ev.JournalEntry] = []
         self.core = AgentCore(
             host_id="h1",
             boot_id="boot-123456789",
@@ -81,6 +82,7 @@ class Host:
     def tell(self, event: ev.Event) -> list[ev.Instruction]:
         out = self.core.handle(event, self.now)
         self.log += out
+        self.journal += [instruction.entry for instruction in out if isinstance(instruction, ev.WriteJournal)]
         return out
 
     def inventory(self) -> list[ev.Instruction]:
@@ -122,8 +124,8 @@ class Host:
 
     def restarted(self) -> Host:
         """A new process on this host's journal; what runs here runs on."""
-        entries = [i.entry for i in self.log if isinstance(i, ev.WriteJournal)]
-        fresh = Host(*self.here, recovered=reconcile(entries, local_prefix("h1", "boot-123456789")))
+        fresh = Host(*self.here, recovered=reconcile(self.journal, local_prefix("h1", "boot-123456789")))
+        fresh.journal = self.journal + fresh.journal
         fresh.sequence = self.sequence
         return fresh
 
@@ -502,8 +504,7 @@ def test_started_once_ended_once_never_two_of_a_vm(events: list[tuple[str, objec
             host.tell(ev.ModeOrdered(mode=Mode(str(a))))
         else:
             log += host.log
-            sequence, host = host.sequence, host.restarted()
-            host.sequence = sequence
+            host = host.restarted()
         assert host.core.in_flight <= CONFIG.max_outgoing
     log += host.log
     begun = Counter(i.step.id for i in log if isinstance(i, ev.StartMigration))
