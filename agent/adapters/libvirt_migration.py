@@ -17,35 +17,28 @@ from __future__ import annotations
 import contextlib
 import threading
 from typing import Any, Final
-from urllib.parse import urlsplit
-from xml.etree import ElementTree  # the text comes from libvirtd, which has parsed and rewritten it: no DTD, no entities
-from xml.sax.saxutils import quoteattr
 
-import msgspec
 import structlog
 
 from agent.adapters.libvirt_connection import LIVE, LibvirtConnection, translate
 from agent.adapters.libvirt_events import KEEPALIVE, start_event_loop
+from agent.adapters.migration_texts import LIMITS_NAMESPACE, LIMITS_PREFIX, limits_text, memory_uri, mib_per_s, parse_limits, progress_of
 from agent.ports import MigrationProgress
 from shared.clock import Clock, SystemClock
 from shared.errors import HostError, Refusal
 from shared.model import Allocation
 from shared.refusal import RefusalCode
-from shared.units import MIB, UNLIMITED
+from shared.units import UNLIMITED
 
-LIMITS_NAMESPACE: Final = "urn:tidegate:limits:1"
-LIMITS_PREFIX: Final = "tidegate-limits"
 # Auto-converge slows the guest's vCPUs when it dirties faster than is sent. QEMU's own first step is 20 %; a busy guest should not notice
 # more than it must, and the agent's watch gives up long before many steps of 10 % have added up.
 CONVERGE_PERCENT: Final = 10
 # The event is sent before the call returns; this only bridges the way through the event loop's thread.
 FIGURES_WAIT_S: Final = 2.0
-_MOST_MIB_PER_S: Final = 8_796_093_022_207  # libvirt's QEMU_DOMAIN_MIG_BANDWIDTH_MAX: what its "unlimited" is
 _NO_SUCH_METADATA: Final = 80  # VIR_ERR_NO_DOMAIN_METADATA
 _NO_DOMAIN: Final = 42
 _OPERATION_INVALID: Final = 55  # no job is active, or the domain does not run
 _UNSAFE: Final = 81  # VIR_ERR_MIGRATE_UNSAFE: caches of a disk that is not shared coherently
-_LIMIT: Final = msgspec.json.Decoder(int)
 
 log = structlog.get_logger(__name__)
 
@@ -295,60 +288,3 @@ class _Figures:
         if domain.UUIDString() == self._vm_id:
             self._progress = progress_of(stats)
             self._told.set()
-
-
-def mib_per_s(bits_per_s: int) -> int:
-    """libvirt's unit. At least 1, because 0 would mean no limit: 4 Mbit/s become 8.4."""
-    return _MOST_MIB_PER_S if bits_per_s == UNLIMITED else min(max(1, bits_per_s // (8 * MIB)), _MOST_MIB_PER_S)
-
-
-def memory_uri(template: str, uri: str) -> str:
-    """`tcp://{host}` for qemu+tls://h2.example/system → tcp://h2.example. Raises Refusal(NOT_CAPABLE) where the URI names no host."""
-    if "{host}" not in template:
-        return template
-    host = urlsplit(uri).hostname
-    if not host:
-        raise Refusal(RefusalCode.NOT_CAPABLE, f"migration.migrate_uri {template!r} wants the destination's host, {uri!r} names none")
-    return template.replace("{host}", f"[{host}]" if ":" in host else host)
-
-
-def progress_of(stats: dict[str, Any]) -> MigrationProgress:
-    """What libvirt's job statistics say; pages are counted in the guest's page size, ours are of 4 KiB."""
-    dirty, page = stats.get("memory_dirty_rate"), stats.get("memory_page_size") or 4096
-    speed = stats.get("memory_bps")
-    return MigrationProgress(
-        elapsed_ms=int(stats.get("time_elapsed", 0)),
-        memory_remaining_bytes=stats.get("memory_remaining"),
-        memory_processed_bytes=stats.get("memory_processed"),
-        memory_bits_per_s=None if not speed else speed * 8,
-        dirty_pages_per_s=None if dirty is None else dirty * page // 4096,
-        iteration=stats.get("memory_iteration"),
-        downtime_ms=stats.get("downtime"),
-    )
-
-
-def limits_text(limits: Allocation, host_id: str, at_ns: int) -> str:
-    """The element that travels; a limit that is not known is left out."""
-    known = {name: value for name in Allocation.__struct_fields__ if (value := getattr(limits, name)) is not None}
-    attributes = {"from": host_id, "at_ns": at_ns, **known}
-    return "<limits " + " ".join(f"{name}={quoteattr(str(value))}" for name, value in attributes.items()) + "/>"
-
-
-def parse_limits(text: str) -> tuple[str, Allocation]:
-    """(host that wrote it, limits). Raises ValueError naming what is wrong; fields of a newer version are passed over."""
-    try:
-        attributes = ElementTree.fromstring(text).attrib
-    except ElementTree.ParseError as error:
-        raise ValueError(f"limits: {error}") from error
-    found: dict[str, int] = {}
-    for name in Allocation.__struct_fields__:
-        if (given := attributes.get(name)) is None:
-            continue
-        try:
-            value = _LIMIT.decode(given)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            raise ValueError(f"limits: {name} = {given[:40]!r}: not a number") from error
-        if not UNLIMITED <= value <= 2**53:
-            raise ValueError(f"limits: {name} = {value}: allowed {UNLIMITED} to 2^53")
-        found[name] = value
-    return attributes.get("from", ""), Allocation(**found)
