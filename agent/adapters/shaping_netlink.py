@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ ROOT_PARENT: Final = 0xFFFFFFFF
 FILTER_PRIORITY: Final = 0x7A10
 FIRST_NODE: Final = 0x80000001  # u32's first hash table, entry 1
 
+_PROGRAM_NAME: Final = "tidegate "
+_SKB_PRIORITY: Final = 32  # in struct __sk_buff
+_BPF_SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _CLONE_NEWNET: Final = 0x40000000
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _ECHO, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x8, 0x300, 0x100, 0x200, 0x400
@@ -71,13 +75,19 @@ class HtbClass(msgspec.Struct, frozen=True, kw_only=True):
     backlog_bytes: int | None = None
 
 
-class U32Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a u32 filter of ours: packets of `indev` go to class `target`, or all are redirected to interface `redirect`."""
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a u32 filter of ours: packets that came by `indev` go to class `target`."""
 
     handle: int
     target: int
-    indev: str  # "" = any, or the device is gone
-    redirect: int | None = None
+    indev: str  # "" = the device is gone
+
+
+class Redirect(msgspec.Struct, frozen=True, kw_only=True):
+    """What our filter on a device's ingress does: to which interface packets go, and which class it writes on them."""
+
+    to: int  # 0: that interface is gone, all is dropped
+    target: int  # 0: none, the entries at the other end decide
 
 
 Answer = tuple[int, list[bytes]]  # errno and the messages that came
@@ -108,18 +118,22 @@ class TrafficControl:
         answers = self._ask([_message(_CLASS + _GET, _ECHO, index, handle) for index in indexes])
         return [_class_of(messages[0]) if not code and messages else None for code, messages in answers]
 
-    def redirects(self, indexes: Sequence[int]) -> list[int | None]:
-        """Where each device's ingress redirects to by a filter of ours: an ifindex, 0 when that device is gone; None without a filter."""
-        info = FILTER_PRIORITY << 16 | _ALL_PROTOCOLS
-        answers = self._ask(
-            [_message(_FILTER + _GET, _ECHO, index, FIRST_NODE, INGRESS_HANDLE, info, _text(_KIND, "u32")) for index in indexes]
-        )
-        found = [_filter_of(messages[0]) if not code and messages else None for code, messages in answers]
-        return [None if entry is None else entry.redirect for entry in found]
+    def redirects(self, indexes: Sequence[int]) -> list[Redirect | None]:
+        """What our filter on each device's ingress does; None without one."""
+        found = self._redirects(indexes, "bpf", 1)
+        rest = [i for i, each in enumerate(found) if each is None]
+        for i, each in zip(rest, self._redirects([indexes[i] for i in rest], "u32", FIRST_NODE), strict=True):
+            found[i] = each
+        return found
 
-    def filters(self, index: int, parent: int) -> dict[int, U32Filter]:
+    def _redirects(self, indexes: Sequence[int], kind: str, handle: int) -> list[Redirect | None]:
+        info, kind_attribute = FILTER_PRIORITY << 16 | _ALL_PROTOCOLS, _text(_KIND, kind)
+        answers = self._ask([_message(_FILTER + _GET, _ECHO, index, handle, INGRESS_HANDLE, info, kind_attribute) for index in indexes])
+        return [_redirect_of(messages[0]) if not code and messages else None for code, messages in answers]
+
+    def entries(self, index: int, parent: int) -> dict[int, Entry]:
         """Our u32 entries below a qdisc, by handle."""
-        found = [_filter_of(message) for message in self._dump(_FILTER, index, parent)]
+        found = [_entry_of(message) for message in self._dump(_FILTER, index, parent)]
         return {entry.handle: entry for entry in found if entry is not None}
 
     def filter_priorities(self, index: int, parent: int) -> set[int]:
@@ -176,14 +190,27 @@ class TrafficControl:
         options = _attr(1, struct.pack("=I", target)) + _match_all() + _text(8, indev)
         self._add_filter(index, parent, FIRST_NODE - 1 + node, options)
 
-    def redirect(self, index: int, to: int) -> None:
-        """Everything that comes in by a device leaves through another one."""
+    def redirect(self, index: int, to: int, target: int) -> None:
+        """Everything that comes in by a device leaves through another one, with class `target` written on it where bpf is allowed.
+
+        HTB takes a class that is written on a packet at once, else it asks the entries one after the other. In place where it is there.
+        """
         mirred = _MIRRED.pack(0, 0, 4, 0, 0, 1, to)  # stolen; redirected to the egress
         action = _attr(1, _text(1, "mirred") + _attr(2, _attr(2, mirred)))
-        self._add_filter(index, INGRESS_HANDLE, FIRST_NODE, _match_all() + _attr(7, action))
+        program = load_marking_program(target)
+        if program is None:
+            self._add_filter(index, INGRESS_HANDLE, FIRST_NODE, _match_all() + _attr(7, action))
+            return
+        try:
+            options = _attr(1, action) + _attr(6, struct.pack("=I", program)) + _text(7, f"{_PROGRAM_NAME}{target:x}")
+            attributes = _text(_KIND, "bpf") + _attr(_OPTIONS, options)
+            info = FILTER_PRIORITY << 16 | _ALL_PROTOCOLS
+            self._change(_message(_FILTER + _NEW, _CREATE, index, 1, INGRESS_HANDLE, info, attributes))
+        finally:
+            os.close(program)  # the filter holds it
 
     def delete_filter(self, index: int, parent: int, handle: int) -> None:
-        """Remove one entry; one that is gone is no error. `handle` 0: all entries of ours."""
+        """Remove one entry, or with `handle` 0 the whole filter of ours; what is gone is no error."""
         info = FILTER_PRIORITY << 16 | _ALL_PROTOCOLS
         kind = _text(_KIND, "u32") if handle else b""
         self._change(_message(_FILTER + _DEL, 0, index, handle, parent, info, kind), absent=True)
@@ -249,6 +276,32 @@ class TrafficControl:
         except OSError as error:  # a timeout, or ENOBUFS
             raise HostError(f"netlink: {error or type(error).__name__}") from error
         return [(code or 0, found) for code, found in zip(codes, collected, strict=True)]
+
+
+def load_marking_program(target: int) -> int | None:
+    """File descriptor of a program that writes `target` into a packet's priority and matches; None where bpf is not allowed.
+
+    skb->priority = target; return -1. Four instructions, no helpers, no maps. Source: linux/bpf.h, Documentation/bpf/standardization.
+    """
+    instructions = b"".join(
+        (
+            struct.pack("=BBhi", 0xB4, 0x02, 0, target),  # w2 = target
+            struct.pack("=BBhi", 0x63, 0x21, _SKB_PRIORITY, 0),  # *(u32 *)(r1 + priority) = r2
+            struct.pack("=BBhi", 0xB4, 0x00, 0, -1),  # w0 = -1: matched
+            struct.pack("=BBhi", 0x95, 0, 0, 0),  # exit
+        )
+    )
+    number = _BPF_SYSCALL.get(platform.machine())
+    if number is None:
+        return None
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_text = ctypes.create_string_buffer(b"Apache-2.0")
+    attributes = ctypes.create_string_buffer(
+        struct.pack("=IIQQIIQII", 3, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_text), 0, 0, 0, 0, 0)
+    )  # of type BPF_PROG_TYPE_SCHED_CLS, no log
+    libc = ctypes.CDLL(None, use_errno=True)
+    found: int = libc.syscall(ctypes.c_long(number), ctypes.c_long(5), attributes, ctypes.c_ulong(48))  # BPF_PROG_LOAD
+    return None if found < 0 else found
 
 
 def enter_network_namespace(path: str) -> None:
@@ -352,16 +405,35 @@ def _class_of(message: bytes) -> HtbClass | None:
     )
 
 
-def _filter_of(message: bytes) -> U32Filter | None:
+def _ours(message: bytes, kind: str) -> tuple[int, dict[int, bytes]] | None:
+    """Handle and options of a filter of our priority and this kind."""
     _, _, _, handle, _, info = _TC.unpack_from(message, 16)
     attributes = _attributes(message, 36)
-    options = _attributes(attributes.get(_OPTIONS, b""))
-    if info >> 16 != FILTER_PRIORITY or not attributes.get(_KIND, b"").startswith(b"u32\0") or 5 not in options:
+    if info >> 16 != FILTER_PRIORITY or attributes.get(_KIND, b"").rstrip(b"\0").decode() != kind:
+        return None
+    return handle, _attributes(attributes.get(_OPTIONS, b""))
+
+
+def _entry_of(message: bytes) -> Entry | None:
+    ours = _ours(message, "u32")
+    if ours is None or 5 not in ours[1]:
         return None  # somebody else's, or only the hash table
+    handle, options = ours
     target = struct.unpack("=I", options[1])[0] if 1 in options else 0
-    redirect = None
-    if 7 in options:
-        action = _attributes(_attributes(options[7]).get(1, b""))
-        if action.get(1, b"").startswith(b"mirred\0"):
-            redirect = _MIRRED.unpack_from(_attributes(action.get(2, b"")).get(2, bytes(_MIRRED.size)))[6]
-    return U32Filter(handle=handle, target=target, indev=options.get(8, b"").rstrip(b"\0").decode(), redirect=redirect)
+    return Entry(handle=handle, target=target, indev=options.get(8, b"").rstrip(b"\0").decode())
+
+
+def _redirect_of(message: bytes) -> Redirect | None:
+    target = 0
+    ours = _ours(message, "bpf")
+    if ours is not None:
+        name = ours[1].get(7, b"").rstrip(b"\0").decode()
+        target = int(name.removeprefix(_PROGRAM_NAME), 16) if name.startswith(_PROGRAM_NAME) else 0
+        actions = ours[1].get(1, b"")
+    else:
+        ours = _ours(message, "u32")
+        actions = b"" if ours is None else ours[1].get(7, b"")
+    action = _attributes(_attributes(actions).get(1, b""))
+    if not action.get(1, b"").startswith(b"mirred\0"):
+        return None
+    return Redirect(to=_MIRRED.unpack_from(_attributes(action.get(2, b"")).get(2, bytes(_MIRRED.size)))[6], target=target)

@@ -1,6 +1,6 @@
 """What our traffic classes are set to: handles, rates, bursts and turns, from a ceiling, a guarantee, a client and a priority.
 
-    root 7a10: ── 7a10:1  uplink ── 7a10:8xxx  a client ── 7a10:1xxx  a VM ── leaf         (what guests send: one tree for all)
+    root 7a10: ── 7a10:1  uplink ── 7a10:8xxx  a client ── 7a10:1xx0  a VM ── leaf         (what guests send: one tree for all)
     root 7a10: ── 7a10:10  ceiling ── leaf                                                  (towards a guest: on its tap)
 
 HTB serves a class from its own rate first, then from what its client's other VMs leave of theirs, then from what the uplink has left;
@@ -23,8 +23,8 @@ from shared.units import UNLIMITED
 ROOT_HANDLE: Final = 0x7A100000  # unusual on purpose: libvirt's <bandwidth> and most scripts use 1:
 CLASS_HANDLE: Final = ROOT_HANDLE | 0x10  # towards the guest
 UPLINK_HANDLE: Final = ROOT_HANDLE | 0x1
-FIRST_VM: Final = ROOT_HANDLE | 0x1001  # minor = 0x1000 + the number (1..4095) of the u32 filter that leads to it
-MOST_VMS: Final = 4094
+FIRST_VM: Final = ROOT_HANDLE | 0x1000  # plus 16 times the number of the u32 entry that leads to it
+MOST_VMS: Final = 1791
 FIRST_CLIENT: Final = ROOT_HANDLE | 0x8000
 _CLIENTS: Final = 0x7FF0
 
@@ -65,6 +65,21 @@ def quantum_of(rate: int) -> int:
     derives none from r2q and has nothing to warn of (it does outside 1,000..200,000).
     """
     return min(70_000, max(FRAME, rate // 1_000))
+
+
+def vm_handle(node: int) -> int:
+    """Class of a VM by the number of its entry, 1..MOST_VMS.
+
+    Packets carry it as their priority past the tree to the uplink, where pfifo_fast and its like look at the lowest four bits: those are
+    0 there as in any other packet.
+    """
+    return FIRST_VM + 16 * node
+
+
+def node_of(handle: int) -> int | None:
+    """The inverse; None for a class that is no VM's."""
+    node, rest = divmod(handle - FIRST_VM, 16)
+    return node if not rest and 1 <= node <= MOST_VMS else None
 
 
 def alone(bits_per_s: int) -> ClassSetting:

@@ -1,10 +1,12 @@
 """What guests send, in one tree for the whole network namespace: uplink → client → VM → leaf, on one IFB device of ours.
 
-What a guest sends arrives at its tap's ingress, where nothing can queue. A filter there redirects it to the IFB; at the IFB one u32 entry
-for each tap asks which interface the packet came by and leads to the VM's class. The guest has no say in that: spoofed addresses change
-nothing. The entries are also the map from class to tap, so a restart of the agent loses nothing.
+What a guest sends arrives at its tap's ingress, where nothing can queue. A filter there writes the VM's class on each packet (a bpf
+program of four instructions) and redirects it to the IFB, whose HTB takes that class at once. Behind it stands one u32 entry for each tap,
+which asks which interface a packet came by and leads to the same class: for kernels that allow no bpf, and as the map from class to tap, so
+that a restart of the agent loses nothing. The guest has no say in either: spoofed addresses change nothing.
 
-    tap  ingress → u32 match all → mirred redirect → tgi-uplink  root htb 7a10: → entry n: indev tap → class 7a10:1000+n → leaf
+    tap  ingress → bpf: priority = class → mirred redirect → tgi-uplink  root htb 7a10: → class 7a10:1000+16n → leaf
+                                                                              entry n: indev tap ↗
 
 Invariant: a tap is redirected only when its class, its leaf and its entry are there, and they go only when the redirect is gone: a process
 killed in between leaves either no shaping or all of it. What it leaves unused is found by `clean`, before the next change and by the sweep.
@@ -30,7 +32,6 @@ from agent.adapters.shaping_netlink import (
 )
 from agent.adapters.shaping_rates import (
     FIRST_CLIENT,
-    FIRST_VM,
     MOST_VMS,
     ROOT_HANDLE,
     UPLINK_HANDLE,
@@ -41,9 +42,11 @@ from agent.adapters.shaping_rates import (
     codel_target_us,
     fifo_limit,
     guarantee_of,
+    node_of,
     of_client,
     of_vm,
     priority_of,
+    vm_handle,
 )
 from shared import failpoint
 from shared.errors import HostError, Refusal
@@ -131,9 +134,9 @@ class SendingTree:
         if known is not None and (known.parent, known.prio) == (client, setting.prio):
             self._set(tree, known.handle, client, setting)
             self._complete(tree, known.handle, known.leaf, setting.ceil)
+            self._redirect(index, tree.ifb, known.handle)
         else:
-            self._lead(tree, tap, known, client, setting)
-        self._redirect(index, tree.ifb)
+            self._lead(tree, tap, index, client, setting)
         if known is not None and (known.parent, known.prio) != (client, setting.prio):
             self._settle_client(tree.ifb, known.parent)
 
@@ -152,7 +155,7 @@ class SendingTree:
             if priorities == {FILTER_PRIORITY}:
                 self._control.delete_qdisc(index, INGRESS_HANDLE, INGRESS_PARENT)
             elif FILTER_PRIORITY in priorities:  # somebody put a filter beside ours: theirs stays
-                self._control.delete_filter(index, INGRESS_HANDLE, FIRST_NODE)
+                self._control.delete_filter(index, INGRESS_HANDLE, 0)
             failpoint.hit("shaper.between")
         ifb = index_of(SHARED_IFB)
         if ifb is None:
@@ -193,20 +196,20 @@ class SendingTree:
         redirects = self._control.redirects([index or 0 for index in indexes])
         return {
             tap: tree.classes[tree.taps[tap]]
-            for tap, to in zip(taps, redirects, strict=True)
-            if to == ifb and tree.taps[tap] in tree.classes
+            for tap, redirect in zip(taps, redirects, strict=True)
+            if redirect is not None and redirect.to == ifb and tree.taps[tap] in tree.classes
         }
 
     def clean(self, tree: _Tree) -> _Tree:
         """The tree without what nothing leads to: entries of vanished taps, classes without an entry, clients without a VM."""
-        entries = self._control.filters(tree.ifb, ROOT_HANDLE)
+        entries = self._control.entries(tree.ifb, ROOT_HANDLE)
         led = set(tree.taps.values())
         for entry in entries.values():
             if entry.target not in led:
                 self._control.delete_filter(tree.ifb, ROOT_HANDLE, entry.handle)
         kept = dict(tree.classes)
         for handle in tree.classes:
-            if FIRST_VM <= handle < FIRST_VM + MOST_VMS and handle not in led:
+            if node_of(handle) is not None and handle not in led:
                 self._control.delete_class(tree.ifb, handle)
                 del kept[handle]
         for handle in [handle for handle in kept if handle >= FIRST_CLIENT]:
@@ -218,7 +221,7 @@ class SendingTree:
     def _tree(self, ifb: int) -> _Tree:
         classes = self._control.classes(ifb)
         taps: dict[str, int] = {}
-        for _, entry in sorted(self._control.filters(ifb, ROOT_HANDLE).items()):
+        for _, entry in sorted(self._control.entries(ifb, ROOT_HANDLE).items()):
             if entry.indev and entry.target in classes:
                 taps.setdefault(entry.indev, entry.target)  # the first entry is the one that the kernel obeys
         return _Tree(ifb=ifb, classes=classes, taps=taps)
@@ -264,32 +267,39 @@ class SendingTree:
         if not leaf:
             self._leaves.add(tree.ifb, handle, min(ceil, self._uplink))
 
-    def _lead(self, tree: _Tree, tap: str, known: HtbClass | None, client: int, setting: ClassSetting) -> None:
+    def _lead(self, tree: _Tree, tap: str, index: int, client: int, setting: ClassSetting) -> None:
         """A new class for the tap, whole before anything leads to it; then the one it had goes, with the packets that wait in it."""
-        handle = next(at for at in range(FIRST_VM, FIRST_VM + MOST_VMS) if at not in tree.classes)
+        node = next((node for node in range(1, MOST_VMS + 1) if vm_handle(node) not in tree.classes), None)
+        if node is None:
+            raise HostError(f"{tap}: all of {MOST_VMS} classes of {SHARED_IFB} are taken")
+        handle = vm_handle(node)
         self._set(tree, handle, client, setting)
         failpoint.hit("shaper.between")
         self._complete(tree, handle, 0, setting.ceil)
         failpoint.hit("shaper.between")
-        self._control.lead(tree.ifb, ROOT_HANDLE, handle - FIRST_VM + 1, tap, handle)
+        self._control.lead(tree.ifb, ROOT_HANDLE, node, tap, handle)
         failpoint.hit("shaper.between")
-        if known is not None:
-            self._drop(tree, known.handle)
+        self._redirect(index, tree.ifb, handle)
+        failpoint.hit("shaper.between")
+        if tap in tree.taps:
+            self._drop(tree, tree.taps[tap])
 
     def _drop(self, tree: _Tree, handle: int) -> None:
-        self._control.delete_filter(tree.ifb, ROOT_HANDLE, FIRST_NODE + handle - FIRST_VM)
+        self._control.delete_filter(tree.ifb, ROOT_HANDLE, FIRST_NODE - 1 + (node_of(handle) or 0))
         failpoint.hit("shaper.between")
         self._control.delete_class(tree.ifb, handle)
 
-    def _redirect(self, index: int, ifb: int) -> None:
-        if self._control.redirects([index]) == [ifb]:
+    def _redirect(self, index: int, ifb: int, handle: int) -> None:
+        found = self._control.redirects([index])[0]
+        if found is not None and found.to == ifb and found.target in (handle, 0):
             return
         failpoint.hit("shaper.between")
-        if self._control.qdisc(index, INGRESS_PARENT) is None:
+        if found is not None and found.to != ifb:  # to an IFB that somebody deleted: all is dropped there
+            self._control.delete_filter(index, INGRESS_HANDLE, 0)
+        elif self._control.qdisc(index, INGRESS_PARENT) is None:
             self._control.add_ingress(index)
             failpoint.hit("shaper.between")
-        self._control.delete_filter(index, INGRESS_HANDLE, FIRST_NODE)  # to an IFB that somebody deleted: all is dropped there
-        self._control.redirect(index, ifb)
+        self._control.redirect(index, ifb, handle)
 
     def _settle_client(self, ifb: int, client: int) -> None:
         """A client's rate after one of its VMs has gone: the sum of those that are left; without any, no class."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from shaper_contract import RX, TX, ShaperContract
 
+from agent.adapters import shaping_netlink
 from agent.adapters.pyroute2_shaper import Pyroute2Shaper
 from agent.adapters.shaping_rates import client_handle
 from agent.adapters.shaping_tree import SHARED_IFB
@@ -175,16 +176,16 @@ class TestPyroute2Shaper(ShaperContract):
         client = f"7a10:{client_handle('acme') & 0xFFFF:x}"
         assert shown["7a10:1"].startswith("root") and "rate 10Gbit ceil 10Gbit" in shown["7a10:1"]
         assert "parent 7a10:1 " in shown[client] and "rate 40Mbit ceil 10Gbit" in shown[client]
-        assert f"parent {client}" in shown["7a10:1001"] and "prio 3" in shown["7a10:1001"] and "rate 30Mbit" in shown["7a10:1001"]
-        assert f"parent {client}" in shown["7a10:1002"] and "prio 0" in shown["7a10:1002"] and "rate 10Mbit" in shown["7a10:1002"]
+        assert f"parent {client}" in shown["7a10:1010"] and "prio 3" in shown["7a10:1010"] and "rate 30Mbit" in shown["7a10:1010"]
+        assert f"parent {client}" in shown["7a10:1020"] and "prio 0" in shown["7a10:1020"] and "rate 10Mbit" in shown["7a10:1020"]
         shaper.assign(other, "acme", Priority.LOW)
-        assert "prio 3" in classes(namespace)["7a10:1003"], "a new class: the kernel would not let a busy one go to another prio"
+        assert "prio 3" in classes(namespace)["7a10:1030"], "a new class: the kernel would not let a busy one go to another prio"
         shaper.assign(other, "umbrella", Priority.LOW)
         shown = classes(namespace)
         assert "rate 30Mbit" in shown[client], "what the other took with it is no longer this client's"
-        assert "7a10:1003" not in shown and f"7a10:{client_handle('umbrella') & 0xFFFF:x}" in shown["7a10:1002"]
+        assert "7a10:1030" not in shown and f"7a10:{client_handle('umbrella') & 0xFFFF:x}" in shown["7a10:1020"]
         shaper.set_rate(tap, 0)
-        assert "rate 1Mbit ceil 90Mbit" in classes(namespace)["7a10:1001"], "the least share"
+        assert "rate 1Mbit ceil 90Mbit" in classes(namespace)["7a10:1010"], "the least share"
         shaper.release(tap)
         assert client not in classes(namespace)
         assert (shaper.rate(other), shaper.ceiling(other, TX)) == (10 * MBIT, 90 * MBIT)
@@ -195,7 +196,7 @@ class TestPyroute2Shaper(ShaperContract):
         second = Pyroute2Shaper(f"/run/netns/{namespace}")
         second.set_ceiling(tap, TX, 4 * MBIT)
         second.close()
-        shown = classes(namespace)["7a10:1001"]
+        shown = classes(namespace)["7a10:1010"]
         assert "prio 0" in shown and "rate 3Mbit ceil 4Mbit" in shown and f"parent 7a10:{client_handle('acme') & 0xFFFF:x}" in shown
 
     def test_another_uplink_is_taken_over_by_the_next_change(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
@@ -205,7 +206,7 @@ class TestPyroute2Shaper(ShaperContract):
         assert "rate 20Mbit ceil 20Mbit" in classes(namespace)["7a10:1"]
         assert (narrow.rate(tap), narrow.ceiling(tap, TX)) == (3 * MBIT, 8 * MBIT)
         narrow.set_rate(tap, 0)
-        assert "rate 20Kbit" in classes(namespace)["7a10:1001"], "a thousandth of the uplink"
+        assert "rate 20Kbit" in classes(namespace)["7a10:1010"], "a thousandth of the uplink"
         assert narrow.rate(tap) == 0
         narrow.close()
 
@@ -234,9 +235,42 @@ class TestPyroute2Shaper(ShaperContract):
         shaper.set_ceiling(tap, TX, 100 * MBIT)
         probe = subprocess.run(f"tc -n {namespace} qdisc add dev lo root fq_codel".split(), capture_output=True, check=False)
         expected = ("pfifo ", "limit 825p") if probe.returncode else ("fq_codel ",)
-        for device, parent in ((tap, "7a10:10"), (SHARED_IFB, "7a10:1001")):
+        for device, parent in ((tap, "7a10:10"), (SHARED_IFB, "7a10:1010")):
             leaf = next(line for line in run(f"tc -n {namespace} qdisc show dev {device}").splitlines() if f"parent {parent} " in line)
             assert all(text in leaf for text in expected)
+
+    def test_who_finds_the_other_kind_of_redirect_keeps_it(
+        self, shaper: Pyroute2Shaper, tap: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = shaping_netlink.load_marking_program
+        for first, then in ((load, lambda target: None), (lambda target: None, load)):
+            monkeypatch.setattr(shaping_netlink, "load_marking_program", first)
+            shaper.set_ceiling(tap, TX, 2 * MBIT)
+            before = run(f"tc -n {namespace} filter show dev {tap} parent ffff:")
+            monkeypatch.setattr(shaping_netlink, "load_marking_program", then)
+            shaper.set_ceiling(tap, TX, 3 * MBIT)
+            assert run(f"tc -n {namespace} filter show dev {tap} parent ffff:") == before
+            assert shaper.readings()[tap, TX].ceiling_bits_per_s == 3 * MBIT
+            shaper.release(tap)
+            assert "ingress" not in run(f"tc -n {namespace} qdisc show dev {tap}")
+
+
+@pytest.mark.realhost
+class TestWhereBpfIsNotAllowed(ShaperContract):
+    @pytest.fixture(autouse=True)
+    def no_bpf(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shaping_netlink, "load_marking_program", lambda target: None)
+
+    @pytest.fixture
+    def tap(self, taps: tuple[str, str]) -> str:
+        return taps[0]
+
+    @pytest.fixture
+    def shaper(self, namespace: str) -> Iterator[Pyroute2Shaper]:
+        shaper = Pyroute2Shaper(f"/run/netns/{namespace}")
+        yield shaper
+        shaper.release(TAP)
+        shaper.close()
 
 
 @pytest.mark.realhost
@@ -264,7 +298,7 @@ class TestKilledChanges:
             shaper.sweep()
             shaper.set_ceiling(tap, TX, 4 * MBIT)
             assert shaper.ceiling(tap, TX) == 4 * MBIT
-            assert len([name for name in classes(namespace) if name.startswith("7a10:10") and name != "7a10:10"]) == 1
+            assert len([name for name in classes(namespace) if len(name) == 9 and name.startswith("7a10:1")]) == 1
             shaper.release(tap)
             assert shaper.readings() == {}
             assert "7a10" not in run(f"tc -n {namespace} qdisc show")

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.adapters import shaping_netlink
 from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.shaping_tree import SHARED_IFB
 from bench.shaping_lab import ShapingLab, rates, run
 from shared.model import Priority
 from shared.plan import StepKind
@@ -55,6 +57,25 @@ def test_ceiling_holds_within_2_percent_and_changes_in_place(
     assert (shaper.dropped_total(lab.tap(0), kind) or 0) > 0
     shaper.set_ceiling(lab.tap(0), kind, UNLIMITED)
     assert rates([arrivals], seconds=1)[0] > 20 * MBIT, "free again"
+
+
+@pytest.mark.parametrize("bpf", [True, False])
+def test_the_class_on_the_packet_and_the_entry_for_its_interface_each_suffice(
+    lab: ShapingLab, shaper: Pyroute2Shaper, monkeypatch: pytest.MonkeyPatch, bpf: bool
+) -> None:
+    if not bpf:
+        monkeypatch.setattr(shaping_netlink, "load_marking_program", lambda target: None)
+    arrivals = [lab.from_guest(i) for i in range(2)]
+    for i in range(2):
+        shaper.set_ceiling(lab.tap(i), TX, (2 + 3 * i) * MBIT)
+        lab.guest_sends(i, 15 * MBIT)
+    shown = run(f"tc -n {lab.host} filter show dev {lab.tap(0)} parent ffff:")
+    if bpf and " bpf " not in shown:
+        pytest.skip("no bpf here")
+    assert (" bpf " in shown) is bpf
+    if bpf:
+        run(f"tc -n {lab.host} filter del dev {SHARED_IFB} parent 7a10:")
+    assert rates(arrivals) == pytest.approx([2 * MBIT, 5 * MBIT], rel=0.02)
 
 
 def test_guarantee_holds_within_2_percent_of_a_full_uplink(lab: ShapingLab, shaper: Pyroute2Shaper) -> None:

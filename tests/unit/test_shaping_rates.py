@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agent.adapters.shaping_rates import (
     FIRST_CLIENT,
-    FIRST_VM,
     FRAME,
     LEAST_BITS_PER_S,
     MOST_VMS,
@@ -21,10 +20,12 @@ from agent.adapters.shaping_rates import (
     fifo_limit,
     guarantee_of,
     least_share,
+    node_of,
     of_client,
     of_vm,
     prio_of,
     priority_of,
+    vm_handle,
 )
 from shared.model import Priority
 from shared.units import MBIT, UNLIMITED
@@ -83,7 +84,8 @@ def test_a_client_is_promised_what_its_vms_are() -> None:
 @given(st.text(max_size=40))
 def test_a_clients_class_is_no_vms(client: str) -> None:
     handle = client_handle(client)
-    assert FIRST_VM + MOST_VMS < FIRST_CLIENT <= handle < ROOT_HANDLE + 0xFFFF
+    assert vm_handle(MOST_VMS) < FIRST_CLIENT <= handle < ROOT_HANDLE + 0xFFFF
+    assert node_of(handle) is None
     assert handle == client_handle(client)
 
 
@@ -91,3 +93,10 @@ def test_leaves() -> None:
     assert [fifo_limit(mbit * MBIT // 8) for mbit in (2, 100, 1000)] == [50, 825, 1000]
     assert codel_target_us(MBIT // 8) == 18_168
     assert codel_target_us(100 * MBIT // 8) == 5_000
+
+
+@given(st.integers(1, MOST_VMS))
+def test_a_vms_class_and_its_entry(node: int) -> None:
+    assert node_of(vm_handle(node)) == node
+    assert vm_handle(node) & 0xF == 0, "an ordinary priority to queues that look at its lowest bits"
+    assert node_of(vm_handle(node) + 1) is None
