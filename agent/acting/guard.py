@@ -171,7 +171,7 @@ class Guard:
 
     def _move(self, step: Step, view: View, domain: Domain, now_ns: int) -> Verdict:
         """A live migration: the VM must be idle as far as the agent is concerned, and well."""
-        if (unfit := _unfit(step, domain, True)) is not None:
+        if (unfit := _unfit(step, domain)) is not None:
             return unfit
         if view.moving:
             return _no(RefusalCode.VM_BUSY, "a step for this VM is in flight", wait_ns=NS_PER_S)
@@ -319,9 +319,8 @@ class Guard:
             if value < limit.value:
                 value, bit = limit.value, limit
         value = value + -value % DIMM_BYTES if kind is StepKind.DIMM else value
-        if grows(current, value) or shows(kind, value, current):
-            code, detail = (RefusalCode.NOTHING_TO_DO, f"{kind} is {current} already") if bit is None else (bit.code, bit.detail)
-            return _no(code, detail, 0 if bit is None else bit.wait_ns, in_force=current, least=value)
+        if bit is not None and (grows(current, value) or shows(kind, value, current)):
+            return _no(bit.code, bit.detail, bit.wait_ns, in_force=current, least=value)
         # From unlimited to a number above what unlimited counts for: the promise grows although the limit falls.
         if view.room is not None and charge(kind, value, domain, view.vcpus) - charge(kind, current, domain, view.vcpus) > max(
             0, view.room
@@ -350,11 +349,11 @@ class Guard:
     def _hourly(self, kind: StepKind, view: View, base: int, now_ns: int) -> Limit | None:
         """What the lever keeps when the VM's memory in sum may lose no more than its share of the hour's largest."""
         now = max(view.memory_sum_bytes, base)
-        at_ns, peak = view.memory_peak or (now_ns, 0)
+        at_ns, peak = view.memory_peak or (now_ns, now)
         peak = max(peak, now)
         least = base - (now - (peak - peak * self.config.memory_cut_per_hour_permille // 1000))
         detail = f"{kind}: {peak - now} of {peak} bytes went within the hour"
-        return Limit(least, RefusalCode.RATE_OF_CHANGE, detail, max(0, at_ns + HOUR_NS - now_ns))
+        return Limit(least, RefusalCode.RATE_OF_CHANGE, detail, at_ns + HOUR_NS - now_ns)
 
 
 def _barred(domain: Domain, view: View, now_ns: int) -> Verdict | None:
@@ -368,7 +367,7 @@ def _barred(domain: Domain, view: View, now_ns: int) -> Verdict | None:
     return None
 
 
-def _unfit(step: Step, domain: Domain, growing: bool) -> Verdict | None:
+def _unfit(step: Step, domain: Domain, growing: bool = True) -> Verdict | None:
     """Values that the lever or the domain does not know."""
     kind, value = step.kind, step.value
     if (reason := invalid(kind, value)) is not None:

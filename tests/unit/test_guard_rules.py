@@ -291,6 +291,73 @@ def test_a_ceiling_of_memory_holds_for_the_sum() -> None:
     assert check(K.DIMM, 5 * GIB, view(K.DIMM)).code is R.ABOVE_DOMAIN_MAXIMUM
 
 
+def test_dimms_are_whole_however_they_are_clipped() -> None:
+    large = {"memory_bytes": 100 * GIB}
+    capped = msgspec.structs.replace(policy(memory_ceiling_bytes=4 * GIB + 300 * MIB), capabilities=CAN)
+    up = check(K.DIMM, 4 * GIB, view(K.DIMM, domain=capped, **large))
+    assert (up.value, up.code) == (2 * GIB + 2 * DIMM_BYTES, R.ABOVE_CEILING)
+    down = check(K.DIMM, 0, view(K.DIMM, reading=reading(memory_usable_bytes=GIB // 10 + 300 * MIB), **large))
+    assert (down.value, down.code) == (2 * GIB - 2 * DIMM_BYTES, R.BELOW_WORKING_SET)
+    odd = check(K.DIMM, 0, view(K.DIMM, in_force=3 * DIMM_BYTES + 7, **large))  # what another made need not be whole
+    assert odd.value == 0
+
+
+# The host's promise
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "changes", "got", "need"),
+    [
+        (K.CPU_QUOTA, 3000, {"room": 1000}, 3000, 1000),
+        (K.CPU_QUOTA, 3000, {"room": 999}, 2999, 1000),
+        (K.CPU_QUOTA, 3000, {"room": 21}, 2021, 1000),
+        (K.CPU_QUOTA, 3000, {"room": 20}, None, 1000),  # could not be told from 2000
+        (K.CPU_QUOTA, 8000, {"room": 59, "in_force": 100}, None, 7900),  # 59 of 7900 is less than a hundredth of what was asked
+        (K.CPU_QUOTA, 6000, {"room": 59, "in_force": 100}, 159, 5900),
+        (K.CPU_QUOTA, UNLIMITED, {"room": 5999}, 7999, 6000),
+        (K.CPU_QUOTA, UNLIMITED, {"room": 6000}, UNLIMITED, 6000),
+        (K.NET_RX, UNLIMITED, {"room": 9 * 10**8}, UNLIMITED, 9 * 10**8),
+        (K.NET_RX, UNLIMITED, {"room": 9 * 10**8 - 1}, 10**9 - 1, 9 * 10**8),
+        (K.NET_RX, 2 * 10**8, {"room": 0}, None, 10**8),
+        (K.NET_RX, 2 * 10**8, {"room": -5}, None, 10**8),
+        (K.VCPUS, 8, {"room": 4000}, 8, 4000),
+        (K.VCPUS, 8, {"room": 3999}, 7, 4000),
+        (K.VCPUS, 8, {"room": 1000}, 5, 4000),
+        (K.VCPUS, 8, {"room": 999}, None, 4000),
+        (K.VIRTIO_MEM, 2 * GIB + 100 * MIB, {"room": 100 * MIB}, 2 * GIB + 100 * MIB, 100 * MIB),
+        (K.VIRTIO_MEM, 2 * GIB + 100 * MIB, {"room": 60 * MIB}, 2 * GIB + 60 * MIB, 100 * MIB),
+        (K.MEMORY_HIGH, UNLIMITED, {"room": None}, UNLIMITED, 0),
+        (K.DISK_BYTES, UNLIMITED, {"room": None}, UNLIMITED, 0),
+    ],
+)
+def test_growth_fits_into_the_hosts_promise(kind: StepKind, value: int, changes: dict[str, object], got: int | None, need: int) -> None:
+    verdict = check(kind, value, view(kind, **changes))
+    assert verdict.value == got and (verdict.value is None or type(verdict.value) is int)
+    if got == value:
+        assert verdict.code is None
+        return
+    room = max(0, changes["room"]) if isinstance(changes["room"], int) else 0
+    room = room // 1000 * 1000 if kind is K.VCPUS else room
+    assert verdict.code is R.HOST_COMMIT_LIMIT and verdict.numbers == {"need": need, "room": room}
+    assert str(kind) in verdict.detail and str(room if got is None else got) in verdict.detail
+
+
+def test_a_cut_from_unlimited_that_promises_more_needs_room() -> None:
+    seen = view(K.CPU_QUOTA, in_force=UNLIMITED, vcpus=2, reading=reading(cpu_used_millicores=2500))
+    assert check(K.CPU_QUOTA, 3500, replace(seen, room=1500)).value == 3500
+    verdict = check(K.CPU_QUOTA, 3500, replace(seen, room=1499))
+    assert (verdict.value, verdict.code, verdict.numbers) == (None, R.HOST_COMMIT_LIMIT, {"room": 1499})
+    assert "1499" in verdict.detail and "3500" in verdict.detail
+    assert check(K.NET_RX, 9 * 10**8, view(K.NET_RX, in_force=UNLIMITED, room=-1)).value == 9 * 10**8
+
+
+def test_a_ceiling_forbids_unlimited_however_little_unlimited_would_be() -> None:
+    capped = msgspec.structs.replace(policy(cpu_ceiling_millicores=3000), capabilities=CAN)
+    verdict = check(K.CPU_QUOTA, UNLIMITED, view(domain=capped, vcpus=1))
+    assert (verdict.value, verdict.code) == (3000, R.ABOVE_CEILING)
+    assert verdict.numbers == {"asked": UNLIMITED, "allowed": 3000} and "at most 3000" in verdict.detail
+
+
 # Rules over time
 
 
@@ -325,7 +392,12 @@ def test_memory_lost_within_an_hour() -> None:
     assert shrunk(K.MEMORY, 4 * GIB, 9 * GIB, restoring=True).code is R.STEP_TOO_LARGE
     assert shrunk(K.VIRTIO_MEM, 4 * GIB, 8 * GIB).code is R.RATE_OF_CHANGE
     assert shrunk(K.DIMM, 4 * GIB, 8 * GIB).code is R.RATE_OF_CHANGE
-    assert "of 8589934592 bytes" in gone.detail and "4294967296" in gone.detail
+    assert "of 8589934592 bytes" in gone.detail and gone.detail.startswith("memory: 4294967296")
+    third = GuardConfig(memory_cut_per_hour_permille=333, memory_shrink_max_permille=1000)
+    cut = check(K.MEMORY, GIB, view(K.MEMORY, reading=reading(memory_used_bytes=MIB)), third)
+    assert (cut.value, cut.code) == (4 * GIB - 4 * GIB * 333 // 1000, R.RATE_OF_CHANGE) and type(cut.value) is int
+    spent = view(K.MEMORY, memory_peak=(ago(1), 4 * GIB + 4 * GIB // 2))
+    assert check(K.MEMORY, GIB, spent, third).wait_ns == 3599 * S
     # of a VM with devices the sum counts
     both = view(K.MEMORY, memory_sum_bytes=6 * GIB, memory_peak=(ago(1), 12 * GIB))
     assert check(K.MEMORY, GIB, both).code is R.RATE_OF_CHANGE
@@ -380,6 +452,10 @@ def test_growth_without_a_plan_is_bounded() -> None:
     assert check(K.MEMORY, 8 * GIB, view(K.MEMORY, budget_base=4 * GIB), unplanned=True).code is R.STEP_TOO_LARGE
     assert check(K.CPU_QUOTA, UNLIMITED, view(budget_base=1500), unplanned=True).value == 3000
     assert check(K.CPU_QUOTA, UNLIMITED, view(budget_base=4000), unplanned=True).value == UNLIMITED
+    third = check(K.CPU_QUOTA, 8000, view(budget_base=2001), GuardConfig(growth_budget_permille=333), unplanned=True)
+    assert third.value == 2001 + 2001 * 333 // 1000 and type(third.value) is int
+    assert check(K.NET_TX_RATE, 10**9, view(K.NET_TX_RATE, budget_base=10**7), unplanned=True).value == 2 * 10**7
+    assert check(K.NET_TX_RATE, 10**9, view(K.NET_TX_RATE, in_force=0, budget_base=0), unplanned=True).value == 10**6
     # a budget of nothing still lets one vCPU be added: half of one is none
     assert check(K.VCPUS, 8, view(K.VCPUS, budget_base=4), GuardConfig(growth_budget_permille=0), unplanned=True).value == 5
     assert check(K.DISK_BYTES, 200 * MIB, view(K.DISK_BYTES, budget_base=1), unplanned=True).value == 200 * MIB  # nothing is promised
@@ -458,6 +534,7 @@ def test_a_move(changes: dict[str, object], code: RefusalCode | None) -> None:
     verdict = check(K.MIGRATE, 10**9, view(K.MIGRATE, **changes))
     assert (verdict.value, verdict.code) == (10**9 if code is None else None, code)
     assert code is None or verdict.detail
+    assert code is not R.VM_BUSY or verdict.detail in ("a step for this VM is in flight", "a step for this VM and lever is in flight")
     assert verdict.wait_ns == (S if code in (R.VM_BUSY, R.BACKING_OFF, R.RATE_LIMITED) else 0)
 
 
@@ -533,6 +610,7 @@ def test_what_passes_respects_every_rule(data: st.DataObject, kind: StepKind, re
         return
     assert seen.domain is not None and seen.in_force is not None
     got, current = verdict.value, seen.in_force
+    assert type(got) is int
     low, high = bounds(kind, seen.domain, CONFIG)
     was, now = (extent(kind, v, seen.domain, seen.vcpus) for v in (current, got))
     assert not shows(kind, got, current) and (verdict.clipped == (got != value))
