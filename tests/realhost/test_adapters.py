@@ -206,15 +206,18 @@ def test_stuck_qemu_does_not_stop_sampling(host: Host, guest: Guest) -> None:
     pid = int(vm_of(sampler.read(), guest).epoch.split(":")[1])
     os.kill(pid, signal.SIGSTOP)
     try:
-        began = time.monotonic()
-        first, second = sampler.read(), sampler.read()
-        assert time.monotonic() - began < 2 * LIBVIRT_DEADLINE_S
+        rounds, seconds = [], []
+        for _ in range(3):
+            began = time.monotonic()
+            rounds.append(sampler.read())
+            seconds.append(time.monotonic() - began)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert "no answer" in first.failures["libvirt"]
-    assert second.failures == {}, "the second call passes by the VM that hangs the first"
-    for raw in (first, second):
-        assert vm_of(raw, guest).cpu_used_ns_total is not None
+    assert max(seconds) < 1.5 * LIBVIRT_DEADLINE_S
+    assert "no answer" in rounds[0].failures["libvirt"]
+    assert "libvirt" not in rounds[2].failures, "a later call passes by the VM that hangs the earlier ones"
+    for raw in rounds:
+        assert next(vm for vm in raw.vms if vm.vm_id == guest.vm_id).cpu_used_ns_total is not None
     wait_for(lambda: vm_of(sampler.read(), guest).memory_usable_bytes, "the balloon statistics to come back", 20)
 
 
