@@ -3,7 +3,7 @@
 Each is one small memory of what was done; the guard turns its figures into refusals. All times are wall ns given by the caller; a clock
 set back only prolongs. Invariant (bounded): nothing is remembered longer than its window, and no more entries than its setting counts.
 
-The flap budget counts per VM *and lever*; turns of one lever never use up another's. docs/adr/0010 has the figures of both readings of
+The flap budget counts per VM *and lever*; turns of one lever never use up another's. docs/adr/0007 has the figures of both readings of
 "per VM".
 """
 
