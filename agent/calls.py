@@ -8,7 +8,11 @@ THREAD_CAP is the one place that says how many threads an agent has at most:
     1  the event loop (main thread)
     1  sampling
     4  acting: levers are short calls; more would only queue inside libvirt
+    1  libvirt asked for the domains, besides sampling
+    4  libvirt asked for bulk statistics: three may hang at a stuck VM each (STATS_CALLS)
     1  guest agents asked for processes killed for want of memory
+    1  libvirt asked for KVM's counters
+    1  dirty rates measured on request
     1  libvirt's events
     2  migrations: one that asks how far they are, one that orders
     n  live migrations under way, at most migration.max_outgoing
@@ -27,7 +31,7 @@ from shared.errors import HostError, Refusal
 from shared.refusal import RefusalCode
 
 ACTING_THREADS: Final = 4
-THREAD_CAP: Final = 1 + 1 + ACTING_THREADS + 1 + 1 + 2  # and migration.max_outgoing
+THREAD_CAP: Final = 1 + 1 + ACTING_THREADS + 1 + 4 + 1 + 1 + 1 + 1 + 2  # and migration.max_outgoing
 CALL_DEADLINE_S: Final = 20.0  # real seconds until a blocking call counts as stuck
 
 log = structlog.get_logger("agent")

@@ -50,11 +50,12 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         memory_commit_ratio=config.memory_commit_ratio,
         memory_reserve_bytes=config.memory_reserve_bytes,
         net_bits_per_s=config.net_bits_per_s,
+        uplink=config.uplink,
         perf=config.sampling.perf,
         guest_probe_s=config.sampling.guest_probe_s,
         clock=clock,
     )
-    watched = _Watched(reader, hypervisor.collectors.look)
+    watched = _Watched(reader, hypervisor.look)
     chosen: HostReader = _OnClock(watched, clock) if config.clock.speed else watched
 
     def collector_seconds() -> Mapping[str, float]:
@@ -83,18 +84,16 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
 
 
 class _Watched:
-    """A reader whose every round somebody looks at."""
+    """A reader whose every round somebody looks at, and may add to its failures."""
 
-    def __init__(self, reader: HostReader, look: Callable[[RawHost], None]) -> None:
+    def __init__(self, reader: HostReader, look: Callable[[RawHost], RawHost]) -> None:
         self._reader, self._look = reader, look
 
     def subsample(self) -> None:
         self._reader.subsample()
 
     def read(self) -> RawHost:
-        raw = self._reader.read()
-        self._look(raw)
-        return raw
+        return self._look(self._reader.read())
 
 
 class _OnClock:

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from agent.adapters.kernel_files import RootedFiles
 from agent.adapters.libvirt_collectors import LibvirtCollectors
+from agent.adapters.libvirt_connection import LibvirtConnection
 from agent.adapters.libvirt_hypervisor import CommitLimits, LibvirtHypervisor
+from agent.adapters.libvirt_statistics import libvirt_statistics
 from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.ports import RawHost
 from agent.sampling.numa import read_numa
 from agent.sampling.sampler import RunningDomain, Sampler
 from shared.clock import Clock, SystemClock
@@ -35,6 +39,8 @@ class LibvirtHost(LibvirtHypervisor):
         super().__init__(uri, files, shaper, limits)
         self._owned = shaper
         self.collectors = collectors
+        self._bulk_connection = LibvirtConnection(uri)
+        self._bulk = libvirt_statistics(self._bulk_connection)
 
     def domains(self) -> Sequence[Domain]:
         return self.collectors.with_reasons(super().domains())
@@ -45,9 +51,17 @@ class LibvirtHost(LibvirtHypervisor):
         counters = {vm_id: self.collectors.kvm.newest(vm_id) for vm_id in found}
         return {vm_id: {**stats, KVM_SUMS: counters[vm_id]} if counters[vm_id] else stats for vm_id, stats in found.items()}
 
+    def look(self, raw: RawHost) -> RawHost:
+        """The round with the VMs named that libvirt's statistics pass by; guests that are short of memory are asked sooner."""
+        self.collectors.look(raw)
+        quarantined = self._bulk.quarantined()
+        return msgspec.structs.replace(raw, failures=raw.failures | quarantined) if quarantined else raw
+
     def running(self) -> Sequence[RunningDomain]:
         found = super().running()
-        self.collectors.follow(domain.vm_id for domain in found)
+        vm_ids = [domain.vm_id for domain in found]
+        self.collectors.follow(vm_ids)
+        self._bulk.follow(vm_ids)
         try:
             gone = self._owned.sweep()
         except HostError as error:
@@ -59,8 +73,14 @@ class LibvirtHost(LibvirtHypervisor):
 
     def close(self) -> None:
         self.collectors.close()
+        self._bulk_connection.close()
         super().close()
         self._owned.close()
+
+    def _statistics(self, groups: int) -> Mapping[str, Mapping[str, object]]:
+        """A round's own, with balloon and block, go through BulkStatistics; others are asked for as they are."""
+        of_a_round = self._libvirt.VIR_DOMAIN_STATS_BALLOON | self._libvirt.VIR_DOMAIN_STATS_BLOCK
+        return self._bulk.read() if groups == of_a_round else super()._statistics(groups)
 
 
 def kvm_sums(stats: Mapping[str, object]) -> dict[str, int]:
@@ -82,6 +102,7 @@ def open_libvirt_host(
     net_bits_per_s: int = 10_000_000_000,
     perf: bool = True,
     guest_probe_s: int = 60,
+    uplink: str = "",
     clock: Clock | None = None,
 ) -> tuple[LibvirtHost, Sampler]:
     """(Hypervisor, HostReader) of this machine; names and meanings are those of AgentConfig.
@@ -109,6 +130,7 @@ def open_libvirt_host(
         hypervisor,
         clock or SystemClock(),
         shaper,
+        uplink=uplink,
         perf=collectors.perf,
         guest_oom_kills=collectors.guest,
         dirty_rate=collectors.dirty,

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 LIBVIRT_DEADLINE_S: Final = 2.0  # of a 5 s round
-STATS_CALLS: Final = 3  # at once: more than two stuck VMs within one deadline are rare, and libvirtd serves five calls of one client
+STATS_CALLS: Final = 4  # at once: three that hang at a stuck VM are rare, and libvirtd serves five calls of one connection
 REFRESH_NS: Final = 60 * NS_PER_S
 
 _OWN: Final = "self"  # the agent's own network namespace, where the uplink is
