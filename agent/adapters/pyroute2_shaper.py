@@ -170,14 +170,14 @@ class Pyroute2Shaper:
         self._set_here.add((tap, StepKind.NET_RX))
 
     def _set_sending(self, tap: str, change: Callable[[Sending], Sending]) -> None:
-        found = self._tree.find(tap)
-        wanted = change(Sending() if found is None else sending_of(found))
-        if wanted == Sending():
-            self._remove(tap, StepKind.NET_TX)
+        index = index_of(tap)
+        if index is None and change(Sending()) == Sending():
+            self._remove(tap, StepKind.NET_TX)  # a tap that is gone is free already
             return
-        index = self._free(tap, StepKind.NET_TX)
-        self._tree.put(tap, index, wanted, self._owners.get(tap))
-        self._set_here.add((tap, StepKind.NET_TX))
+        if self._tree.put(tap, self._free(tap, StepKind.NET_TX), change, self._owners.get(tap)):
+            self._set_here.add((tap, StepKind.NET_TX))
+        else:
+            self._set_here.discard((tap, StepKind.NET_TX))
 
     def _assign(self, tap: str, owner: Assignment) -> None:
         index = index_of(tap)

@@ -46,7 +46,9 @@ _NESTED_MASK: Final = 0x3FFF
 _ALL_PROTOCOLS: Final = socket.htons(0x0003)
 _TICK_NS: Final = 64  # psched: one tick is 2**6 ns (/proc/net/psched says 15.625 ticks per µs)
 _DEADLINE_S: Final = 5.0  # the kernel answers at once unless somebody sits on the routing lock
-_BATCH: Final = 64  # requests in one datagram: their answers (about 0.7 KB each) fit the socket's default buffer of 208 KB
+_BATCH: Final = 64  # requests in one datagram; an answer takes up to 8 KB of the buffer with what the kernel keeps around it
+_RECEIVE_BYTES: Final = 1 << 20
+_SO_RCVBUFFORCE: Final = 33  # past net.core.rmem_max, for CAP_NET_ADMIN
 _U32: Final = 0xFFFFFFFF
 
 _HEADER: Final = struct.Struct("=IHHII")
@@ -98,6 +100,10 @@ class TrafficControl:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BYTES)
+        except PermissionError:  # the default then: enough for a batch as far as seen
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         self._socket.settimeout(_DEADLINE_S)
         self._socket.bind((0, 0))
         self._sequence = 0

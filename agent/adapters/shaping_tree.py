@@ -16,7 +16,7 @@ Why one tree, and what it costs: docs/adr/0006. Runs in the netlink thread only.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ from agent.adapters.shaping_netlink import (
     INGRESS_HANDLE,
     INGRESS_PARENT,
     ROOT_PARENT,
+    Entry,
     HtbClass,
     TrafficControl,
 )
@@ -77,6 +78,7 @@ class _Tree(msgspec.Struct, frozen=True, kw_only=True):
 
     ifb: int
     classes: dict[int, HtbClass]
+    entries: dict[int, Entry]
     taps: dict[str, int]  # tap -> its class
 
 
@@ -111,17 +113,21 @@ class SendingTree:
         self._leaves = leaves
         self._uplink = uplink
 
-    def put(self, tap: str, index: int, wanted: Sending, owner: Assignment | None) -> None:
-        """Bring a tap's sending to `wanted`, changing in place what is there; `owner` None = as it is.
+    def put(self, tap: str, index: int, change: Callable[[Sending], Sending], owner: Assignment | None) -> bool:
+        """Change what holds for a tap's sending, in place where it is there; `owner` None = as it is. False when nothing holds any more.
 
         Raises Refusal(HOST_COMMIT_LIMIT) when the uplink cannot carry all guarantees.
         """
+        ifb = index_of(SHARED_IFB)
+        tree = None if ifb is None else self._tree(ifb)
+        known = None if tree is None else tree.classes.get(tree.taps.get(tap, 0))
+        redirect = self._control.redirects([index])[0]
+        in_force = known is not None and redirect is not None and redirect.to == ifb
+        wanted = change(sending_of(known) if known is not None and in_force else Sending())
         if wanted == Sending():
             self.remove(tap, index)
-            return
-        tree = self.clean(self._ready())
-        handle = tree.taps.get(tap)
-        known = tree.classes.get(handle) if handle is not None else None
+            return False
+        tree = self.clean(self._ready(tree))
         priority = owner.priority if owner else priority_of(known.prio) if known else Priority.NORMAL
         client = client_handle(owner.client) if owner else known.parent if known else client_handle("")
         setting = of_vm(wanted.ceiling, wanted.guarantee, priority, self._uplink)
@@ -139,6 +145,7 @@ class SendingTree:
             self._lead(tree, tap, index, client, setting)
         if known is not None and (known.parent, known.prio) != (client, setting.prio):
             self._settle_client(tree.ifb, known.parent)
+        return True
 
     def assign(self, tap: str, index: int, owner: Assignment) -> None:
         """Client and priority of a tap that has a class; of one that has none nothing is changed."""
@@ -146,7 +153,7 @@ class SendingTree:
         if found is None:
             return
         if found.parent != client_handle(owner.client) or priority_of(found.prio) is not owner.priority:
-            self.put(tap, index, sending_of(found), owner)
+            self.put(tap, index, lambda now: now, owner)
 
     def remove(self, tap: str, index: int | None) -> None:
         """End what we do to a tap's sending, also when the tap itself is gone. The device goes with its last tap."""
@@ -202,9 +209,8 @@ class SendingTree:
 
     def clean(self, tree: _Tree) -> _Tree:
         """The tree without what nothing leads to: entries of vanished taps, classes without an entry, clients without a VM."""
-        entries = self._control.entries(tree.ifb, ROOT_HANDLE)
         led = set(tree.taps.values())
-        for entry in entries.values():
+        for entry in tree.entries.values():
             if entry.target not in led:
                 self._control.delete_filter(tree.ifb, ROOT_HANDLE, entry.handle)
         kept = dict(tree.classes)
@@ -220,22 +226,23 @@ class SendingTree:
 
     def _tree(self, ifb: int) -> _Tree:
         classes = self._control.classes(ifb)
+        entries = self._control.entries(ifb, ROOT_HANDLE)
         taps: dict[str, int] = {}
-        for _, entry in sorted(self._control.entries(ifb, ROOT_HANDLE).items()):
+        for _, entry in sorted(entries.items()):
             if entry.indev and entry.target in classes:
                 taps.setdefault(entry.indev, entry.target)  # the first entry is the one that the kernel obeys
-        return _Tree(ifb=ifb, classes=classes, taps=taps)
+        return _Tree(ifb=ifb, classes=classes, entries=entries, taps=taps)
 
-    def _ready(self) -> _Tree:
+    def _ready(self, tree: _Tree | None) -> _Tree:
         """The device with its root and the uplink's class, made where they are missing."""
-        ifb = index_of(SHARED_IFB)
-        if ifb is None:
+        if tree is None:
             self._control.add_ifb(SHARED_IFB)
             failpoint.hit("shaper.between")
-            ifb = index_of(SHARED_IFB)
-            if ifb is None:
+            made = index_of(SHARED_IFB)
+            if made is None:
                 raise HostError(f"interface {SHARED_IFB} vanished as soon as it was made")
-        tree = self._tree(ifb)
+            tree = self._tree(made)
+        ifb = tree.ifb
         if UPLINK_HANDLE not in tree.classes:
             self._control.raise_link(ifb, IFB_ALIAS)
             failpoint.hit("shaper.between")
@@ -305,7 +312,7 @@ class SendingTree:
         """A client's rate after one of its VMs has gone: the sum of those that are left; without any, no class."""
         classes = self._control.classes(ifb)
         rates = [entry.rate for entry in classes.values() if entry.parent == client]
-        tree = _Tree(ifb=ifb, classes=classes, taps={})
+        tree = _Tree(ifb=ifb, classes=classes, entries={}, taps={})
         if rates:
             self._set(tree, client, UPLINK_HANDLE, of_client(rates, self._uplink))
         else:

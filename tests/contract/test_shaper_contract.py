@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from memory_shaper import MemoryShaper
 from shaper_contract import RX, TX, ShaperContract
 
 from agent.adapters import shaping_netlink
@@ -56,6 +57,16 @@ def taps(namespace: str) -> Iterator[tuple[str, str]]:
     for name in (TAP, OTHER, SHARED_IFB):
         if f" {name}:" in left:
             run(f"ip -n {namespace} link del {name}")
+
+
+class TestMemoryShaper(ShaperContract):
+    @pytest.fixture
+    def tap(self) -> str:
+        return TAP
+
+    @pytest.fixture
+    def shaper(self, tap: str) -> MemoryShaper:
+        return MemoryShaper({tap})
 
 
 @pytest.mark.realhost
