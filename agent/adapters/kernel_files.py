@@ -19,8 +19,8 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
 # A VM of 2 vCPUs keeps 20 to 30 files open: this serves more than 1000 of them, and one descriptor costs the kernel about 1 KiB.
 MAX_KEPT: Final = 32_768
-# Sockets, journal, spool, libvirt, perf events and short-lived opens; the table takes what the process's limit leaves beyond that.
-SPARE_DESCRIPTORS: Final = 512
+# Sockets, journal, spool, libvirt and short-lived opens. Beyond that the table takes half of the process's limit: perf events take the other.
+SPARE_DESCRIPTORS: Final = 256
 
 # One page is what the kernel's sequential files give at a time: a reading that is clearly shorter is complete. "Clearly": a file of
 # records ends a page early by up to one record, and none of those read here has records of a quarter of a page.
@@ -164,11 +164,11 @@ class Kept:
 def room_for_descriptors() -> int:
     """Descriptors that kept files may hold; raises the process's soft limit towards its hard one for that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_KEPT + SPARE_DESCRIPTORS
+    wanted = 2 * (MAX_KEPT + SPARE_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return MAX_KEPT if soft == resource.RLIM_INFINITY else max(0, min(MAX_KEPT, soft - SPARE_DESCRIPTORS))
+    return MAX_KEPT if soft == resource.RLIM_INFINITY else max(0, min(MAX_KEPT, soft // 2 - SPARE_DESCRIPTORS))
 
 
 def _rest(descriptor: int, text: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,28 @@ def test_text_is_parsed_only_when_it_changed(tmp_path: Path) -> None:
     watched.close()
 
 
-def test_room_for_descriptors_leaves_some_for_the_rest() -> None:
-    room = room_for_descriptors()
-    assert 0 <= room <= kernel_files.MAX_KEPT
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "room"),
+    [
+        (1024, 524_288, 66_048, kernel_files.MAX_KEPT),  # systemd's default
+        (1024, 4096, 4096, 1792),
+        (256, 256, None, 0),
+        (100_000, 100_000, None, kernel_files.MAX_KEPT),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, kernel_files.MAX_KEPT),
+        (1024, resource.RLIM_INFINITY, 66_048, kernel_files.MAX_KEPT),
+    ],
+)
+def test_table_takes_half_of_what_the_process_may_open(
+    soft: int, hard: int, raised: int | None, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, asked = [soft, hard], []
+
+    def raise_to(_: int, wanted: tuple[int, int]) -> None:
+        asked.append(wanted)
+        limits[:] = wanted
+
+    monkeypatch.setattr(kernel_files.resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(kernel_files.resource, "setrlimit", raise_to)
     assert room_for_descriptors() == room
+    assert [limit for limit, _ in asked if limit != soft] == ([] if raised is None else [raised])
+    assert all(kept == hard for _, kept in asked)
