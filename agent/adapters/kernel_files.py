@@ -19,7 +19,7 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
 # A VM of 2 vCPUs keeps 20 to 30 files open: this serves more than 1000 of them, and one descriptor costs the kernel about 1 KiB.
 MAX_KEPT: Final = 32_768
-# Sockets, journal, spool, libvirt and short-lived opens. Beyond that the table takes half of the process's limit: perf events take the other.
+# Sockets, journal, spool, libvirt, short-lived opens. Of the process's limit the table takes half: perf events take the other.
 SPARE_DESCRIPTORS: Final = 256
 
 # One page is what the kernel's sequential files give at a time: a reading that is clearly shorter is complete. "Clearly": a file of
