@@ -80,9 +80,7 @@ def hostile(host: Host, number: int, dice: random.Random) -> Plan:
                 id=dice.choice((f"p{number}-{n}", "same", f"p{max(0, number - 1)}-{n}", f"h1-boot-123-{n}")),
                 vm_id=dice.choice(("vm-1", "vm-2", "vm-3", "vm-4", "nobody")),
                 kind=kind,
-                value=dice.choice(EXTREMES)
-                if dice.random() < 0.6
-                else dice.randint(0, 4) * abs(BEFORE.get(kind, 1)) // 2 + dice.randint(0, 9),
+                value=dice.choice(EXTREMES) if dice.random() < 0.6 else near,
                 before=dice.choice((None, 0, UNLIMITED, BEFORE.get(kind), 2**53)),
                 reason=dice.choice(("forecast_peak", "operator", "undo", "lease_over", "guest_oom", "x" * 256)),
                 target=dice.choice(("", "h1", "h2", "elsewhere")),
