@@ -322,28 +322,29 @@ class Guard:
         if bit is not None and (grows(current, value) or shows(kind, value, current)):
             return _no(bit.code, bit.detail, bit.wait_ns, in_force=current, least=value)
         # From unlimited to a number above what unlimited counts for: the promise grows although the limit falls.
-        if view.room is not None and charge(kind, value, domain, view.vcpus) - charge(kind, current, domain, view.vcpus) > max(
-            0, view.room
-        ):
-            return _no(RefusalCode.HOST_COMMIT_LIMIT, f"{kind} {value}: the host has room for {max(0, view.room)} more", room=view.room)
+        if view.room is not None and value - base > max(0, view.room):
+            return _no(RefusalCode.HOST_COMMIT_LIMIT, f"{kind} {value}: the host has room for {view.room} more", room=view.room)
         if bit is None:
             return Verdict(value=value)
         return Verdict(value=value, code=bit.code, detail=bit.detail, numbers={"asked": step.value, "in_force": current, "allowed": value})
 
     def _need(self, kind: StepKind, view: View, domain: Domain, current: int, high: int) -> Limit:
         """Use and its margin; from no limit at all, the margin alone must not lead above the ceiling. A guarantee is no limit of use."""
-        use = None if view.reading is None else used(view.reading, kind)
-        need = 0 if use is None or kind is StepKind.NET_TX_RATE else use + use * self.config.working_set_margin_permille // 1000
+        assert view.reading is not None  # the veto has seen to it, and to its use being known
+        use = used(view.reading, kind)
+        assert use is not None
+        margin = use * self.config.working_set_margin_permille // 1000
         if kind in MEMORY_DEVICES:
             # What may go is what the guest could do without, less the margin, whatever its memory consists of; the sum keeps the floor.
-            usable = 0 if view.reading is None else view.reading.memory_usable_bytes or 0
+            usable = view.reading.memory_usable_bytes or 0
             floor = bounds(StepKind.MEMORY, domain, self.config)[0]
-            least = current - max(0, min(usable - (need - (use or 0)), view.memory_sum_bytes - floor))
+            least = current - max(0, min(usable - margin, view.memory_sum_bytes - floor))
         elif kind in VCPU_COUNTS:
-            least = -(-need // 1000)
+            least = -(-(use + margin) // 1000)
+        elif kind is StepKind.NET_TX_RATE:
+            least = 0
         else:
-            least = 0 if use is None else max(use, min(high, need))
-        least = 0 if kind is StepKind.NET_TX_RATE else least
+            least = max(use, min(high, use + margin))
         return Limit(least, RefusalCode.BELOW_WORKING_SET, f"{kind}: measured use and margin need {least}")
 
     def _hourly(self, kind: StepKind, view: View, base: int, now_ns: int) -> Limit | None:

@@ -349,6 +349,16 @@ def test_a_cut_from_unlimited_that_promises_more_needs_room() -> None:
     assert (verdict.value, verdict.code, verdict.numbers) == (None, R.HOST_COMMIT_LIMIT, {"room": 1499})
     assert "1499" in verdict.detail and "3500" in verdict.detail
     assert check(K.NET_RX, 9 * 10**8, view(K.NET_RX, in_force=UNLIMITED, room=-1)).value == 9 * 10**8
+    small = replace(seen, reading=reading(cpu_used_millicores=1))
+    assert check(K.CPU_QUOTA, 2000, replace(small, room=-1)).value == 2000
+    assert check(K.CPU_QUOTA, 2001, replace(small, room=0)).code is R.HOST_COMMIT_LIMIT
+    assert check(K.CPU_QUOTA, 2001, replace(small, room=None)).value == 2001
+
+
+def test_what_is_left_of_a_clip_must_be_tellable() -> None:
+    near = view(in_force=400, reading=reading(cpu_used_millicores=355))  # with its tenth 390: a quota rounds by 10
+    assert check(K.CPU_QUOTA, 200, near).code is R.BELOW_WORKING_SET and check(K.CPU_QUOTA, 200, near).value is None
+    assert check(K.CPU_QUOTA, 200, view(in_force=400, reading=reading(cpu_used_millicores=354))).value == 389
 
 
 def test_a_ceiling_forbids_unlimited_however_little_unlimited_would_be() -> None:
@@ -439,6 +449,7 @@ def test_growth_without_a_plan_is_bounded() -> None:
         greedy = check(kind, 4 * base, seen, unplanned=True)
         if 2 * base > IN_FORCE[kind]:
             assert (greedy.value, greedy.code) == (2 * base, R.GROWTH_BUDGET)
+            assert f"began with {base}, at most {2 * base}" in greedy.detail
         else:
             assert (greedy.value, greedy.code, greedy.wait_ns) == (None, R.GROWTH_BUDGET, 7 * S)
         assert check(kind, 4 * base, seen).code is not R.GROWTH_BUDGET  # planned, or ordered
