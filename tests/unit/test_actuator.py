@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.acting.actuator import Actuator, Ending, Flight, Phase
+from agent.acting.actuator import RESOLVE_NS, Actuator, Ending, Flight, Phase
+from agent.acting.levers import FIELDS
 from shared.model import Allocation
 from shared.plan import OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
@@ -149,3 +150,163 @@ def test_a_submit_call_that_hangs_is_given_up_without_an_undo_that_could_overtak
     assert not actuator.overdue(one, 2 * TIMEOUT - 1) and actuator.overdue(one, 2 * TIMEOUT)
     ending = actuator.give_up(one, 2 * GIB, may_undo=True)
     assert isinstance(ending, Ending) and ending.state is OutcomeState.FAILED and "never answered" in ending.detail
+
+
+UNPLUG = 300 * NS_PER_S
+D, X = StepKind.DIMM, StepKind.VIRTIO_MEM
+
+
+def slow(one: Flight) -> Actuator:
+    actuator = Actuator(TIMEOUT, UNPLUG)
+    actuator.begin(one)
+    actuator.accepted(one.step.id, 0)
+    return actuator
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "value", "patience"),
+    [
+        (V, 4, 3, UNPLUG),
+        (V, 3, 4, TIMEOUT),
+        (D, GIB, 0, UNPLUG),
+        (D, 0, GIB, TIMEOUT),
+        (X, GIB, 0, TIMEOUT),
+        (M, 3 * GIB, 2 * GIB, TIMEOUT),
+    ],
+)
+def test_what_the_guest_must_let_go_of_has_its_own_time(kind: StepKind, before: int, value: int, patience: int) -> None:
+    one = flight(kind, before, value)
+    actuator = slow(one)
+    assert not actuator.overdue(one, patience - 1) and actuator.overdue(one, patience)
+    actuator.renew(patience)
+    assert not actuator.overdue(one, 2 * patience - 1) and actuator.overdue(one, 2 * patience)
+
+
+def test_a_submit_that_hangs_has_twice_the_ordinary_time_whatever_the_kind() -> None:
+    one = flight(V, 4, 3)
+    actuator = Actuator(TIMEOUT, UNPLUG)
+    actuator.begin(one)
+    assert not actuator.overdue(one, 2 * TIMEOUT - 1) and actuator.overdue(one, 2 * TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "value", "in_force", "state"),
+    [
+        (V, 4, 2, 3, OutcomeState.PARTIAL),
+        (V, 4, 2, 4, OutcomeState.FAILED),
+        (V, 4, 2, 5, OutcomeState.FAILED),
+        (D, GIB, 0, GIB // 2, OutcomeState.PARTIAL),
+        (X, GIB, 0, 2 * 2**20, OutcomeState.PARTIAL),
+        (X, 0, GIB, GIB // 2, OutcomeState.PARTIAL),
+        (X, GIB, 0, None, OutcomeState.FAILED),
+    ],
+)
+def test_what_cannot_be_taken_back_ends_where_it_is(
+    kind: StepKind, before: int, value: int, in_force: int | None, state: OutcomeState
+) -> None:
+    one = flight(kind, before, value)
+    ending = slow(one).give_up(one, in_force, may_undo=True)
+    assert isinstance(ending, Ending) and (ending.state, ending.value, ending.failed) == (state, in_force, state is OutcomeState.FAILED)
+
+
+def test_no_unplug_is_called_back_when_the_vm_comes_under_pressure() -> None:
+    one = flight(V, 4, 3)
+    assert slow(one).shrinking("vm-1", V) is None
+    other = flight(M, 3 * GIB, 2 * GIB)
+    assert slow(other).shrinking("vm-1", M) is other
+
+
+def recovered(kind: StepKind, before: int, value: int) -> tuple[Flight, Actuator]:
+    one = flight(kind, before, value, recovered=True)
+    return one, slow(one)
+
+
+def see(actuator: Actuator, kind: StepKind, value: int, now_ns: int) -> list[Ending]:
+    return actuator.observed("vm-1", Allocation(**{FIELDS[kind][0]: value}), now_ns)
+
+
+def test_a_recovered_flight_is_looked_at_for_a_moment_before_anything_is_decided() -> None:
+    one, actuator = recovered(Q, 1000, 2000)
+    assert actuator.resolve(one, 1000, 10**12, may_undo=True) is None  # never read
+    assert see(actuator, Q, 1500, 5) == [] and one.seen_ns == 5
+    assert see(actuator, Q, 1500, 9) == [] and one.seen_ns == 5
+    assert actuator.resolve(one, 1500, 5 + RESOLVE_NS - 1, may_undo=True) is None
+    assert actuator.resolve(one, 1500, 5 + RESOLVE_NS, may_undo=True) == 2000
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "value", "found", "answer"),
+    [
+        (Q, 1000, 2000, 1500, 2000),  # going back would take something from the guest
+        (Q, 2000, 1000, 1500, 2000),
+        (Q, 1000, 2000, 1000, OutcomeState.FAILED),
+        (Q, 2000, 1000, 2000, OutcomeState.FAILED),
+        (M, 2 * GIB, 3 * GIB, 2 * GIB, OutcomeState.FAILED),
+        (M, 3 * GIB, 2 * GIB, 3 * GIB, 3 * GIB),  # a balloon that may be about to move
+        (V, 4, 3, 4, None),  # the guest may still let go of it
+        (D, GIB, 0, GIB, None),
+        (X, GIB, 0, GIB // 2, None),
+        (V, 2, 4, 3, None),
+    ],
+)
+def test_how_a_recovered_flight_is_resolved(kind: StepKind, before: int, value: int, found: int, answer: object) -> None:
+    one, actuator = recovered(kind, before, value)
+    see(actuator, kind, found, 0)
+    got = actuator.resolve(one, found, RESOLVE_NS, may_undo=True)
+    if isinstance(answer, OutcomeState):
+        assert isinstance(got, Ending) and (got.state, got.value) == (answer, found) and "restart" in got.detail
+    else:
+        assert got == answer and len(actuator) == 1
+
+
+def test_a_recovered_flight_is_not_driven_where_the_mode_forbids_it() -> None:
+    one, actuator = recovered(Q, 1000, 2000)
+    see(actuator, Q, 1500, 0)
+    got = actuator.resolve(one, 1500, RESOLVE_NS, may_undo=False)
+    assert isinstance(got, Ending) and (got.state, got.value) == (OutcomeState.FAILED, 1500) and "forbids" in got.detail
+
+
+def test_driven_on_is_verified_driven_back_is_undone() -> None:
+    for before, value, target, state in ((1000, 2000, 2000, OutcomeState.VERIFIED), (2000, 1000, 2000, OutcomeState.UNDONE)):
+        one, actuator = recovered(Q, before, value)
+        see(actuator, Q, 1500, 0)
+        actuator.undo(one, Step(id="u", vm_id="vm-1", kind=Q, value=target, deadline_ns=1), RESOLVE_NS)
+        assert not one.recovered
+        (ending,) = see(actuator, Q, target, RESOLVE_NS + 1)
+        assert ending.state is state and len(actuator) == 0
+
+
+def test_an_undo_whose_submit_was_lost_is_submitted_again_under_a_new_id() -> None:
+    one, actuator = recovered(M, 3 * GIB, 2 * GIB)
+    actuator.undo(one, undo_of(one, 3 * GIB), 0)
+    assert one.recovered  # nothing was read yet
+    see(actuator, M, 2 * GIB, 0)
+    assert actuator.resolve(one, 2 * GIB, RESOLVE_NS, may_undo=True) == 3 * GIB
+    actuator.undo(one, Step(id="u2", vm_id="vm-1", kind=M, value=3 * GIB, deadline_ns=1), RESOLVE_NS)
+    assert not one.recovered and actuator.accepted("u", 0) is None and actuator.accepted("u2", 0) == "vm-1"
+    (ending,) = see(actuator, M, 3 * GIB, RESOLVE_NS)
+    assert ending.state is OutcomeState.UNDONE and actuator.accepted("u2", 0) is None
+
+
+def test_a_lever_that_somebody_else_set_is_ceded_and_does_not_count_as_a_failure() -> None:
+    one = flight(Q, 1000, 2000)
+    actuator = slow(one)
+    assert actuator.cede("vm-1", M, 7) is None and actuator.cede("vm-2", Q, 7) is None
+    ending = actuator.cede("vm-1", Q, 700)
+    assert ending is not None and (ending.state, ending.code, ending.value) == (OutcomeState.FAILED, RefusalCode.YIELDED, 700)
+    assert not ending.failed and len(actuator) == 0
+
+
+def test_a_move_is_not_read_back() -> None:
+    one = flight(StepKind.MIGRATE, 0, 10**9)
+    assert slow(one).observed("vm-1", Allocation(vcpus=2), 0) == []
+
+
+def test_details_say_what_was_seen() -> None:
+    one = flight(before=3 * GIB, value=2 * GIB, detail="clipped")
+    ending = flying(one).give_up(one, None, may_undo=False)
+    assert isinstance(ending, Ending) and ending.detail.split("; ") == [
+        f"{2 * GIB} not seen in force in time, unreadable is",
+        "clipped",
+        "not undone: the mode forbids it",
+    ]
