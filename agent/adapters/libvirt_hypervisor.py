@@ -15,7 +15,7 @@ import structlog
 
 from agent.adapters.libvirt_capabilities import HostFacts, agent_obstacle, domain_of, parse_file_systems, shaping_obstacle
 from agent.adapters.libvirt_connection import LIVE, LibvirtConnection, translate
-from agent.adapters.libvirt_inventory import Inventory, read_weight
+from agent.adapters.libvirt_inventory import Inventory, Known, read_weight
 from agent.adapters.libvirt_levers import LEVERS, Target, quota_in_force, settle_quota
 from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
 from agent.ports import TrafficShaper
@@ -61,6 +61,7 @@ class LibvirtHypervisor:
         self._shaper = shaper
         self._limits = limits or CommitLimits()
         self._pids: dict[str, tuple[int, int]] = {}  # VM -> pid, start time
+        self._located: dict[str, tuple[tuple[int, int], cgroup.VmGroups]] = {}  # VM -> pid and start time, its groups
         self._online: dict[str, tuple[float, int | None]] = {}  # VM -> when the guest agent was asked, its answer
         self._online_moving: dict[str, float] = {}  # VM -> until when its answer may change
 
@@ -93,18 +94,19 @@ class LibvirtHypervisor:
 
     def domains(self) -> Sequence[Domain]:
         """Every domain, running or not. One that vanishes meanwhile is left out."""
-        found = self._connection.call(lambda connection: self._inventory.read(self._libvirt, connection.listAllDomains(0)))
-        running = any(is_running for _, _, is_running in found)
-        balloons = self._balloon_answers() if running else {}
+        active = self._connection.call(lambda connection: self._inventory.active(self._connection, connection))
+        stopped = self._connection.call(
+            lambda connection: self._inventory.read(
+                self._libvirt, connection.listAllDomains(self._libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+            )
+        )
+        balloons = self._balloon_answers() if active else {}
         systems = parse_file_systems(self._files.read(self._files.proc / "self" / "mountinfo") or "")
-        shared = HostFacts(
-            shaping=self._shaper is not None,
-            file_systems=systems,
-        )
-        return tuple(
-            domain_of(definition, self._facts(shared, definition, domain, balloons) if is_running else _stopped(shared))
-            for definition, domain, is_running in found
-        )
+        shared = HostFacts(shaping=self._shaper is not None, file_systems=systems)
+        found = [domain_of(known.definition, self._facts(shared, known, balloons)) for known in active]
+        idle = msgspec.structs.replace(shared, running=False)
+        seen = {domain.vm_id for domain in found}  # one that stopped between the two lists is in both
+        return (*found, *(domain_of(definition, idle) for definition, _, _ in stopped if definition.vm_id not in seen))
 
     def allocation(self, vm_id: str) -> Allocation:
         """What libvirt, the vCPU threads, the guest agent and the kernel say now. Raises Refusal(UNKNOWN_VM, VM_NOT_RUNNING)."""
@@ -123,11 +125,12 @@ class LibvirtHypervisor:
 
     def running(self) -> Sequence[RunningDomain]:
         """Running domains for sampling. Switches balloon statistics on where the guest is not asked for any (a poll, no limit)."""
-        known = self._connection.call(lambda connection: self._inventory.running(self._connection, connection))
+        known = self._connection.call(lambda connection: self._inventory.active(self._connection, connection))
         for entry in known:
             if entry.definition.balloon and not entry.definition.balloon_period_s:
                 self._ask_for_balloon_statistics(entry.definition)
             self._assign_tap(entry.definition)
+        self._forget_others({entry.definition.vm_id for entry in known})
         return tuple(
             RunningDomain(
                 vm_id=entry.definition.vm_id,
@@ -151,22 +154,17 @@ class LibvirtHypervisor:
 
     # The probe: what only libvirt or the kernel can say
 
-    def _facts(self, shared: HostFacts, definition: DomainDefinition, domain: Any, balloons: Mapping[str, bool]) -> HostFacts:
+    def _facts(self, shared: HostFacts, known: Known, balloons: Mapping[str, bool]) -> HostFacts:
+        definition = known.definition
         silent = definition.balloon and definition.balloon_period_s and balloons.get(definition.vm_id) is False
         return msgspec.structs.replace(
             shared,
-            cpu_quota=self._obstacle(domain.schedulerParameters, "vcpu_quota", "CPU quota"),
-            disk_weight=self._obstacle(lambda: domain.blkioParameters(LIVE), "weight", "blkio weight"),
+            running=known.running,
+            cpu_quota=known.quota_obstacle,
+            disk_weight=known.weight_obstacle,
             memory_high=self._memory_high_obstacle(definition.vm_id),
             balloon_driver="the guest's balloon driver has never answered" if silent else None,
         )
-
-    def _obstacle(self, read: Callable[[], Mapping[str, object]], key: str, name: str) -> str | None:
-        """Why the domain has no such parameter (no such controller, session mode, another driver); None when it has."""
-        try:
-            return None if key in read() else f"libvirt offers no {name} for this domain"
-        except self._libvirt.libvirtError as error:
-            return f"libvirt offers no {name}: {error}"
 
     def _balloon_answers(self) -> dict[str, bool]:
         """VM -> whether its driver has ever sent statistics; a VM that is busy now is left out."""
@@ -281,8 +279,15 @@ class LibvirtHypervisor:
         return None
 
     def _groups(self, vm_id: str) -> cgroup.VmGroups:
-        pid = self._pid(vm_id)
-        return cgroup.VmGroups() if pid is None else cgroup.locate(self._files, pid)
+        """Where a process is in the hierarchies does not change while it lives."""
+        pid, process_id = self._pid(vm_id), self._pids.get(vm_id)
+        if pid is None or process_id is None:
+            return cgroup.VmGroups()
+        known, groups = self._located.get(vm_id, (None, cgroup.VmGroups()))
+        if known != process_id:
+            groups = cgroup.locate(self._files, pid)
+            self._located[vm_id] = (process_id, groups)
+        return groups
 
     def _statistics(self, groups: int) -> Mapping[str, Mapping[str, object]]:
         flags = self._libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | self._libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
@@ -299,6 +304,13 @@ class LibvirtHypervisor:
         else:
             _log.info("balloon statistics switched on", vm=definition.vm_id, name=definition.name, period_s=BALLOON_PERIOD_S)
             self._inventory.changed(definition.vm_id)
+
+    def _forget_others(self, vm_ids: set[str]) -> None:
+        """What is remembered of VMs that are gone."""
+        tables: tuple[dict[str, Any], ...] = (self._pids, self._located, self._online, self._online_moving)
+        for table in tables:
+            for gone in [vm_id for vm_id in tuple(table) if vm_id not in vm_ids]:
+                table.pop(gone, None)
 
     def _assign_tap(self, definition: DomainDefinition) -> None:
         """Say whose tap it is: where we shape what this guest sends, its client's share follows the owner's policy."""
@@ -325,10 +337,6 @@ def _memory(definition: DomainDefinition, domain: Any) -> int | None:
         return int(domain.info()[2]) * KIB - definition.virtio_mem_bytes - definition.dimm_bytes
     actual = domain.memoryStats().get("actual")
     return None if actual is None else int(actual) * KIB - definition.dimm_bytes
-
-
-def _stopped(shared: HostFacts) -> HostFacts:
-    return msgspec.structs.replace(shared, running=False)
 
 
 __all__ = ["CommitLimits", "LibvirtHypervisor", "count_vcpus", "quota_in_force", "translate"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,10 +26,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """A running domain as it was read last."""
+    """An active domain as it was read last, and why libvirt offers it no quota or weight (None = it does)."""
 
     definition: DomainDefinition
-    disk_weight: int | None
+    running: bool = True  # not paused
+    disk_weight: int | None = None
+    quota_obstacle: str | None = None
+    weight_obstacle: str | None = None
 
 
 class Inventory:
@@ -58,7 +61,7 @@ class Inventory:
         for watcher in self._watchers:
             watcher()
 
-    def running(self, source: LibvirtConnection, connection: Any) -> list[Known]:
+    def active(self, source: LibvirtConnection, connection: Any) -> list[Known]:
         """Every active domain; to be used inside `source.call`."""
         libvirt = source.libvirt
         domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
@@ -71,11 +74,12 @@ class Inventory:
             kept = dict(self._known)
             self._changed -= domains.keys() - kept.keys()
         missing = [domain for vm_id, domain in domains.items() if vm_id not in kept]
-        for definition, domain, _ in self.read(libvirt, missing):
+        for definition, domain, running in self.read(libvirt, missing):
             vm_id = definition.vm_id
-            kept[vm_id] = Known(definition=definition, disk_weight=read_weight(libvirt, domain))
+            kept[vm_id] = _known(libvirt, domain, definition, running)
             with self._lock:
-                if vm_id not in self._changed:
+                # right after its start libvirtd finds no cgroups yet: that no is not kept
+                if vm_id not in self._changed and kept[vm_id].quota_obstacle is None:
                     self._known[vm_id] = kept[vm_id]
         return [kept[vm_id] for vm_id in domains if vm_id in kept]
 
@@ -97,6 +101,25 @@ class Inventory:
             if definition.policy_error is not None:
                 _log.warning("policy cannot be read, VM excluded", vm=definition.vm_id, error=definition.policy_error)
         return found
+
+
+def _known(libvirt: Any, domain: Any, definition: DomainDefinition, running: bool) -> Known:
+    weight = read_weight(libvirt, domain)
+    return Known(
+        definition=definition,
+        running=running,
+        disk_weight=weight,
+        quota_obstacle=_obstacle(libvirt, domain.schedulerParameters, "vcpu_quota", "CPU quota"),
+        weight_obstacle=None if weight is not None else _obstacle(libvirt, lambda: domain.blkioParameters(LIVE), "weight", "blkio weight"),
+    )
+
+
+def _obstacle(libvirt: Any, read: Callable[[], Mapping[str, object]], key: str, name: str) -> str | None:
+    """Why the domain has no such parameter (no such controller, session mode, another driver); None when it has."""
+    try:
+        return None if key in read() else f"libvirt offers no {name} for this domain"
+    except libvirt.libvirtError as error:
+        return f"libvirt offers no {name}: {error}"
 
 
 def read_weight(libvirt: Any, domain: Any) -> int | None:

@@ -86,6 +86,7 @@ class FakeLibvirt:
     VIR_ERR_NO_DOMAIN = 42
     VIR_ERR_INVALID_ARG = 8
     VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
+    VIR_CONNECT_LIST_DOMAINS_INACTIVE = 2
     VIR_DOMAIN_STATS_BALLOON = 4
     VIR_DOMAIN_STATS_BLOCK = 32
     VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE = 1
@@ -125,10 +126,10 @@ class FakeLibvirt:
 
     def close(self) -> None: ...
 
-    def listAllDomains(self, _flags: int) -> list[FakeDomain]:
+    def listAllDomains(self, flags: int) -> list[FakeDomain]:
         if not self.alive:
             raise LibvirtError(38, "Cannot recv data")
-        return list(self.vms.values())
+        return list(self.vms.values()) if flags == self.VIR_CONNECT_LIST_DOMAINS_ACTIVE else []
 
     def lookupByUUIDString(self, vm_id: str) -> FakeDomain:
         if vm_id not in self.vms:
@@ -261,6 +262,15 @@ def test_domain_that_vanishes_is_left_out(hypervisor: LibvirtHypervisor, libvirt
     assert [found.vm_id for found in hypervisor.domains()] == [VM]
 
 
+def test_nothing_is_remembered_of_vms_that_are_gone(hypervisor: LibvirtHypervisor, libvirt: FakeLibvirt) -> None:
+    assert hypervisor.allocation(VM).vcpus_online == 2
+    vm = libvirt.vms.pop(VM)
+    hypervisor.running()
+    libvirt.vms[VM] = vm
+    vm.online = "0"
+    assert hypervisor.allocation(VM).vcpus_online == 1, "asked anew: it is another run of the VM"
+
+
 # The guest agent
 
 
@@ -299,8 +309,12 @@ def test_reasons_from_libvirt(hypervisor: LibvirtHypervisor, libvirt: FakeLibvir
     able = domain(hypervisor).capabilities
     assert (able.balloon, able.disk_weight, able.cpu_quota, able.memory_high) == (None, None, None, None)
     assert "file on this host only (ext4)" in (able.migrate or "")
+    assert reads(libvirt) == (1, 1)
+    domain(hypervisor)
+    assert reads(libvirt) == (1, 1), "the inventory costs no more than the list"
     libvirt.answered = 0
     libvirt.vms[VM].weight = LibvirtError(55, "blkio cgroup isn't mounted")
+    libvirt.tell("LIFECYCLE", VM)
     able = domain(hypervisor).capabilities
     assert "never answered" in (able.balloon or "") and "isn't mounted" in (able.disk_weight or "")
     assert hypervisor.allocation(VM).disk_weight is None
