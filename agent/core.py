@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from agent.acting.autonomy import Allowance, allowance
 from agent.acting.conductor import Conductor
 from agent.acting.ledger import VmRecord
 from agent.acting.reactive import Ask, ReactiveRule
 from agent.acting.reconcile import Recovered
+from agent.acting.summaries import PlanSummary, VmSummary, plan_summary, summary
 from agent.acting.telling import HistoryLine
 from agent.acting.undoing import Undoable
 from agent.events import (
@@ -58,51 +57,12 @@ from agent.link.shipping import Shipper
 from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Hello, Inventory, Status
 from shared.model import Domain, HostCapacity, Mode, effective_mode
-from shared.plan import Step, StepKind
+from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
 
 # The coordinator takes a host for silent after 60 s: five heartbeats may get lost.
 HEARTBEAT_NS: Final = 10 * NS_PER_S
-
-
-class VmSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM as the agent's command line shows it."""
-
-    vm_id: str
-    name: str
-    running: bool
-    excluded: bool
-    in_force: dict[str, int]
-    in_flight: tuple[str, ...]
-    backing_off_until_ns: dict[str, int]
-    cpu_used_millicores: int | None = None
-    memory_used_bytes: int | None = None
-    newest: Decision | None = None
-    pending: dict[str, int] = {}  # lever with a step in flight -> value asked for; nothing of a shrink counts as free until it is seen
-    yielded_until_ns: int = 0  # left to somebody else who changed it
-    defaults: dict[str, int] = {}  # the owner's values of the levers that we have touched
-
-
-class PlanLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of the newest plan that has not ended, and what it waits for."""
-
-    step: Step
-    flying: bool
-    retry_ns: int
-    deadline_ns: int
-    code: str = ""
-    detail: str = ""
-
-
-class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest plan taken and its open steps, in plan order; epoch 0 = none was."""
-
-    epoch: int
-    sequence: int
-    deadline_ns: int
-    live: bool
-    steps: tuple[PlanLine, ...]
 
 
 class AgentCore:
@@ -252,42 +212,11 @@ class AgentCore:
 
     def vms(self) -> tuple[VmSummary, ...]:
         """Every VM, sorted by id."""
-        return tuple(
-            VmSummary(
-                vm_id=vm_id,
-                name=record.domain.name,
-                running=record.domain.running,
-                excluded=record.domain.policy.excluded,
-                in_force={str(kind): value for kind, value in record.in_force.items()},
-                in_flight=tuple(sorted(record.pending)),
-                backing_off_until_ns={
-                    f"{kind} {'growth' if growth else 'shrink'}": ns for (kind, growth), ns in record.backoff_until.items()
-                },
-                cpu_used_millicores=None if record.reading is None else record.reading.cpu_used_millicores,
-                memory_used_bytes=None if record.reading is None else record.reading.memory_used_bytes,
-                newest=record.story[-1] if record.story else None,
-                pending={str(kind): value for kind, (_, value) in sorted(record.pending.items())},
-                yielded_until_ns=self._acting.ownership.yielded_until(vm_id),
-                defaults={str(kind): value for kind, value in self._acting.ownership.defaults(vm_id).items()},
-            )
-            for vm_id, record in self._acting.ledger
-        )
+        return tuple(summary(vm_id, record, self._acting.ownership) for vm_id, record in self._acting.ledger)
 
     def plan(self, now_ns: int) -> PlanSummary:
         """The newest plan, for the command line."""
-        book = self._acting.book
-        lines = tuple(
-            PlanLine(
-                step=pursuit.step,
-                flying=pursuit.flying,
-                retry_ns=pursuit.retry_ns,
-                deadline_ns=pursuit.deadline_ns,
-                code=str(pursuit.code or ""),
-                detail=pursuit.detail,
-            )
-            for pursuit in book.pursuits.values()
-        )
-        return PlanSummary(epoch=book.epoch, sequence=book.sequence, deadline_ns=book.deadline_ns, live=book.live(now_ns), steps=lines)
+        return plan_summary(self._acting.book, now_ns)
 
     def in_force(self, vm_id: str) -> Mapping[StepKind, int]:
         """Values in force of one VM as last read; a lever that was never read is missing. KeyError when there is no such VM."""

@@ -31,6 +31,7 @@ PURE = (
     "agent.acting.pursuits",
     "agent.acting.reactive",
     "agent.acting.reconcile",
+    "agent.acting.summaries",
     "agent.acting.telling",
     "agent.acting.undoing",
     "agent.core",
