@@ -296,9 +296,8 @@ class Guard:
         if view.turning and len(turns) >= allowed:
             # With a budget of none at all there is no turn to wait for.
             wait = 0 if allowed == 0 else turns[-allowed] + self.config.flap_window_s * NS_PER_S - now_ns
-            return _no(
-                RefusalCode.FLAP_BUDGET, f"{kind} turned {len(turns)} times of late", wait_ns=wait, turns=len(turns), allowed=allowed
-            )
+            detail = f"{kind} turned {len(turns)} times of late, at most {allowed}"
+            return _no(RefusalCode.FLAP_BUDGET, detail, wait_ns=wait, turns=len(turns), allowed=allowed)
         cuts, radius = view.cuts_at_ns, max(1, view.vms * self.config.blast_radius_permille // 1000)
         if not view.cut_recently and len(cuts) >= radius:
             detail = f"{len(cuts)} of {view.vms} VMs were cut within the minute, at most {radius}"

@@ -609,7 +609,7 @@ def views(draw: st.DrawFn, kind: StepKind) -> View:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from(TAKES), st.booleans(), st.booleans())
 def test_what_passes_respects_every_rule(data: st.DataObject, kind: StepKind, restoring: bool, unplanned: bool) -> None:
     seen = data.draw(views(kind))
@@ -661,3 +661,68 @@ def test_what_passes_respects_every_rule(data: st.DataObject, kind: StepKind, re
         total = max(seen.memory_sum_bytes, was)
         peak = max(total, seen.memory_peak[1] if seen.memory_peak else 0)
         assert total - (was - now) >= peak - peak // 2
+
+
+STALE = reading(memory_reading_age_ms=30_001)
+LOW = msgspec.structs.replace(policy(cpu_floor_millicores=900, cpu_ceiling_millicores=1500), capabilities=CAN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "changes", "code", "detail"),
+    [
+        (K.NET_RX, 1, {"domain": None}, R.UNKNOWN_VM, "no VM vm-1 on this host"),
+        (K.NET_RX, 1, {"domain": msgspec.structs.replace(DOMAIN, running=False)}, R.VM_NOT_RUNNING, "web is not running"),
+        (K.NET_RX, 1, {"domain": policy(excluded=True)}, R.VM_EXCLUDED, "policy opts web out"),
+        (K.NET_RX, 1, {"yielded_until_ns": NOW + 1}, R.YIELDED, "somebody else changed web: 0 s to go"),
+        (K.NET_RX, 0, {}, R.INVALID_VALUE, "net_rx 0: allowed -1 (unlimited) or more than 0"),
+        (K.VCPUS, 9, {}, R.ABOVE_DOMAIN_MAXIMUM, "vcpus 9: the domain allows 8"),
+        (K.NET_RX, 1, {"in_force": None}, R.READING_STALE, "net_rx in force is not known: neither growth nor shrink can be judged"),
+        (K.NET_RX, 10**8, {}, R.NOTHING_TO_DO, "net_rx is 100000000 already"),
+        (K.NET_RX, 1, {"busy": True}, R.VM_BUSY, "a step for this VM and lever is in flight"),
+        (K.MIGRATE, 1, {"moving": True}, R.VM_BUSY, "a step for this VM is in flight"),
+        (K.NET_RX, 1, {"shrink_waits_until_ns": NOW + 1}, R.BACKING_OFF, "earlier steps failed: next try in 0 s"),
+        (K.NET_RX, 1, {"vm_steps": 12}, R.RATE_LIMITED, "12 steps for this VM in the last minute"),
+        (K.NET_RX, 1, {"host_steps": 240}, R.RATE_LIMITED, "240 steps on this host in the last minute"),
+        (K.CPU_QUOTA, 2500, {"domain": LOW}, R.ABOVE_CEILING, "cpu_quota in force is 2000, at most 1500"),
+        (K.CPU_QUOTA, 2500, {"room": 5}, R.HOST_COMMIT_LIMIT, "cpu_quota: 500 more asked, the host has room for 5"),
+        (K.CPU_QUOTA, 2500, {"room": 300}, R.HOST_COMMIT_LIMIT, "cpu_quota 2500: the host has room for 2300"),
+        (K.MEMORY, GIB, {"memory_falling": True}, R.VM_BUSY, "memory of this VM is being taken by another lever"),
+        (K.MEMORY, GIB, {"reading": None}, R.READING_STALE, "no fresh sample of this VM"),
+        (K.MEMORY, GIB, {"reading": reading(memory_used_bytes=None)}, R.READING_STALE, "no reading of use for memory"),
+        (K.MEMORY, GIB, {"reading": STALE}, R.READING_STALE, "no fresh reading from the guest"),
+        (K.MEMORY, GIB, {"reading": reading(guest_oom_kills=1)}, R.PRESSURE_VETO, "memory: the VM ran into its limit in the last period"),
+        (K.MEMORY, GIB, {"oom_at_ns": ago(86_400) + 1}, R.AFTER_OOM, "the guest killed for want of memory, 0 s to go"),
+        (K.NET_RX, 1, {"circuit_open_until_ns": NOW + 1}, R.CIRCUIT_OPEN, "too many steps failed on this host: 0 s to go"),
+        (K.NET_RX, 1, {"shrunk_at_ns": ago(60) + 1}, R.COOLDOWN, "net_rx: last shrink too recent, 0 s to go"),
+        (K.NET_RX, 1, {"grown_at_ns": ago(120) + 1}, R.COOLDOWN, "net_rx: last growth too recent, 0 s to go"),
+        (K.NET_RX, 1, {"turning": True, "turned_at_ns": (NOW, NOW)}, R.FLAP_BUDGET, "net_rx turned 2 times of late, at most 2"),
+        (K.NET_RX, 1, {"cuts_at_ns": (NOW,) * 5}, R.BLAST_RADIUS, "5 of 10 VMs were cut within the minute, at most 5"),
+        (K.CPU_QUOTA, 1, {"in_force": 1000, "domain": LOW}, R.BELOW_FLOOR, "cpu_quota 1: at least 900"),
+        (K.CPU_QUOTA, 1, {"in_force": 400}, R.BELOW_WORKING_SET, "cpu_quota: measured use and margin need 330"),
+        (K.CPU_QUOTA, 1, {}, R.STEP_TOO_LARGE, "cpu_quota 1: one step goes to 1000 at most"),
+        (K.NET_RX, 9 * 10**8, {"in_force": UNLIMITED, "room": None}, None, ""),
+    ],
+)
+def test_every_refusal_says_what_it_is_about(
+    kind: StepKind, value: int, changes: dict[str, object], code: RefusalCode | None, detail: str
+) -> None:
+    verdict = check(kind, value, view(kind, **changes))
+    assert (verdict.code, verdict.detail) == (code, detail)
+    assert verdict.value is not None or verdict.numbers is not None
+
+
+def test_the_guests_reading_and_the_samples_age_count_together() -> None:
+    def aged(reading_s: int, guest_ms: int) -> RefusalCode | None:
+        return check(K.MEMORY, 3 * GIB, view(K.MEMORY, reading=reading(memory_reading_age_ms=guest_ms), reading_at_ns=ago(reading_s))).code
+
+    assert aged(0, 30_000) is R.STEP_TOO_LARGE and aged(10, 20_000) is R.STEP_TOO_LARGE
+    assert aged(0, 30_001) is R.READING_STALE and aged(10, 20_001) is R.READING_STALE
+
+
+def test_rates_are_told_with_their_figures() -> None:
+    busy = check(K.NET_RX, 1, view(K.NET_RX, vm_steps=13))
+    assert (busy.wait_ns, busy.numbers) == (S, {"vm": 13})
+    assert check(K.NET_RX, 1, view(K.NET_RX, host_steps=240)).wait_ns == S
+    assert check(K.NET_RX, 1, view(K.NET_RX, busy=True)).wait_ns == S
+    assert check(K.VCPUS, 9, view(K.VCPUS)).numbers == {"asked": 9, "allowed": 8}
+    assert check(K.NET_RX, 10**8, view(K.NET_RX)).numbers == {"in_force": 10**8}
