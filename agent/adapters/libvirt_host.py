@@ -13,7 +13,7 @@ from agent.adapters.kernel_files import RootedFiles
 from agent.adapters.libvirt_collectors import LibvirtCollectors
 from agent.adapters.libvirt_connection import LibvirtConnection
 from agent.adapters.libvirt_hypervisor import CommitLimits, LibvirtHypervisor
-from agent.adapters.libvirt_statistics import libvirt_statistics
+from agent.adapters.libvirt_statistics import Connections, libvirt_statistics
 from agent.adapters.pyroute2_shaper import Pyroute2Shaper
 from agent.ports import RawHost
 from agent.sampling.numa import read_numa
@@ -39,8 +39,8 @@ class LibvirtHost(LibvirtHypervisor):
         super().__init__(uri, files, shaper, limits)
         self._owned = shaper
         self.collectors = collectors
-        self._bulk_connection = LibvirtConnection(uri)
-        self._bulk = libvirt_statistics(self._bulk_connection)
+        self._bulk_connections = Connections(lambda: LibvirtConnection(uri))
+        self._bulk = libvirt_statistics(self._bulk_connections, self._libvirt)
 
     def domains(self) -> Sequence[Domain]:
         return self.collectors.with_reasons(super().domains())
@@ -73,7 +73,7 @@ class LibvirtHost(LibvirtHypervisor):
 
     def close(self) -> None:
         self.collectors.close()
-        self._bulk_connection.close()
+        self._bulk_connections.close()
         super().close()
         self._owned.close()
 

@@ -6,14 +6,16 @@ the next ones go from VM to VM (a millisecond each), remember at which one they 
 The VMs passed by are quarantined, and so is one that libvirt has called busy for longer than a job should take.
 
 Invariant: `read` may hang, as its caller expects; each hanging call holds up at most one VM, and as soon as it comes back that VM is asked
-again. A connection of its own: libvirtd serves five calls of one connection at a time, and those that hang here must not hold up levers.
+again. Every call that runs beside another has a connection of its own: a call that shares one with a call that hangs was seen to take
+until the next keepalive (5 s, libvirt 9.0), and libvirtd serves no more than five calls of one connection at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import structlog
@@ -101,15 +103,49 @@ class BulkStatistics:
                 _log.info("VM answers again", vm=vm_id)
 
 
-def libvirt_statistics(connection: LibvirtConnection) -> BulkStatistics:
-    """Balloon and block statistics by way of `connection`."""
-    libvirt = connection.libvirt
+class Connections:
+    """A connection for each call at a time: as many as calls run at once, of which one is kept for the next."""
+
+    def __init__(self, make: Callable[[], LibvirtConnection]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._idle: LibvirtConnection | None = None
+        self._closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[LibvirtConnection]:
+        """A connection that nobody else uses."""
+        with self._lock:
+            connection, self._idle = self._idle, None
+        connection = connection or self._make()
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                keep = self._idle is None and not self._closed
+                if keep:
+                    self._idle = connection
+            if not keep:
+                connection.close()
+
+    def close(self) -> None:
+        """Close the one that is kept; others are closed when their calls come back."""
+        with self._lock:
+            self._closed = True
+            connection, self._idle = self._idle, None
+        if connection is not None:
+            connection.close()
+
+
+def libvirt_statistics(connections: Connections, libvirt: Any) -> BulkStatistics:
+    """Balloon and block statistics by way of `connections`; `libvirt` is the module."""
     groups = libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_BLOCK
     nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     every = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | nowait
 
     def read_all() -> Mapping[str, Stats]:
-        found = connection.call(lambda opened: opened.getAllDomainStats(groups, every))
+        with connections.one() as connection:
+            found = connection.call(lambda opened: opened.getAllDomainStats(groups, every))
         return {domain.UUIDString(): stats for domain, stats in found}
 
     def read_one(vm_id: str) -> Stats | None:
@@ -117,9 +153,10 @@ def libvirt_statistics(connection: LibvirtConnection) -> BulkStatistics:
             found = opened.domainListGetStats([opened.lookupByUUIDString(vm_id)], groups, nowait)
             return dict(found[0][1]) if found else None
 
-        try:
-            return connection.call(ask)
-        except Refusal:  # gone meanwhile
-            return None
+        with connections.one() as connection:
+            try:
+                return connection.call(ask)
+            except Refusal:  # gone meanwhile
+                return None
 
     return BulkStatistics(read_all, read_one)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.adapters.libvirt_statistics import BUSY_ROUNDS, BulkStatistics
+from agent.adapters.libvirt_statistics import BUSY_ROUNDS, BulkStatistics, Connections
 from shared.errors import HostError
 
 VMS = ("a", "b", "c")
@@ -142,3 +142,34 @@ def test_a_vm_that_is_gone_is_left_out_and_an_error_ends_the_call(
         statistics.read()
     monkeypatch.undo()
     assert statistics.read().keys() == {"c"}, "a call that failed hangs no more"
+
+
+class Opened:
+    """A connection that knows whether it is closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_calls_at_once_have_a_connection_each_and_one_is_kept() -> None:
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(Opened())
+        return made[-1]
+
+    connections = Connections(make)
+    with connections.one() as first:
+        with connections.one() as second:
+            assert first is not second
+        assert not made[1].closed
+    assert made[0].closed, "one is enough to keep"
+    with connections.one() as again:
+        assert again is second
+        connections.close()
+        assert not made[1].closed, "its call has not come back"
+    assert made[1].closed
+    connections.close()
+    assert len(made) == 2
