@@ -21,7 +21,7 @@ THREAD_CAP is the one place that says how many threads an agent has at most:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from shared.refusal import RefusalCode
 
 ACTING_THREADS: Final = 4
 THREAD_CAP: Final = 1 + 1 + ACTING_THREADS + 1 + 4 + 1 + 1 + 1 + 1 + 2  # and migration.max_outgoing
+CANCEL_AGAIN_S: Final = 0.2  # real seconds; a cancelled task ends within one turn of the loop
 CALL_DEADLINE_S: Final = 20.0  # real seconds until a blocking call counts as stuck
 
 log = structlog.get_logger("agent")
@@ -87,3 +88,13 @@ class BoundedCalls:
         self._stuck.discard(vm_id)
         error = None if late.cancelled() else late.exception()
         log.info("VM's hypervisor call came back", vm=vm_id, error="" if error is None else str(error))
+
+
+async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel until all have ended: Python 3.11's wait_for swallows a cancellation that comes just as its call returns."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)  # all are done: what they died of has been told

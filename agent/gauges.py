@@ -1,6 +1,7 @@
 """Brings the agent's own metrics up to date from the Picture: its cost, its collectors, its host, its link, its mode.
 
-Invariant: what is not known is not exported (a gauge that was known and no longer is becomes NaN), never 0.
+Why only when somebody scrapes: an agent that nobody asks must not spend its CPU on answers (listing a thousand descriptors takes a
+millisecond). Invariant: what is not known is NaN, never 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from agent.picture import Picture
 from agent.vm_series import MAX_VMS, render_vms
 from shared.metrics import Metrics, Rising
-from shared.model import HostSample, Mode
+from shared.model import Mode
 from shared.units import NS_PER_S
 
 PAUSE_HOLDERS: Final = ("owner", "file", "coordinator")
@@ -44,15 +45,24 @@ class Gauges:
     def __init__(self, metrics: Metrics, picture: Picture, collector_seconds: Callable[[], Mapping[str, float]]) -> None:
         self._metrics, self._picture, self._collector_seconds = metrics, picture, collector_seconds
         self._rising = Rising(metrics)
-        self._known: set[str] = set()
         capacity = picture.core.capacity
         metrics.set("tidegate_agent_host_cpu_cores", capacity.cpu_millicores / 1000)
         metrics.set("tidegate_agent_host_memory_bytes", capacity.memory_bytes)
         metrics.set("tidegate_agent_host_cpu_commit_limit_cores", capacity.cpu_commit_millicores / 1000)
         metrics.set("tidegate_agent_host_memory_commit_limit_bytes", capacity.memory_commit_bytes)
 
-    def publish(self) -> None:
-        """Once a second: what changes all the time."""
+    def page(self) -> bytes:
+        """What /metrics shows, brought up to date."""
+        picture = self._picture
+        self._agent()
+        self._newest_round()
+        self._cost()
+        page = self._metrics.render()
+        if not picture.config.exporter_vm_series or picture.sample is None:
+            return page
+        return page + render_vms(picture.sample.vms, picture.details(), {domain.vm_id: domain.name for domain in picture.domains})
+
+    def _agent(self) -> None:
         picture, metrics = self._picture, self._metrics
         spool, core = picture.spool, picture.core
         self._rising.follow("tidegate_agent_spool_dropped_frames_total", spool.dropped_frames)
@@ -65,39 +75,22 @@ class Gauges:
         holders = picture.paused_by()
         for holder in PAUSE_HOLDERS:
             metrics.set("tidegate_agent_paused", float(holder in holders), by=holder)
-        if picture.clock_offset_ms is not None:
-            metrics.set("tidegate_agent_coordinator_clock_offset_seconds", picture.clock_offset_ms / 1000)
-        self._cost()
+        offset_ms = picture.clock_offset_ms
+        metrics.set("tidegate_agent_coordinator_clock_offset_seconds", math.nan if offset_ms is None else offset_ms / 1000)
 
-    def round_done(self) -> None:
-        """After each sampling round."""
+    def _newest_round(self) -> None:
         picture, metrics = self._picture, self._metrics
         for collector, seconds in self._collector_seconds().items():
             metrics.set("tidegate_agent_collector_duration_seconds", seconds, collector=collector)
             metrics.set("tidegate_agent_collector_success", float(collector not in picture.failures), collector=collector)
         metrics.set("tidegate_agent_sample_period_seconds", picture.period_s)
-        if picture.sample is not None:
-            exported = MAX_VMS if picture.config.exporter_vm_series else 0
-            metrics.set("tidegate_agent_vms_not_exported", max(0, len(picture.sample.vms) - exported))
-            self._host(picture.sample)
-
-    def page(self) -> bytes:
-        """What /metrics shows."""
-        picture = self._picture
-        page = self._metrics.render()
-        if not picture.config.exporter_vm_series or picture.sample is None:
-            return page
-        return page + render_vms(picture.sample.vms, picture.details(), {domain.vm_id: domain.name for domain in picture.domains})
-
-    def _host(self, sample: HostSample) -> None:
-        self._metrics.set("tidegate_agent_sample_timestamp_seconds", sample.wall_ns / NS_PER_S)
+        exported = MAX_VMS if picture.config.exporter_vm_series else 0
+        sample = picture.sample
+        metrics.set("tidegate_agent_vms_not_exported", math.nan if sample is None else max(0, len(sample.vms) - exported))
+        metrics.set("tidegate_agent_sample_timestamp_seconds", math.nan if sample is None else sample.wall_ns / NS_PER_S)
         for metric, (field, scale) in HOST_GAUGES.items():
-            value = getattr(sample, field)
-            if value is not None:
-                self._known.add(metric)
-                self._metrics.set(metric, value / scale)
-            elif metric in self._known:
-                self._metrics.set(metric, math.nan)
+            value = None if sample is None else getattr(sample, field)
+            metrics.set(metric, math.nan if value is None else value / scale)
 
     def _cost(self) -> None:
         self._rising.follow("tidegate_agent_cpu_seconds_total", time.process_time())

@@ -48,10 +48,9 @@ class Rounds:
         *,
         on_sample: Callable[[HostSample, dict[str, str]], None],
         on_strangers: Callable[[], None],
-        on_round: Callable[[], None],
     ) -> None:
         self._picture, self._host, self._metrics = picture, host, metrics
-        self._on_sample, self._on_strangers, self._on_round = on_sample, on_strangers, on_round
+        self._on_sample, self._on_strangers = on_sample, on_strangers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
         self._previous: RawHost | None = None
 
@@ -75,7 +74,6 @@ class Rounds:
             picture.round_seconds = time.monotonic() - started
             self._metrics.observe("tidegate_agent_sample_duration_seconds", picture.round_seconds)
             picture.period_s = self._pace(picture.round_seconds)
-            self._on_round()
             due_ns = max(due_ns + int(picture.period_s * NS_PER_S), clock.monotonic_ns())
             await asyncio.sleep(MIN_REAL_WAIT_S)
             await self._wait(due_ns)

@@ -21,7 +21,7 @@ from agent import events as ev
 from agent.acting.journal import Journal, load_mode, load_pause
 from agent.acting.reconcile import local_prefix, reconcile
 from agent.answers import Answers
-from agent.calls import CALL_DEADLINE_S, BoundedCalls
+from agent.calls import CALL_DEADLINE_S, BoundedCalls, cancel
 from agent.control import ControlServer
 from agent.core import AgentCore
 from agent.exporter import Exporter
@@ -69,7 +69,7 @@ class AgentService:
             config=config, clock=self.clock, core=self.core, calls=self.calls, spool=self.spool, period_s=config.sample_period_s
         )
         self.metrics = Metrics(AGENT_METRICS)
-        self._gauges = Gauges(self.metrics, self.picture, self.host.collector_seconds)
+        gauges = Gauges(self.metrics, self.picture, self.host.collector_seconds)
         self._reread = reread
         self._rounds = Rounds(
             self.picture,
@@ -77,7 +77,6 @@ class AgentService:
             self.metrics,
             on_sample=lambda sample, runs: self.handle(ev.Sampled(sample=sample, runs=runs)),
             on_strangers=lambda: self._spawn(self._read_inventory()),
-            on_round=self._gauges.round_done,
         )
         self._movers = Movers(self.host.migrator, self._post, config.migration.max_outgoing)
         self._performer = Performer(
@@ -91,7 +90,7 @@ class AgentService:
         simulation = None if self.host.ask is None else self._ask_simulation
         self._answers = Answers(self.picture, self.handle, simulation)
         self._control = ControlServer(Path(config.socket_path), self._answer)
-        self._exporter = Exporter(self._gauges.page)
+        self._exporter = Exporter(gauges.page)
         self._pause_file = PauseFile(
             lambda: Path(self.config.pause_file), lambda there: self.handle(ev.PauseOrdered(paused=there, by="file"))
         )
@@ -157,9 +156,7 @@ class AgentService:
         notify("STOPPING=1")
         if self._link is not None:
             await self._link.close()
-        for task in [*tasks, *self._tasks]:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+        await cancel([*tasks, *self._tasks])
         await self._control.stop()
         await self._exporter.stop()
         self._rounds.close()
@@ -213,7 +210,6 @@ class AgentService:
             await self.clock.sleep(TICK_S)
             self.handle(ev.Tick())
             self.spool.sync()
-            self._gauges.publish()
             if (summary := self.picture.summary(linked=self._link is not None)) != said:
                 said = summary
                 notify(f"STATUS={summary}")

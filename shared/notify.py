@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import Final
+
+SEND_TIMEOUT_S: Final = 1.0  # a manager that does not read its mail must not hold up the agent
 
 
 def notify(state: str) -> bool:
@@ -18,6 +21,7 @@ def notify(state: str) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(SEND_TIMEOUT_S)
         try:
             connection.sendto(state.encode(), address)
         except OSError:

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
+import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -89,10 +92,10 @@ class Agent:
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
         self.config_file.write_text("\n".join(lines) + "\n")
 
-    def start(self) -> None:
+    def start(self, **env: str) -> None:
         command = [sys.executable, "-c", "from agent.cli import main; main()", "run", "--config", str(self.config_file)]
         with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(command, stderr=log, text=True)
+            self.process = subprocess.Popen(command, stderr=log, text=True, env={**os.environ, **env})
         self.until(lambda: self.status()["sampling_rounds"] >= 2, "two rounds")
 
     def kill(self, number: signal.Signals) -> None:
@@ -311,3 +314,51 @@ def test_exit_codes(agent: Agent) -> None:
     assert origins["frame_samples"] == {"value": 9, "origin": "environment variable TIDEGATE_AGENT_FRAME_SAMPLES"}
     assert origins["host_id"] == {"value": "h1", "origin": f"file {agent.config_file}"} and origins["log_level"]["origin"] == "default"
     assert agent.end() == 0
+
+
+def test_systemd_is_told_what_is_going_on(agent: Agent) -> None:
+    assert agent.end() == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(agent.folder / "notify"))
+        manager.settimeout(30)
+        agent.start(NOTIFY_SOCKET=str(agent.folder / "notify"))
+
+        def told(what: str) -> str:
+            while True:
+                lines = manager.recv(4096).decode()
+                if what in lines:
+                    return lines
+
+        assert told("READY=1") == "READY=1\nSTATUS=mode observe, 2 VMs, 0 quarantined"
+        told("WATCHDOG=1")
+        agent.tell("pause")
+        told("STATUS=paused by owner, 2 VMs, 0 quarantined")
+        agent.kill(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in told("RELOADING=1")
+        told("READY=1")
+        agent.kill(signal.SIGTERM)
+        told("STOPPING=1")
+        assert agent.end() == 0
+
+
+def test_top_on_a_terminal_takes_keys_and_leaves_the_screen_as_it_was(agent: Agent) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from agent.cli import main; main()", "top", "--interval", "0.3", "--socket", str(agent.socket)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    seen = b""
+
+    def until(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            assert select.select([ours], [], [], 30)[0], f"{text!r} never came after {seen[-500:]!r}"
+            seen += os.read(ours, 4096)
+
+    until(b"idle")
+    assert b"\x1b[?1049h" in seen
+    first = seen.index(b"hungry"), seen.index(b"idle")
+    assert first[0] < first[1], "the busy one first"
+    os.write(ours, b"q")
+    until(b"\x1b[?1049l")
+    assert process.wait(30) == 0
+    os.close(ours)

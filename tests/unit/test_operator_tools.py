@@ -261,3 +261,22 @@ def test_state_folder_and_journal(tmp_path: Path) -> None:
     (tmp_path / "state" / "journal" / "journal.jsonl").write_bytes(b"00000000 {}\n")
     (found,) = journal(config)
     assert found.level is Level.WARN and "1 damaged" in found.says
+
+
+def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    async def scenario() -> None:
+        swallowed = asyncio.Event()
+
+        async def stubborn() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(calls_module.cancel([task]), 10)
+        assert swallowed.is_set() and task.cancelled()
+
+    asyncio.run(scenario())
