@@ -180,21 +180,16 @@ class HypervisorContract:
             hypervisor.submit(vm_id, kind, value)
             settle(lambda value=value: shows(kind, value, getattr(hypervisor.allocation(vm_id), FIELDS[kind])))
             settle(lambda value=value: shows(kind, value, getattr(self.seen(reader, vm_id), RAW_FIELDS[kind])))
+            settle(lambda: self.balloon_seen(reader, vm_id) == before.memory_bytes)
             others = {name: getattr(hypervisor.allocation(vm_id), name) for other, name in FIELDS.items() if other is not kind}
             assert others == {name: getattr(before, name) for name in others}, "no lever moves another's value"
 
     def test_memory_is_taken_and_given_back(self, hypervisor, reader, vm_id, settle, before: Allocation) -> None:
         assert before.memory_bytes is not None
-
-        def actual() -> int | None:
-            vm = self.seen(reader, vm_id)
-            plugged = (vm.virtio_mem_bytes or 0) + (vm.dimm_bytes or 0)
-            return None if vm.memory_actual_bytes is None else vm.memory_actual_bytes - plugged
-
         for target in (before.memory_bytes - 8 * MIB, before.memory_bytes):
             hypervisor.submit(vm_id, StepKind.MEMORY, target)
             settle(lambda target=target: hypervisor.allocation(vm_id).memory_bytes == target)
-            settle(lambda target=target: actual() == target)
+            settle(lambda target=target: self.balloon_seen(reader, vm_id) == target)
 
     def test_period_changes_and_the_quota_stays(self, hypervisor, reader, vm_id, settle, before: Allocation) -> None:
         if StepKind.CPU_PERIOD in self.CANNOT:
@@ -291,6 +286,13 @@ class HypervisorContract:
     @staticmethod
     def seen(reader: HostReader, vm_id: str) -> RawVm:
         return next(vm for vm in reader.read().vms if vm.vm_id == vm_id)
+
+    @classmethod
+    def balloon_seen(cls, reader: HostReader, vm_id: str) -> int | None:
+        """What the balloon leaves the guest, as the reader sees it: its figure holds what is plugged in besides."""
+        vm = cls.seen(reader, vm_id)
+        plugged = (vm.virtio_mem_bytes or 0) + (vm.dimm_bytes or 0)
+        return None if vm.memory_actual_bytes is None else vm.memory_actual_bytes - plugged
 
     @staticmethod
     def refused(hypervisor: Hypervisor, vm_id: str, kind: StepKind, value: int, *codes: RefusalCode) -> Refusal:
