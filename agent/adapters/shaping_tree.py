@@ -123,7 +123,8 @@ class SendingTree:
         known = None if tree is None else tree.classes.get(tree.taps.get(tap, 0))
         redirect = self._control.redirects([index])[0]
         in_force = known is not None and redirect is not None and redirect.to == ifb
-        wanted = change(sending_of(known) if known is not None and in_force else Sending())
+        before = sending_of(known) if known is not None and in_force else Sending()
+        wanted = change(before)
         if wanted == Sending():
             self.remove(tap, index)
             return False
@@ -132,7 +133,8 @@ class SendingTree:
         client = client_handle(owner.client) if owner else known.parent if known else client_handle("")
         setting = of_vm(wanted.ceiling, wanted.guarantee, priority, self._uplink)
         others = [entry for name, at in tree.taps.items() if name != tap and (entry := tree.classes.get(at))]
-        self._admit(tap, wanted.guarantee, others)
+        if wanted.guarantee > before.guarantee:  # the uplink may have been configured narrower: what was promised stays
+            self._admit(tap, wanted.guarantee, others)
         siblings = [entry.rate for entry in others if entry.parent == client]
         self._set(tree, client, UPLINK_HANDLE, of_client([*siblings, setting.rate], self._uplink))
         failpoint.hit("shaper.between")
@@ -255,7 +257,7 @@ class SendingTree:
     def _admit(self, tap: str, guarantee: int, others: Iterable[HtbClass]) -> None:
         """A rate is honoured whatever the uplink carries: more promised than it carries would be a promise to nobody."""
         promised = sum(guarantee_of(entry.rate, entry.quantum) for entry in others)
-        if guarantee and promised + guarantee > self._uplink * 8:
+        if promised + guarantee > self._uplink * 8:
             numbers = {"value": guarantee, "promised": promised, "uplink": self._uplink * 8}
             text = f"net_tx_rate {guarantee} bits/s of {tap}: {promised} of the uplink's {self._uplink * 8} are promised to others"
             raise Refusal(RefusalCode.HOST_COMMIT_LIMIT, text, numbers)

@@ -216,6 +216,13 @@ class TestPyroute2Shaper(ShaperContract):
         narrow.set_ceiling(tap, TX, 8 * MBIT)
         assert "rate 20Mbit ceil 20Mbit" in classes(namespace)["7a10:1"]
         assert (narrow.rate(tap), narrow.ceiling(tap, TX)) == (3 * MBIT, 8 * MBIT)
+        tiny = Pyroute2Shaper(f"/run/netns/{namespace}", uplink_bits_per_s=2 * MBIT)
+        tiny.set_ceiling(tap, TX, 7 * MBIT)
+        assert tiny.rate(tap) == 3 * MBIT, "what was promised stays"
+        tiny.set_rate(tap, MBIT)
+        with pytest.raises(Refusal):
+            tiny.set_rate(tap, 3 * MBIT)
+        tiny.close()
         narrow.set_rate(tap, 0)
         assert "rate 20Kbit" in classes(namespace)["7a10:1010"], "a thousandth of the uplink"
         assert narrow.rate(tap) == 0
