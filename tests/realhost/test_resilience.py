@@ -33,6 +33,7 @@ from shared.refusal import RefusalCode
 pytestmark = [pytest.mark.realhost, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PERIOD_S = 5
+FOUND_WITHIN_ROUNDS = 3  # one hangs at all VMs together, one finds the one; a round more where the machine is slow
 RECONNECTED_S = 30  # the bar after a restart of libvirtd
 _T = TypeVar("_T")
 
@@ -196,31 +197,39 @@ def test_one_vm_that_hangs_costs_nobody_else(
 ) -> None:
     stuck, other = guests
     most_threads = 0
+    blank: set[int] = set()
+
+    def looked() -> bool:
+        """Always true; notes threads, and rounds without those of the other guest's figures that only libvirt gives."""
+        nonlocal most_threads
+        most_threads = max(most_threads, agent.threads())
+        sample = agent.sample(other)
+        assert sample is not None and sample.cpu_used_millicores is not None, "what files say never stops"
+        if sample.memory_usable_bytes is None:
+            blank.add(agent.status()["sampling_rounds"])
+        return True
+
     with trouble(stuck, tmp_path):
         began, rounds = time.monotonic(), agent.status()["sampling_rounds"]
         call = asyncio.run_coroutine_threadsafe(agent.allocation(stuck), agent.loop)
 
-        def others_figures() -> bool:
-            nonlocal most_threads
-            most_threads = max(most_threads, agent.threads())
-            sample = agent.sample(other)
-            assert sample is not None and sample.cpu_used_millicores is not None, "what files say never stops"
-            return stuck.vm_id in agent.status()["sampling_failures"] and sample.memory_usable_bytes is not None and has_figures(sample)
-
-        wait_for(others_figures, "the VM to be quarantined and the other's figures to go on", 60)
+        wait_for(lambda: looked() and stuck.vm_id in agent.status()["sampling_failures"], "the VM to be quarantined", 60)
         assert "quarantined" in agent.status()["sampling_failures"][stuck.vm_id]
+        wait_for(lambda: looked() and call.done(), "the call for it to be given up", 40)
         with pytest.raises(TimeoutError):
-            call.result(40)
+            call.result()
         assert agent.status()["vms_quarantined"] == [stuck.vm_id]
         with pytest.raises(Refusal) as refusal:
             agent.call(agent.allocation(stuck))
         assert refusal.value.code is RefusalCode.QUARANTINED
         assert agent.call(agent.allocation(other)).vcpus == 1
-        wait_for(lambda: agent.status()["sampling_rounds"] >= rounds + 6, "six rounds", 60)
+        wait_for(lambda: looked() and agent.status()["sampling_rounds"] >= rounds + 6, "six rounds", 60)
         took, done = time.monotonic() - began, agent.status()["sampling_rounds"] - rounds
-        most_threads = max(most_threads, agent.threads())
+        other_now = agent.sample(other)
+        assert other_now is not None and has_figures(other_now)
     # a round may wait for libvirt until its deadline, yet the next begins when it is due
     assert took / done < PERIOD_S + LIBVIRT_DEADLINE_S / 2
+    assert len(blank) <= FOUND_WITHIN_ROUNDS
     assert most_threads <= THREAD_CAP + agent.service.config.migration.max_outgoing
     wait_for(lambda: agent.status()["vms_quarantined"] == [] and not agent.status()["sampling_failures"], "the quarantine to end", 90)
     wait_for(lambda: (sample := agent.sample(stuck)) and has_figures(sample), "its figures to come back", 60)
