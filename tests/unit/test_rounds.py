@@ -1,0 +1,147 @@
+"""The sampling loop: looks between rounds, a slower pace while the host starves, rounds that fail, and one that never comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent import rounds as rounds_module
+from agent.calls import cancel
+from agent.hosts import HostBundle
+from agent.picture import Picture
+from agent.ports import RawHost, RawVm
+from agent.rounds import MAX_PERIOD_S, Rounds, StuckError
+from shared.clock import ManualClock
+from shared.config import AgentConfig, SamplingConfig
+from shared.errors import HostError
+from shared.metrics import AGENT_METRICS, Metrics
+from shared.model import HostSample
+from shared.units import NS_PER_S
+
+
+class Host:
+    """A reader whose pressure and failures tests set."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock, self.calls = clock, list[str]()
+        self.stall_us = 0  # CPU pressure so far
+        self.share = 0.0  # of the time, from now on
+        self.last_ns = clock.now_ns
+        self.fails = False
+        self.hang: threading.Event | None = None
+
+    def read(self) -> RawHost:
+        self.calls.append("read")
+        if self.hang is not None:
+            self.hang.wait(30)
+        if self.fails:
+            raise HostError("proc: no such thing")
+        now_ns = self.clock.now_ns
+        self.stall_us += int((now_ns - self.last_ns) / 1000 * self.share)
+        self.last_ns = now_ns
+        return RawHost(
+            wall_ns=now_ns, monotonic_ns=now_ns, boot_id="b1", psi_cpu_some_us_total=self.stall_us, vms=(RawVm(vm_id="new", epoch="1"),)
+        )
+
+    def subsample(self) -> None:
+        self.calls.append("subsample")
+        if self.fails:
+            raise HostError("proc: no such thing")
+
+
+class Loop:
+    """Rounds on a clock that moves when somebody sleeps."""
+
+    def __init__(self, **config: Any) -> None:
+        self.clock = ManualClock(1_800_000_000 * NS_PER_S)
+        self.host = Host(self.clock)
+        settings = AgentConfig(host_id="h1", **config)
+        unused: Any = None
+        self.picture = Picture(
+            config=settings, clock=self.clock, core=unused, calls=unused, spool=unused, period_s=float(settings.sample_period_s)
+        )
+        self.samples: list[HostSample] = []
+        self.strangers = 0
+        bundle = HostBundle(hypervisor=unused, reader=self.host)
+        self.rounds = Rounds(
+            self.picture,
+            bundle,
+            Metrics(AGENT_METRICS),
+            on_sample=lambda sample, _: self.samples.append(sample),
+            on_strangers=self.stranger,
+        )
+
+    def stranger(self) -> None:
+        self.strangers += 1
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        task = asyncio.ensure_future(self.rounds.run())
+        async with asyncio.timeout(20):
+            while not holds() and not task.done():  # noqa: ASYNC110  # the loop under test sets no event
+                await asyncio.sleep(0.001)
+        if task.done():
+            task.result()
+        await cancel([task])
+        self.rounds.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "MIN_REAL_WAIT_S", 0.0)
+
+
+def test_looks_come_between_rounds_and_rounds_at_their_period() -> None:
+    loop = Loop(sampling=SamplingConfig(subsample_s=1))
+    asyncio.run(loop.until(lambda: len(loop.samples) >= 3))
+    assert loop.host.calls[:11] == ["read", *["subsample"] * 4, "read", *["subsample"] * 4, "read"]
+    assert {sample.period_ns for sample in loop.samples} == {5 * NS_PER_S}
+    assert loop.strangers >= 3, "a VM that the inventory does not know"
+    silent = Loop(sampling=SamplingConfig(subsample_s=0))
+    asyncio.run(silent.until(lambda: len(silent.samples) >= 3))
+    assert set(silent.host.calls) == {"read"}
+
+
+def test_the_pace_follows_the_host_s_pressure_and_stays_within_the_watchdog() -> None:
+    loop = Loop()
+    loop.host.share = 0.95
+    asyncio.run(loop.until(lambda: loop.picture.period_s >= 20))
+    assert loop.picture.period_s == 20, "four times what is configured"
+    calm = Loop()
+    calm.picture.period_s = 20.0
+    asyncio.run(calm.until(lambda: calm.picture.period_s == 5))
+    slow = Loop(sample_period_s=40)
+    slow.host.share = 0.95
+    asyncio.run(slow.until(lambda: slow.picture.rounds >= 6))
+    assert slow.picture.period_s == MAX_PERIOD_S
+    simulated = Loop()
+    simulated.picture.config = msgspec.structs.replace(simulated.picture.config, hypervisor="simulated", workload="x")
+    simulated.host.share = 0.95
+    asyncio.run(simulated.until(lambda: simulated.picture.rounds >= 6))
+    assert simulated.picture.period_s == 5, "a simulated host's pressure is not this process's"
+
+
+def test_a_failed_round_is_said_and_does_not_pet_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(rounds_module, "notify", told.append)
+    loop = Loop()
+    loop.host.fails = True
+    asyncio.run(loop.until(lambda: loop.host.calls.count("read") >= 3))
+    assert loop.picture.failures == {"sampler": "proc: no such thing"} and told == [] and loop.samples == []
+    loop = Loop()
+    asyncio.run(loop.until(lambda: loop.picture.rounds >= 3))
+    assert set(told) == {"WATCHDOG=1"} and loop.picture.failures == {}
+
+
+def test_a_round_that_never_comes_back_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "CALL_DEADLINE_S", 0.1)
+    loop = Loop()
+    loop.host.hang = threading.Event()
+    with pytest.raises(StuckError, match="restart"):
+        asyncio.run(loop.until(lambda: False))
+    assert "sampler" in loop.picture.failures
+    loop.host.hang.set()
