@@ -266,11 +266,11 @@ START_S: Final = 1_795_000_200  # a multiple of 300
 
 
 def day_of_work(hours: int) -> WorkloadFile:
-    """VMs that swing between a fifth and all of what they have, each at its own hour, so that the reactive rule acts all day."""
+    """VMs that swing between a fifth and all of what they have once a day, each at its own hour, so that some rule acts all day."""
     buckets = hours * 12 + 24
 
     def series(most: int, phase: int) -> bytes:
-        return array("q", [most // 5 + most * 4 // 5 * (abs((i + phase) % 48 - 24)) // 24 for i in range(buckets)]).tobytes()
+        return array("q", [most // 5 + most * 4 // 5 * abs((i + phase) % 288 - 144) // 144 for i in range(buckets)]).tobytes()
 
     vms = tuple(
         VmWorkload(
@@ -281,8 +281,8 @@ def day_of_work(hours: int) -> WorkloadFile:
             memory_max_bytes=4 * GIB,
             initial=Allocation(vcpus=2, cpu_quota_millicores=2000, memory_bytes=2 * GIB),
             seed=i,
-            cpu_millicores=series(2500, i * 6),
-            memory_bytes=series(2 * GIB, i * 6),
+            cpu_millicores=series(2500, i * 36),
+            memory_bytes=series(2 * GIB, i * 36),
             disk_read_bytes_per_s=series(10 * MIB, i),
             disk_write_bytes_per_s=series(5 * MIB, i),
             net_rx_bits_per_s=series(50_000_000, i),

@@ -38,12 +38,13 @@ class ThreadFiles:
         self._tasks = files.proc / str(pid) / "task"
         self._threads: dict[str, Watched[tuple[int, int] | None] | None] = {}  # thread -> its file; None = not a vCPU
         self._vcpus: tuple[Watched[tuple[int, int] | None], ...] = ()
+        self._tids: tuple[int, ...] = ()
         self._sign: object = None
 
     @property
     def tids(self) -> tuple[int, ...]:
         """Thread ids of the vCPUs."""
-        return tuple(int(tid) for tid, file in self._threads.items() if file is not None)
+        return self._tids
 
     def read(self, sign: object) -> VcpuThreads:
         """The threads now. `sign`: whatever changes when a vCPU may have come or gone; the list is renewed only then.
@@ -103,6 +104,7 @@ class ThreadFiles:
                 gone.close()
         self._threads = threads
         self._vcpus = tuple(file for file in threads.values() if file is not None)
+        self._tids = tuple(int(tid) for tid, file in threads.items() if file is not None)
 
 
 def read_vcpu_threads(files: KernelFiles, pid: int) -> VcpuThreads:
