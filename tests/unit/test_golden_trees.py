@@ -1,7 +1,8 @@
 """The Sampler on recorded kernel files of each cgroup layout, against a golden reading beside each tree.
 
 The trees are real (tests/realhost/record_trees.py made them), so what is compared is whether we read what a kernel really writes. When the
-sampler reads more than before: `python tests/unit/test_golden_trees.py` writes the golden files anew; look at their diff.
+sampler reads more than before: `PYTHONPATH=tests/contract python tests/unit/test_golden_trees.py` writes the golden files anew; look at
+their diff.
 """
 
 from __future__ import annotations
