@@ -46,7 +46,7 @@ AROUND = ("journal.intent.after", "submit.after", "read_back.after")
 CASES = [
     *((Q, place) for place in EVERYWHERE),
     *((kind, place) for kind in (M, D) for place in AROUND),
-    *((kind, place) for kind in (RX, TX) for place in (*AROUND, "shaper.between", "shaper.between:2")),
+    *((kind, place) for kind in (RX, TX) for place in (*AROUND, "shaper.between")),
     *((V, place) for place in AROUND),  # a vCPU that was added stays: TCG cannot take it away again
 ]
 

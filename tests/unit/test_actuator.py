@@ -310,3 +310,120 @@ def test_details_say_what_was_seen() -> None:
         "clipped",
         "not undone: the mode forbids it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("relented", "code", "value", "state", "detail"),
+    [
+        (False, RefusalCode.ABOVE_CEILING, 3 * GIB, OutcomeState.UNDONE, f"{2 * GIB} not seen in force in time: taken back"),
+        (True, None, 3 * GIB, OutcomeState.UNDONE, f"{2 * GIB} the VM came under pressure: taken back"),
+    ],
+)
+def test_what_an_undo_tells(relented: bool, code: RefusalCode | None, value: int, state: OutcomeState, detail: str) -> None:
+    one = flight(before=3 * GIB, value=2 * GIB, relented=relented, code=code)
+    actuator = flying(one)
+    actuator.undo(one, undo_of(one, 3 * GIB), TIMEOUT)
+    (ending,) = actuator.observed("vm-1", Allocation(memory_bytes=value))
+    assert (ending.state, ending.code, ending.value, ending.detail) == (state, code, value, detail)
+    assert ending.flight is one and ending.failed is not relented
+
+
+def test_an_undo_to_half_way_is_partial_and_one_to_the_after_image_is_verified() -> None:
+    one = flight(before=2 * GIB, value=4 * GIB, code=RefusalCode.HOST_COMMIT_LIMIT)
+    actuator = flying(one)
+    actuator.undo(one, undo_of(one, 3 * GIB), TIMEOUT)
+    (ending,) = actuator.observed("vm-1", Allocation(memory_bytes=3 * GIB))
+    assert (ending.state, ending.value, ending.code, ending.failed) == (OutcomeState.PARTIAL, 3 * GIB, RefusalCode.HOST_COMMIT_LIMIT, True)
+    one = flight(before=2 * GIB, value=4 * GIB, code=RefusalCode.HOST_COMMIT_LIMIT)
+    actuator = flying(one)
+    actuator.undo(one, undo_of(one, 4 * GIB), TIMEOUT)
+    (ending,) = actuator.observed("vm-1", Allocation(memory_bytes=4 * GIB))
+    assert (ending.state, ending.value, ending.code) == (OutcomeState.VERIFIED, 4 * GIB, RefusalCode.HOST_COMMIT_LIMIT)
+    assert ending.detail == "found half way after a restart: driven on"
+
+
+@pytest.mark.parametrize("phase", [Phase.SUBMITTED, Phase.OBSERVING, Phase.UNDOING])
+def test_what_is_told_of_a_flight_that_is_given_up(phase: Phase) -> None:
+    one = flight(before=3 * GIB, value=2 * GIB, code=RefusalCode.BELOW_FLOOR)
+    actuator = flying(one)
+    one.phase = phase
+    ending = actuator.give_up(one, 5, may_undo=False)
+    what = f"{2 * GIB} not seen in force in time, 5 is"
+    told = {
+        Phase.SUBMITTED: f"the submit call never answered; {what}",
+        Phase.OBSERVING: f"{what}; not undone: the mode forbids it",
+        Phase.UNDOING: f"undo not seen in force either; {what}",
+    }
+    assert isinstance(ending, Ending)
+    assert (ending.detail, ending.value, ending.code, ending.state) == (told[phase], 5, RefusalCode.BELOW_FLOOR, OutcomeState.FAILED)
+
+
+def test_what_cannot_be_taken_back_tells_its_code() -> None:
+    one = flight(V, 4, 2, code=RefusalCode.BELOW_FLOOR)
+    ending = slow(one).give_up(one, 3, may_undo=True)
+    assert isinstance(ending, Ending) and (ending.code, ending.detail) == (RefusalCode.BELOW_FLOOR, "2 not seen in force in time, 3 is")
+    one = flight(recovered=True, code=RefusalCode.BELOW_FLOOR)
+    ending = flying(one).give_up(one, None, may_undo=True)
+    assert isinstance(ending, Ending) and ending.detail.endswith("not undone: it could not be read after a restart")
+    assert ending.code is RefusalCode.BELOW_FLOOR
+
+
+def test_what_is_told_of_rejections() -> None:
+    one = flight(before=3 * GIB, value=2 * GIB, code=RefusalCode.BELOW_FLOOR)
+    actuator = flying(one)
+    assert actuator.rejected("s", RefusalCode.PAUSED, "late", fate_unknown=False, in_force=7) is None  # accepted already
+    actuator.undo(one, undo_of(one, 3 * GIB), TIMEOUT)
+    assert actuator.rejected("s", RefusalCode.PAUSED, "late", fate_unknown=False, in_force=7) is None
+    ending = actuator.rejected("u", None, "gone", fate_unknown=False, in_force=7)
+    assert ending is not None and (ending.code, ending.detail, ending.value) == (RefusalCode.BELOW_FLOOR, "undo refused: gone", 7)
+    one = flight(before=3 * GIB, value=2 * GIB, code=RefusalCode.BELOW_FLOOR)
+    actuator = flying(one)
+    actuator.undo(one, undo_of(one, 3 * GIB), TIMEOUT)
+    ending = actuator.rejected("u", RefusalCode.PAUSED, "off", fate_unknown=True, in_force=None)
+    assert ending is not None and (ending.code, ending.value) == (RefusalCode.PAUSED, None)
+    for code, state in ((RefusalCode.NOT_CAPABLE, OutcomeState.REFUSED), (None, OutcomeState.FAILED)):
+        actuator = Actuator(TIMEOUT)
+        actuator.begin(flight(code=RefusalCode.BELOW_FLOOR))
+        ending = actuator.rejected("s", code, "why", fate_unknown=False, in_force=7)
+        assert ending is not None and (ending.state, ending.code, ending.detail, ending.value) == (state, code, "why", 7)
+    unsure = flight()
+    actuator = Actuator(TIMEOUT)
+    actuator.begin(unsure)
+    actuator.rejected("s", None, "timed out", fate_unknown=True, in_force=7)
+    assert unsure.detail == "timed out"
+
+
+def test_what_is_told_of_a_vm_that_left_and_of_a_lever_that_was_taken() -> None:
+    (ending,) = flying(flight()).drop("vm-1", RefusalCode.VM_NOT_RUNNING)
+    assert (ending.value, ending.detail) == (None, "the VM left while the step was in flight")
+    taken = slow(flight(Q, 1000, 2000)).cede("vm-1", Q, 700)
+    assert taken is not None and taken.detail == "somebody else set 700 while this was in flight"
+
+
+def test_what_is_told_of_a_recovered_flight() -> None:
+    one, actuator = recovered(Q, 1000, 2000)
+    one.code = RefusalCode.BELOW_FLOOR
+    see(actuator, Q, 1000, 0)
+    assert actuator.resolve(one, 1000, -1, may_undo=False) is not None  # a clock set back does not keep it open
+    one, actuator = recovered(Q, 1000, 2000)
+    one.code = RefusalCode.BELOW_FLOOR
+    see(actuator, Q, 1000, 0)
+    ending = actuator.resolve(one, 1000, RESOLVE_NS, may_undo=False)
+    assert isinstance(ending, Ending) and (ending.code, ending.detail) == (RefusalCode.BELOW_FLOOR, "2000 was not in force after a restart")
+    one, actuator = recovered(Q, 1000, 2000)
+    one.code = RefusalCode.BELOW_FLOOR
+    see(actuator, Q, 1500, 0)
+    ending = actuator.resolve(one, 1500, RESOLVE_NS, may_undo=False)
+    told = "1500 in force after a restart, 2000 was to be; the mode forbids to go on"
+    assert isinstance(ending, Ending) and (ending.code, ending.detail) == (RefusalCode.BELOW_FLOOR, told)
+
+
+def test_which_shrinks_can_be_given_back() -> None:
+    assert flying(flight(before=2 * GIB, value=3 * GIB)).shrinking("vm-1", M) is None  # a growth
+    assert flying(flight(before=3 * GIB, value=2 * GIB, recovered=True)).shrinking("vm-1", M) is None
+    one = flight(before=3 * GIB, value=2 * GIB)
+    actuator = Actuator(TIMEOUT)
+    actuator.begin(one)
+    assert actuator.shrinking("vm-1", M) is None  # not accepted yet: the undo could overtake it
+    assert actuator.shrinking("vm-2", M) is None and actuator.shrinking("vm-1", Q) is None
+    assert slow(flight(D, GIB, 0)).shrinking("vm-1", D) is None and slow(flight(X, GIB, 0)).shrinking("vm-1", X) is None
