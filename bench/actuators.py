@@ -29,7 +29,7 @@ from agent.adapters.pyroute2_shaper import Pyroute2Shaper
 from agent.adapters.shaping_rates import CLASS_HANDLE, ROOT_HANDLE
 from agent.ports import Hypervisor
 from bench.report import Figure, options, publish
-from bench.shaping_lab import ShapingLab, in_namespace, rates, run
+from bench.shaping_lab import ShapingLab, in_namespace, kept, run
 from shared.errors import Refusal
 from shared.model import Priority
 from shared.plan import StepKind
@@ -78,7 +78,7 @@ def accuracy(quick: bool) -> Iterator[Figure]:
             for mbit in (4, 15) if quick else (2, 4, 8, 15):
                 shaper.set_ceiling(lab.tap(0), kind, mbit * MBIT)
                 (lab.guest_sends if kind is TX else lab.host_sends)(0, 2.5 * mbit * MBIT)
-                error = abs(rates([arrivals], seconds=seconds)[0] / (mbit * MBIT) - 1) * 100
+                error = abs(kept([arrivals], [mbit * MBIT], seconds=seconds)[0] / (mbit * MBIT) - 1) * 100
                 yield Figure(name=f"{kind} ceiling of {mbit} Mbit/s: error", value=error, unit="%", bar="<= 2", holds=error <= 2)
             lab.guest_sends(0, 0)
             shaper.release(lab.tap(0))
@@ -90,7 +90,7 @@ def accuracy(quick: bool) -> Iterator[Figure]:
             lab.guest_sends(i, 25 * MBIT)
         for mbit in (14,) if quick else (3, 14):
             shaper.set_rate(lab.tap(0), mbit * MBIT)
-            got, other = rates(arrived, seconds=seconds)
+            got, other = kept(arrived, [mbit * MBIT, (20 - mbit) * MBIT], seconds=seconds)
             error = abs(got / (mbit * MBIT) - 1) * 100
             yield Figure(name=f"guarantee of {mbit} of 20 Mbit/s: error", value=error, unit="%", bar="<= 2", holds=error <= 2)
             error = abs((got + other) / (20 * MBIT) - 1) * 100
