@@ -4,7 +4,7 @@ Files give what files can. libvirt is asked for one thing only, its bulk statist
 deadline: while it does not answer, everything that comes from files goes on, and the silence is named in `failures`. "Without waiting"
 passes by a domain that another call keeps busy. A stuck QEMU hangs the first call, which then is the one that keeps it busy: so a second
 call may run beside it, and gets the statistics of all the others. It goes out to one QEMU after another (2 ms each), so the last look
-before a round sends it ahead, and the round itself waits for nobody.
+before a round sends it ahead, like the list of VMs when it is due, and the round itself waits for nobody.
 The list of VMs is renewed on `invalidate()` (lifecycle), when a process vanishes or an unknown domain shows up, and every minute.
 """
 
@@ -139,6 +139,7 @@ class Sampler:
         self._stale.set()
         self._refreshed_ns = 0
         self._failures: dict[str, str] = {}
+        self._list_ahead = False
         self._asked_ns: int | None = None  # when the statistics that were sent for ahead were asked for
         self._read_ns = 0
         self._period_ns = 0
@@ -160,13 +161,18 @@ class Sampler:
         gap_ns, self._looked_ns = now_ns - max(self._looked_ns, self._read_ns), now_ns
         due_ns = self._read_ns + self._period_ns
         # Another look would fit in half a gap before the round: then this one is not the last.
-        if self._period_ns and now_ns + gap_ns * 3 // 2 > due_ns and self._stats.start():
+        if not self._period_ns or now_ns + gap_ns * 3 // 2 <= due_ns:
+            return
+        if self._stats.start():
             self._asked_ns = now_ns
+        if self._wants_list(due_ns) and self._list.start():
+            self._stale.clear()  # what changes from now on is not in this list any more
+            self._list_ahead = True
 
     def read(self) -> RawHost:
         """Everything once. Raises HostError only where the host itself cannot be identified."""
         self._failures = {}
-        if self._stale.is_set() or self._clock.monotonic_ns() - self._refreshed_ns > REFRESH_NS:
+        if self._list_ahead or self._wants_list(self._clock.monotonic_ns()):
             self._collect("domains", self._refresh, None)
         boot_id = self._host.boot_id()
         asked_ns, self._asked_ns = self._asked_ns or self._clock.monotonic_ns(), None
@@ -245,8 +251,13 @@ class Sampler:
         self.collector_stats[name] = CollectorStat(succeeded=succeeded, failed=failed, seconds=seconds)
         return value
 
+    def _wants_list(self, at_ns: int) -> bool:
+        return self._stale.is_set() or at_ns - self._refreshed_ns > REFRESH_NS
+
     def _refresh(self) -> None:
-        self._stale.clear()
+        if not self._list_ahead:
+            self._stale.clear()
+        self._list_ahead = False
         try:
             domains = self._list.call(LIBVIRT_DEADLINE_S)
         except (HostError, Refusal):

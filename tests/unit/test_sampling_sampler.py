@@ -348,6 +348,31 @@ def test_statistics_are_sent_for_ahead_by_the_last_look_before_a_round(host: Hos
     assert (by_id(raw)[WEB].memory_actual_bytes, raw.statistics_monotonic_ns) == (300 * KIB, clock.now_ns)
 
 
+def test_list_is_sent_for_ahead_and_a_change_meanwhile_is_not_lost(host: Host, sampler: Sampler, clock: ManualClock) -> None:
+    for _ in range(2):
+        sampler.read()
+        clock.advance(5)
+    sampler.read()
+    assert host.lists == 1
+    sampler.invalidate()
+    clock.advance(2)
+    sampler.subsample()
+    assert host.lists == 1, "another look fits in before the round"
+    clock.advance(2)
+    sampler.subsample()
+    for thread in threading.enumerate():
+        if thread.name.startswith("tidegate"):
+            thread.join(10)
+    assert host.lists == 2
+    host.domains = host.domains[:1]
+    sampler.invalidate()
+    clock.advance(1)
+    assert len(sampler.read().vms) == 2, "the list from before the change"
+    clock.advance(5)
+    assert len(sampler.read().vms) == 1
+    assert host.lists == 3
+
+
 def test_descriptors_are_given_back(host: Host, clock: ManualClock) -> None:
     files = RootedFiles(proc=host.root / "proc", sys=host.root / "sys", cgroup=host.root / "cgroup")
     sampler = Sampler(files, host, clock)
