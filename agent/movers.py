@@ -85,9 +85,9 @@ class Movers:
         if self._migrator is None:
             return
         running = {domain.vm_id for domain in domains if domain.running}
-        for vm_id in sorted(running - self._seen):
+        fresh, self._seen = running - self._seen, running  # first: an ask that fails at once takes its VM out again
+        for vm_id in sorted(fresh):
             self._asking.submit(self._ask_for_limits, self._migrator, vm_id)
-        self._seen = running
 
     def close(self) -> None:
         """Answer nothing more."""
