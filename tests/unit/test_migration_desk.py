@@ -339,6 +339,16 @@ def test_the_mode_off_gives_up() -> None:
     assert (host.outcome().state, host.outcome().code) == (OutcomeState.UNDONE, RefusalCode.MODE_FORBIDS)
 
 
+def test_the_kill_switch_gives_up_at_once_and_blames_nobody() -> None:
+    host = started(Host())
+    assert of(ev.AbortMigration, host.tell(ev.PauseOrdered(paused=True, by="owner")))
+    host.tell(ev.MigrationEnded(step_id="move-1", moved=False, detail="canceled"))
+    assert (host.outcome().state, host.outcome().code) == (OutcomeState.UNDONE, RefusalCode.PAUSED)
+    assert not of(ev.StartMigration, host.plan(step("move-2")))
+    host.tell(ev.PauseOrdered(paused=False, by="owner"))
+    assert of(ev.StartMigration, host.plan(step("move-3")) + host.wait(3))  # no back-off
+
+
 def test_a_newer_plan_does_not_stop_a_move() -> None:
     host = started(Host())
     host.plan()
