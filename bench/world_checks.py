@@ -14,9 +14,10 @@ import msgspec
 from agent import events as ev
 from agent.ports import RawHost, RawVm
 from bench.world_rules import Pace
+from shared.errors import HostError
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
-from shared.model import HostSample, VmSample
+from shared.model import Allocation, HostSample, VmSample
 from shared.plan import Step, StepKind
 from shared.units import BUCKET_NS, BUCKET_S, MIB, NS_PER_S, UNLIMITED, bucket_start_s
 from shared.workload import VmWorkload
@@ -51,7 +52,13 @@ class HostChecks:
         self._untouched: dict[str, tuple[int | None, ...]] = {}
         self._submitted_ns = -(10**18)
         initial = {spec.vm_id: spec.initial for spec in node.file.vms}
-        self.pace = Pace(world.settings.guard, initial, self._violated)
+        self.pace = Pace(world.settings.guard, initial, self._shown, self._violated)
+
+    def _shown(self, vm_id: str) -> Allocation | None:
+        try:
+            return self._node.host.allocation(vm_id)
+        except HostError:  # one of the world's faults
+            return None
 
     def shipped(self, sequence: int, frame: bytes) -> None:
         """A frame went into the spool."""

@@ -18,6 +18,7 @@ from shared.units import MIB, NS_PER_S, UNLIMITED
 
 HOUR_NS, MINUTE_NS = 3600 * NS_PER_S, 60 * NS_PER_S
 WEIGHTS = frozenset({StepKind.CPU_SHARES, StepKind.CPU_PERIOD, StepKind.DISK_WEIGHT, StepKind.MIGRATE})
+MEMORY = (StepKind.MEMORY, StepKind.VIRTIO_MEM, StepKind.DIMM)
 # Authors of steps that only go back to what was; see the guard's `restoring`.
 BACK_TO = frozenset({"operator", "migration"})
 # Growth that nobody but the host asked for.
@@ -35,11 +36,18 @@ STRIDE_SLACK = 4 * MIB
 class Pace:
     """Follows the steps of one host."""
 
-    def __init__(self, config: GuardConfig, initial: dict[str, Allocation], violated: Callable[[str], None]) -> None:
-        self._config, self._initial, self._violated = config, initial, violated
+    def __init__(
+        self,
+        config: GuardConfig,
+        initial: dict[str, Allocation],
+        in_force: Callable[[str], Allocation | None],
+        violated: Callable[[str], None],
+    ) -> None:
+        """`in_force`: what the host shows of a VM now, None where it does not answer; it is not asked of the agent."""
+        self._config, self._initial, self._in_force, self._violated = config, initial, in_force, violated
         self._grew: set[tuple[str, StepKind]] = set()
         self._turns: dict[tuple[str, StepKind], deque[int]] = defaultdict(deque)
-        self._memory: dict[str, deque[tuple[int, int]]] = defaultdict(deque)  # values before cuts
+        self._memory: dict[str, deque[tuple[int, int]]] = defaultdict(deque)  # sums before cuts
         self._cut_at: dict[str, int] = {}
         self._held: dict[tuple[str, StepKind], deque[tuple[int, int]]] = defaultdict(deque)  # values before growth
         self.turned = 0  # how often anything turned: a world in which nothing does proves nothing
@@ -81,12 +89,17 @@ class Pace:
         radius = max(1, len(self._initial) * config.blast_radius_permille // 1000)
         if cut > radius:
             self._violated(f"{cut} of {len(self._initial)} VMs cut within a minute, at most {radius}")
-        if step.kind is StepKind.MEMORY:
+        shown = self._in_force(step.vm_id)
+        if step.kind in MEMORY and shown is not None:
+            total = (shown.memory_bytes or 0) + (shown.virtio_mem_bytes or 0) + (shown.dimm_bytes or 0)
             cuts = self._memory[step.vm_id]
-            cuts.append((now_ns, intent.before))
+            cuts.append((now_ns, total))
             peak = max(value for at_ns, value in cuts if at_ns > now_ns - HOUR_NS)
-            if step.value < peak - peak * config.memory_cut_per_hour_permille // 1000:
-                self._violated(f"memory of {step.vm_id} falls from {peak} to {step.value} within an hour")
+            after = total - (intent.before - step.value)
+            # A growth in flight counts for the guard and may yet fail: one stride of it is forgiven.
+            share = config.memory_cut_per_hour_permille + config.memory_grow_max_permille
+            if after < peak - peak * share // 1000:
+                self._violated(f"memory of {step.vm_id} falls from {peak} to {after} within an hour")
 
     def _check_budget(self, intent: Intent, now_ns: int) -> None:
         """A window begins with some value that was in force within it: the largest of them bounds what the budget may be a share of."""
