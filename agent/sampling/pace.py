@@ -18,12 +18,13 @@ def next_period_s(
 ) -> float:
     """Seconds from the start of one round to that of the next.
 
-    `current`: the period in force; `configured`: the owner's. Pressure None (PSI off): only the round's own duration counts.
+    `current`: the period in force; `configured`: the owner's. Pressure None (PSI off), or 1000 for the threshold: only the round's own
+    duration counts.
     5 s configured, pressure 900 of 800: 5 → 10 → 20 → 20; pressure 700: stays; pressure 500: 20 → 10 → 5.
     """
     pressure = 0 if host_psi_cpu_permille is None else host_psi_cpu_permille
     slow = round_seconds > current * SLOW_SHARE
-    if slow or pressure >= starved_permille:
+    if slow or pressure > starved_permille:
         return min(configured * MOST, max(current, configured) * 2)
     if pressure * 1000 < starved_permille * CALM_PERMILLE:
         return max(configured, min(current, configured * MOST) / 2)

@@ -17,8 +17,8 @@ def run(pressures: list[int | None], round_seconds: float = 0.1, start: float = 
 
 
 def test_period_doubles_up_to_its_bound_and_comes_back() -> None:
-    assert run([900, 800, 900, 900]) == [10, 20, 20, 20]
-    assert run([700, 799, 600], start=20) == [20, 20, 20], "between the thresholds nothing swings"
+    assert run([900, 801, 900, 900]) == [10, 20, 20, 20]
+    assert run([700, 800, 600], start=20) == [20, 20, 20], "between the thresholds nothing swings"
     assert run([599, 100, 0, 0], start=20) == [10, 5, 5, 5]
     assert run([0, 900, 0, 900]) == [5, 10, 5, 10]
 
@@ -26,6 +26,10 @@ def test_period_doubles_up_to_its_bound_and_comes_back() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(2.5, 5.0), (2.6, 10.0)])
 def test_a_slow_round_makes_the_next_come_later(seconds: float, expected: float) -> None:
     assert run([None], round_seconds=seconds) == run([0], round_seconds=seconds) == [expected]
+
+
+def test_a_threshold_of_1000_is_never_passed() -> None:
+    assert next_period_s(5, 5, 1000, 0.1, 1000) == 5
 
 
 def test_another_setting_is_taken_over_within_a_round() -> None:
