@@ -77,6 +77,7 @@ class Move:
     lowest_top_bytes: int | None = None
     record: bool = True
     newest: MigrationProgress | None = None
+    final: bool = False  # `newest` was measured at the end; before that its downtime is an expectation
     watched_ns: int = 0
     code: RefusalCode | None = None
     detail: str = ""
@@ -214,7 +215,7 @@ class MigrationDesk:
         move = next((move for move in self if move.step.id == event.step_id), None)
         if move is None:
             return
-        move.newest = event.progress or move.newest
+        move.newest, move.final = event.progress or move.newest, event.progress is not None
         if event.moved:
             self._departed[move.step.vm_id] = now_ns
             self._end(move, OutcomeState.VERIFIED, None, event.detail, now_ns)
@@ -323,7 +324,7 @@ def _figures(move: Move, now_ns: int) -> str:
     progress = move.newest
     elapsed_ms = progress.elapsed_ms if progress is not None and progress.elapsed_ms else (now_ns - move.started_ns) // 1_000_000
     parts = [f"elapsed {elapsed_ms} ms"]
-    if progress is not None and progress.downtime_ms is not None:
+    if progress is not None and progress.downtime_ms is not None and move.final:
         parts.append(f"downtime {progress.downtime_ms} ms")
     if progress is not None and progress.memory_processed_bytes is not None:
         parts.append(f"{progress.memory_processed_bytes} bytes sent")
