@@ -7,12 +7,14 @@ All calls may block and raise HostError; the service runs them in a bounded pool
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from shared.model import Allocation, Domain, HostCapacity, Priority
 from shared.plan import StepKind
+
+REBOOTS: Final = "#"  # in RawVm.epoch, between the QEMU process and the count of its guest's reboots
 
 
 class PerfCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,8 @@ class PerfCounts(msgspec.Struct, frozen=True, kw_only=True):
 class RawVm(msgspec.Struct, frozen=True, kw_only=True):
     """Raw readings of one VM at one instant: monotonic counters (suffix _total) and gauges. None = not available.
 
-    `epoch` changes whenever the counters may have restarted (new QEMU process, migration): no rate across epochs.
+    `epoch` changes whenever the counters may have restarted (new QEMU process, migration, guest reset): no rate across epochs. It names
+    the process; REBOOTS and how often its guest was reset inside it may follow.
     """
 
     vm_id: str

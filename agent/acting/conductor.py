@@ -17,7 +17,7 @@ from agent.acting.guard import Guard, Verdict
 from agent.acting.ledger import Ledger, VmRecord
 from agent.acting.levers import FIELDS, grows, shows
 from agent.acting.migration import MigrationDesk
-from agent.acting.ownership import Foreign, Ownership
+from agent.acting.ownership import Foreign, Ownership, Sight
 from agent.acting.plans import PlanBook
 from agent.acting.pursuits import Pursuits
 from agent.acting.reactive import Ask
@@ -140,16 +140,24 @@ class Conductor:
     def meet(self, runs: Mapping[str, str], vm_ids: list[str], now_ns: int) -> None:
         """A round of samples shows these runs of VMs, before its values are taken over."""
         for vm_id in vm_ids:
-            if vm_id in self.ledger.vms and self.ownership.meet(vm_id, runs.get(vm_id, "")):
+            record = self.ledger.vms.get(vm_id)
+            if record is None:
+                continue
+            emptied = {StepKind.MEMORY: record.domain.memory_max_bytes, StepKind.VIRTIO_MEM: 0}
+            sight = self.ownership.meet(vm_id, runs.get(vm_id, ""), emptied, now_ns)
+            if sight is Sight.RESTARTED:
                 self._memory.lose(vm_id)
                 self.flights.drop(vm_id, RefusalCode.VM_NOT_RUNNING, now_ns)
+            elif sight is Sight.REBOOTED:
+                self.out.append(Note(level="info", event="guest_rebooted", fields={"vm": vm_id, "name": record.domain.name}))
 
     def watch(self, vm_id: str, now_ns: int) -> None:
         """Values of the VM were taken over: notice what somebody else changed, and leave the VM to them."""
         record = self.ledger.vms[vm_id]
         if not record.domain.running:  # on its way here by migration: libvirt is still setting its limits
             return
-        changes, first = self.ownership.judge(vm_id, record.in_force, now_ns)
+        own = {StepKind.MEMORY: record.domain.memory_max_bytes} if record.lately_short(now_ns) else {}
+        changes, first = self.ownership.judge(vm_id, record.in_force, now_ns, own)
         news = self.ownership.note_oom(vm_id, record.oom_at_ns)
         if changes:
             self._yield(vm_id, record, changes, now_ns)

@@ -29,6 +29,7 @@ from agent.acting.levers import (
     extent,
     grows,
 )
+from agent.acting.pressure import short_of_memory
 from agent.acting.reactive import Demand, Situation
 from agent.events import Decision
 from shared.config import GuardConfig
@@ -64,6 +65,7 @@ class VmRecord:
         "pending",
         "reading",
         "reading_at_ns",
+        "short_at_ns",
         "shrunk_at",
         "situation",
         "steps",
@@ -92,6 +94,7 @@ class VmRecord:
         self.memory_cuts = MemoryCuts()
         self.ours: set[StepKind] = set()  # levers whose value in force may be of our making
         self.oom_at_ns: int | None = None
+        self.short_at_ns: int | None = None  # newest sample in which it was short of memory
         self.yielded: dict[StepKind | None, int] = {}  # lever, None = all of them -> until when it is left to somebody else
         self._read_at_ns = 0
         self.define(domain, config)
@@ -107,6 +110,8 @@ class VmRecord:
         self.reading, self.reading_at_ns = reading, wall_ns
         if reading.guest_oom_kills:
             self.oom_at_ns = wall_ns
+        if short_of_memory(reading):
+            self.short_at_ns = wall_ns
         if wall_ns <= self._read_at_ns:
             return
         in_force = self.in_force
@@ -126,6 +131,10 @@ class VmRecord:
                 if kind not in self.in_force:
                     self._first_seen(kind, value)
                 self.in_force[kind] = value
+
+    def lately_short(self, now_ns: int) -> bool:
+        """It was short of memory in the newest sample or the one before."""
+        return self.short_at_ns is not None and now_ns - self.short_at_ns <= STRIDE_NS
 
     def _first_seen(self, kind: StepKind, value: int) -> None:
         if kind in PROMISE_OF:

@@ -5,6 +5,11 @@ beyond the lever's rounding is explained by a step of ours (in flight; one that 
 may still come) or by a lever that moves others (a vCPU added changes the quota), or else it is foreign: an operator's virsh, another
 controller, an edited domain. The VM is then left to them for a while. The first sight of a run of a VM is no change: a VM that was
 restarted, or came here by migration, is new. How many vCPUs a guest keeps online is the guest's own matter and never foreign.
+A guest that reboots inside its QEMU keeps its limits on the host, so what is believed of them stays; but its balloon and its virtio-mem
+begin empty and are filled again by a driver of the new run, if it has one: whatever they show on that way is the guest's. Nobody tells
+which balloon target was set last, so a balloon that opens by itself (deflate on OOM, driver unloaded) looks like an operator's `setmem`.
+It is taken for the guest's only where it shows exactly the domain's maximum and the VM was just short of memory (`own`): an operator who
+helps a VM in need all the way wants what we want, and with any other value, or without need, it is theirs.
 Invariant: the believed value follows only explained readings and foreign ones, each of which is told once.
 Also kept per run: the value before our first touch of each lever, the owner's default that decay returns to.
 """
@@ -13,12 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from agent.acting.levers import grows, shows
 from agent.events import Closed, Intent, JournalEntry, Owned
+from agent.ports import REBOOTS
 from shared.plan import OutcomeState, StepKind
 from shared.units import NS_PER_S
 
@@ -41,6 +49,14 @@ MOVED_BY: Final = {
 }
 # A host has at most 4096 domains (shared.messages.Inventory); as many that left are remembered in the journal.
 MAX_VMS: Final = 8192
+
+
+class Sight(StrEnum):
+    """What a sample says of a VM's run."""
+
+    KNOWN = "known"
+    REBOOTED = "rebooted"  # the same QEMU, another run of its guest
+    RESTARTED = "restarted"  # another QEMU
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,7 @@ class _Vm:
     reach: dict[StepKind, Reach] = field(default_factory=dict)
     yielded_until_ns: int = 0
     oom_at_ns: int | None = None
+    unsaved: bool = False  # another run of the guest, not in the journal yet
 
 
 class Ownership:
@@ -103,17 +120,26 @@ class Ownership:
                 oom_at_ns=entry.oom_at_ns,
             )
 
-    def meet(self, vm_id: str, run: str) -> bool:
-        """A sample shows this run of the VM ("" = not known); True when it is not the one that was known: nothing of before counts."""
+    def meet(self, vm_id: str, run: str, emptied: Mapping[StepKind, int], now_ns: int) -> Sight:
+        """A sample shows this run of the VM ("" = not known). RESTARTED: nothing of before counts.
+
+        `emptied`: levers that a guest's reboot moves by itself -> the value that they begin with.
+        """
         vm = self._vms.setdefault(vm_id, _Vm())
         vm.met = True
         if not run or run == vm.run:
-            return False
-        restarted = bool(vm.run)
-        if restarted:
-            self._vms[vm_id] = vm = _Vm(met=True)
-        vm.run = run
-        return restarted
+            return Sight.KNOWN
+        before, vm.run = vm.run, run
+        if not before:
+            return Sight.KNOWN
+        if before.partition(REBOOTS)[0] != run.partition(REBOOTS)[0]:
+            self._vms[vm_id] = _Vm(met=True, run=run)
+            return Sight.RESTARTED
+        for kind, value in emptied.items():
+            if vm.believed.get(kind, value) != value:
+                self._loosen(vm, kind, value, now_ns)
+        vm.unsaved = True
+        return Sight.REBOOTED
 
     def forget(self, vm_id: str) -> bool:
         """The VM stopped or left; True when something was known of it."""
@@ -144,12 +170,18 @@ class Ownership:
         vm = self._vms.setdefault(vm_id, _Vm())
         vm.reach.setdefault(kind, Reach(set(points), until_ns, doubtful=True))
 
-    def judge(self, vm_id: str, in_force: Mapping[StepKind, int], now_ns: int) -> tuple[list[Foreign], bool]:
-        """Compare what is in force with what is believed: what somebody else changed, and whether anything was seen for the first time."""
+    def judge(
+        self, vm_id: str, in_force: Mapping[StepKind, int], now_ns: int, own: Mapping[StepKind, int] = MappingProxyType({})
+    ) -> tuple[list[Foreign], bool]:
+        """Compare what is in force with what is believed: what somebody else changed, and whether there is news for the journal.
+
+        `own`: lever -> the one value that the guest may have brought about by itself.
+        """
         vm = self._vms.get(vm_id)
         if vm is None or not vm.met:
             return [], False
-        foreign, first = [], False
+        foreign, first = [], vm.unsaved
+        vm.unsaved = False
         for kind, value in in_force.items():
             believed = vm.believed.get(kind)
             if believed is None:
@@ -165,11 +197,27 @@ class Ownership:
             if any(other in vm.reach and vm.reach[other].active(now_ns) for other in MOVED_BY.get(kind, ())):
                 vm.believed[kind] = value
                 continue
+            if value == own.get(kind):
+                self._loosen(vm, kind, value, now_ns)
+                vm.believed[kind], first = value, True
+                continue
             vm.believed[kind] = value
             vm.reach.pop(kind, None)
             vm.defaults.pop(kind, None)  # their value is the owner's newer word
             foreign.append(Foreign(kind, believed, value))
         return foreign, first
+
+    @staticmethod
+    def _loosen(vm: _Vm, kind: StepKind, value: int, now_ns: int) -> None:
+        """The guest moves this lever between what is believed and `value` by itself; a step in flight goes on."""
+        points = {vm.believed[kind], value}
+        reach = vm.reach.get(kind)
+        if reach is not None and reach.active(now_ns):
+            reach.points |= points
+            reach.doubtful = True
+            reach.until_ns = None if reach.until_ns is None else now_ns + LATE_NS
+        else:
+            vm.reach[kind] = Reach(points, now_ns + LATE_NS, doubtful=True)
 
     def yield_to(self, vm_id: str, until_ns: int) -> None:
         """Leave the whole VM to somebody else."""

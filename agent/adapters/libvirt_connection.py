@@ -57,11 +57,14 @@ def translate(code: int, message: str, uri: str) -> HostError | Refusal:
 class LibvirtConnection:
     """A connection that heals itself. Calls may come from several threads; each may block for as long as libvirt does."""
 
-    def __init__(self, uri: str, changed: Callable[[str], None] | None = None) -> None:
-        """`changed` is told, in another thread, which domain libvirt had an event for. Raises ConfigError without libvirt-python."""
+    def __init__(self, uri: str, changed: Callable[[str], None] | None = None, rebooted: Callable[[str], None] = lambda _: None) -> None:
+        """`changed` is told, in another thread, which domain libvirt had an event for, `rebooted` whose guest was reset inside its QEMU.
+
+        Raises ConfigError without libvirt-python.
+        """
         self.libvirt = import_libvirt()
         self.uri = uri
-        self._events = None if changed is None else EventSubscription(self.libvirt, changed)
+        self._events = None if changed is None else EventSubscription(self.libvirt, changed, rebooted)
         self._lock = threading.Lock()
         self._connection: Any = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -26,6 +27,7 @@ EVENTS: Final = (
     "METADATA_CHANGE",
     "AGENT_LIFECYCLE",
 )
+REBOOT: Final = "REBOOT"
 _NEEDED: Final = {"LIFECYCLE", "TUNABLE", "DEVICE_ADDED", "DEVICE_REMOVED"}  # without these a foreign change would go unseen
 _log = structlog.get_logger(__name__)
 _loop_lock = threading.Lock()
@@ -52,11 +54,13 @@ def start_event_loop(libvirt: Any) -> None:
 
 
 class EventSubscription:
-    """Tells `changed(vm_id)` of each event on each connection that `subscribe` is given; called in the event loop's thread."""
+    """Tells `changed(vm_id)` of each event on each connection that `subscribe` is given, and `rebooted(vm_id)` of each reset of a guest
+    inside its QEMU, whoever asked for it; both are called in the event loop's thread.
+    """
 
-    def __init__(self, libvirt: Any, changed: Callable[[str], None]) -> None:
+    def __init__(self, libvirt: Any, changed: Callable[[str], None], rebooted: Callable[[str], None] = lambda _: None) -> None:
         self._libvirt = libvirt
-        self._changed = changed
+        self._told = dict.fromkeys(EVENTS, changed) | {REBOOT: rebooted}
         self._callbacks: list[int] = []
         self.active = False  # whether the newest connection delivers what is needed
 
@@ -64,12 +68,12 @@ class EventSubscription:
         """Register for all events that this libvirt has; never raises: without events the domains are read anew each round."""
         self._callbacks = []
         registered = set()
-        for name in EVENTS:
+        for name, told in self._told.items():
             number = getattr(self._libvirt, f"VIR_DOMAIN_EVENT_ID_{name}", None)
             if number is None:
                 continue
             try:
-                self._callbacks.append(connection.domainEventRegisterAny(None, number, self._tell, None))
+                self._callbacks.append(connection.domainEventRegisterAny(None, number, partial(_tell, told), None))
                 registered.add(name)
             except self._libvirt.libvirtError as error:
                 _log.debug("libvirt event not available", event=name, error=str(error))
@@ -89,5 +93,6 @@ class EventSubscription:
         self._callbacks = []
         self.active = False
 
-    def _tell(self, _connection: Any, domain: Any, *_details: Any) -> None:
-        self._changed(domain.UUIDString())
+
+def _tell(told: Callable[[str], None], _connection: Any, domain: Any, *_details: Any) -> None:
+    told(domain.UUIDString())

@@ -55,7 +55,7 @@ class LibvirtHypervisor:
     ) -> None:
         """Connects at the first call. Raises ConfigError when libvirt-python is missing."""
         self._inventory = Inventory()
-        self._connection = LibvirtConnection(uri, self._inventory.changed)
+        self._connection = LibvirtConnection(uri, self._inventory.changed, self._inventory.rebooted)
         self._libvirt = self._connection.libvirt
         self._files = files
         self._shaper = shaper
@@ -142,6 +142,7 @@ class LibvirtHypervisor:
                 virtio_mem_bytes=entry.definition.virtio_mem_bytes,
                 dimm_bytes=entry.definition.dimm_bytes,
                 vcpus_online=self._online.get(entry.definition.vm_id, (0.0, None))[1],
+                reboots=self._inventory.reboots(entry.definition.vm_id),
             )
             for entry in known
         )

@@ -43,6 +43,7 @@ class Inventory:
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}
         self._changed: set[str] = set()  # told of since their last reading began
+        self._reboots: dict[str, int] = {}
         self._reread_at = 0.0
         self._weighed_at = 0.0
         self._watchers: list[Callable[[], None]] = []
@@ -57,6 +58,16 @@ class Inventory:
             self._known.pop(vm_id, None)
             self._changed.add(vm_id)
         self.tell()
+
+    def rebooted(self, vm_id: str) -> None:
+        """Its guest begins anew in the same QEMU: the definition stays what it was."""
+        with self._lock:
+            self._reboots[vm_id] = self._reboots.get(vm_id, 0) + 1
+        self.tell()
+
+    def reboots(self, vm_id: str) -> int:
+        """How often the guest of this active domain was reset as far as we were told."""
+        return self._reboots.get(vm_id, 0)
 
     def tell(self) -> None:
         """Tell the watchers."""
@@ -76,6 +87,7 @@ class Inventory:
             self._weighed_at = now if weigh else self._weighed_at
             self._known = {vm_id: known for vm_id, known in self._known.items() if vm_id in domains}
             kept = dict(self._known)
+            self._reboots = {vm_id: reboots for vm_id, reboots in self._reboots.items() if vm_id in domains}
             self._changed -= domains.keys() - kept.keys()
         missing = [domain for vm_id, domain in domains.items() if vm_id not in kept]
         fresh = [_known(libvirt, domain, definition, running) for definition, domain, running in self.read(libvirt, missing)]

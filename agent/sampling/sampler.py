@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from agent.ports import NumaNode, PerfCounts, RawHost, RawVm
+from agent.ports import REBOOTS, NumaNode, PerfCounts, RawHost, RawVm
 from agent.sampling import cgroup, host, process
 from agent.sampling.deadline import Deadline
 from agent.sampling.files import KeptFile, KernelFiles
@@ -331,7 +331,8 @@ class Sampler:
         vms = []
         for vm_id, vm in self._vms.items():
             try:
-                epoch = f"{boot_id}:{vm.pid}:{vm.started}"
+                reboots = vm.domain.reboots
+                epoch = f"{boot_id}:{vm.pid}:{vm.started}" + (f"{REBOOTS}{reboots}" if reboots else "")
                 vms.append(vm.read(epoch, self._clock.monotonic_ns(), beside(vm_id, vm.domain.tap)))
             except HostError as error:
                 self._failures[vm_id] = str(error)

@@ -36,6 +36,7 @@ class RunningDomain(msgspec.Struct, frozen=True, kw_only=True):
     virtio_mem_bytes: int | None = None
     dimm_bytes: int | None = None
     vcpus_online: int | None = None
+    reboots: int = 0  # of the guest inside its QEMU, as far as the hypervisor told
 
 
 class ShapingReading(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,6 +128,78 @@ def test_a_vm_that_restarted_is_seen_for_the_first_time() -> None:
     assert host.core.vms()[0].defaults == {} and host.core.undoable(step_id="s1")[0].code is RefusalCode.PRECONDITION_CHANGED
 
 
+def test_a_guest_that_reboots_inside_its_qemu_moves_its_balloon_itself_and_keeps_the_owners_defaults() -> None:
+    host = Host()
+    host.runs = {"vm-1": "qemu-1"}
+    host.calm()
+    host.plan(host.step(Q, 2000))
+    host.sample(advance_s=15)
+    host.runs, host.values["vm-1"][M] = {"vm-1": "qemu-1#1"}, 8 * GIB
+    out = host.sample()
+    assert foreign(out) == [] and [i.event for i in out if isinstance(i, ev.Note)] == ["guest_rebooted"]
+    assert [entry.run for entry in journal(host) if isinstance(entry, ev.Owned)][-1] == "qemu-1#1"  # for the next process
+    for size in (7.5, 3, 2, 2):  # its driver fills the balloon again
+        host.values["vm-1"][M] = int(size * GIB)
+        assert foreign(host.sample()) == []
+    assert host.core.status(host.now).vms_yielded == 0 and host.core.vms()[0].defaults == {"cpu_quota": 1000}
+    assert submitted(host.sample(cpu_used_millicores=2000, cpu_throttled_permille=500)) != []
+    host.values["vm-1"][M] = GIB  # below what was set: not the guest's
+    host.sample()
+    assert foreign(host.log) == [(M, 2 * GIB, GIB)]
+
+
+def test_limits_that_somebody_changes_while_a_guest_reboots_are_theirs() -> None:
+    host = Host()
+    host.runs = {"vm-1": "qemu-1"}
+    host.calm()
+    host.runs, host.values["vm-1"][Q] = {"vm-1": "qemu-1#1"}, 700
+    assert foreign(host.sample()) == [(Q, 1000, 700)]
+
+
+def test_a_reboot_that_an_earlier_process_missed_or_counted_makes_no_stranger() -> None:
+    host = Host()
+    host.runs = {"vm-1": "qemu-1#3"}
+    host.calm()
+    again = Host(recovered=reconcile(journal(host), local_prefix("h1", "boot-123456789")))
+    again.now, again.runs, again.values["vm-1"][M] = host.now + HOUR, {"vm-1": "qemu-1"}, 8 * GIB
+    assert foreign(again.sample()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "reading", "theirs"),
+    [
+        (8 * GIB, {"memory_swap_bytes_per_s": 10 * MIB}, False),
+        (8 * GIB, {"guest_oom_kills": 1}, False),
+        (8 * GIB, {}, True),
+        (7 * GIB, {"memory_swap_bytes_per_s": 10 * MIB}, True),
+        (GIB, {"memory_swap_bytes_per_s": 10 * MIB}, True),
+    ],
+)
+def test_a_balloon_that_opens_by_itself_is_known_by_the_need_before(size: int, reading: dict[str, int], theirs: bool) -> None:
+    host = Host(mode=Mode.OBSERVE)
+    host.calm()
+    host.sample(**reading)
+    host.values["vm-1"][M] = size
+    calm = {"memory_swap_bytes_per_s": 0, "guest_oom_kills": 0}
+    assert bool(foreign(host.sample(**calm))) is theirs
+    host.sample(advance_s=10, **calm)
+    host.values["vm-1"][M] = 2 * GIB  # the driver takes the old target again
+    assert bool(foreign(host.sample())) is theirs
+
+
+def test_a_step_in_flight_outlives_a_reboot() -> None:
+    host = Host()
+    host.runs = {"vm-1": "qemu-1"}
+    host.calm()
+    host.stuck = {M}
+    host.plan(host.step(M, 2 * GIB - 80 * MIB))
+    assert host.core.in_flight == 1
+    host.runs, host.values["vm-1"][M] = {"vm-1": "qemu-1#1"}, 8 * GIB
+    assert foreign(host.sample(advance_s=2)) == [] and host.core.in_flight == 1
+    host.values["vm-1"][M] = 2 * GIB - 80 * MIB
+    assert one(host.tick()).state is OutcomeState.VERIFIED
+
+
 @pytest.mark.parametrize(("run", "seen"), [("run-1", [(Q, 2000, 1300)]), ("run-2", [])])
 def test_a_change_made_while_the_agent_was_down_is_recognised(run: str, seen: list[object]) -> None:
     host = Host()
@@ -180,7 +252,7 @@ def test_no_yield_when_it_is_switched_off() -> None:
 
 def known(**values: int) -> Ownership:
     ownership = Ownership()
-    ownership.meet("vm", "run")
+    ownership.meet("vm", "run", {}, T0)
     ownership.judge("vm", {StepKind(name): value for name, value in values.items()}, T0)
     return ownership
 

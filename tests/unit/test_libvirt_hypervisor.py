@@ -95,7 +95,7 @@ class FakeLibvirt:
     def __init__(self) -> None:
         self.vms = {VM: FakeDomain(VM), NEIGHBOUR: FakeDomain(NEIGHBOUR)}
         self.callbacks: dict[int, Callable[..., None]] = {}
-        self.events = {f"VIR_DOMAIN_EVENT_ID_{name}": number for number, name in enumerate(libvirt_events.EVENTS)}
+        self.events = {f"VIR_DOMAIN_EVENT_ID_{name}": number for number, name in enumerate((*libvirt_events.EVENTS, libvirt_events.REBOOT))}
         self.answered = 1_795_305_357
         self.opened = 0
         self.alive = True
@@ -197,6 +197,20 @@ def hypervisor(libvirt: FakeLibvirt, clock: Clock, tmp_path: Path) -> Iterator[L
 
 def domain(hypervisor: LibvirtHypervisor) -> Domain:
     return next(domain for domain in hypervisor.domains() if domain.vm_id == VM)
+
+
+def test_a_guests_reboot_is_counted_and_told_and_its_definition_kept(libvirt: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+    told: list[None] = []
+    hypervisor.watch(lambda: told.append(None))
+    assert [domain.reboots for domain in hypervisor.running()] == [0, 0]
+    reads = libvirt.vms[VM].reads
+    libvirt.tell("REBOOT", VM)
+    assert told == [None] and {domain.vm_id: domain.reboots for domain in hypervisor.running()} == {VM: 1, NEIGHBOUR: 0}
+    assert libvirt.vms[VM].reads == reads
+    gone = libvirt.vms.pop(VM)
+    hypervisor.running()
+    libvirt.vms[VM] = gone  # another QEMU
+    assert {domain.reboots for domain in hypervisor.running()} == {0}
 
 
 def reads(libvirt: FakeLibvirt) -> tuple[int, int]:

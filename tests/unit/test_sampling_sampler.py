@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.adapters.kernel_files import RootedFiles
@@ -214,6 +215,14 @@ def test_vanished_process_is_named_and_found_again(host: Host, sampler: Sampler)
     assert WEB not in by_id(raw) and "gone" in raw.failures[WEB]
     assert DB in by_id(raw)
     assert by_id(sampler.read())[WEB].epoch == "boot-1:10:900"
+
+
+def test_a_guest_that_was_reset_inside_its_process_is_another_run(host: Host, sampler: Sampler) -> None:
+    sampler.read()
+    host.domains = [msgspec.structs.replace(domain, reboots=int(domain.vm_id == WEB)) for domain in host.domains]
+    sampler.invalidate()
+    vms = by_id(sampler.read())
+    assert (vms[WEB].epoch, vms[DB].epoch) == ("boot-1:10:500#1", "boot-1:20:500")
 
 
 def test_domain_without_a_process_is_named_and_tried_again(host: Host, sampler: Sampler) -> None:
