@@ -9,7 +9,7 @@ from agent.acting.levers import FIELDS
 from shared.model import Allocation
 from shared.plan import OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
-from shared.units import GIB, NS_PER_S
+from shared.units import GIB, MIB, NS_PER_S
 
 TIMEOUT = 30 * NS_PER_S
 M, Q, V = StepKind.MEMORY, StepKind.CPU_QUOTA, StepKind.VCPUS
@@ -427,3 +427,63 @@ def test_which_shrinks_can_be_given_back() -> None:
     assert actuator.shrinking("vm-1", M) is None  # not accepted yet: the undo could overtake it
     assert actuator.shrinking("vm-2", M) is None and actuator.shrinking("vm-1", Q) is None
     assert slow(flight(D, GIB, 0)).shrinking("vm-1", D) is None and slow(flight(X, GIB, 0)).shrinking("vm-1", X) is None
+
+
+def test_a_move_of_the_vm_does_not_hide_its_other_levers() -> None:
+    actuator = flying(flight(StepKind.MIGRATE, 0, 10**9, "move"))
+    actuator.begin(flight(StepKind.NET_TX, 10**8, 10**9, "net"))
+    actuator.accepted("net", 0)
+    (ending,) = actuator.observed("vm-1", Allocation(net_tx_bits_per_s=10**9))
+    assert ending.flight.step.id == "net" and [f.step.id for f in actuator] == ["move"]
+
+
+@pytest.mark.parametrize(("code", "asked"), [(RefusalCode.ABOVE_CEILING, 3 * GIB), (None, 5 * GIB)])
+def test_a_step_that_was_not_clipped_below_what_was_asked_is_verified(code: RefusalCode | None, asked: int) -> None:
+    """A code without a difference cost nothing; a difference without a code is a stride of a longer way."""
+    wanted = Step(id="s", vm_id="vm-1", kind=M, value=asked, deadline_ns=1)
+    (ending,) = flying(flight(asked=wanted, code=code)).observed("vm-1", Allocation(memory_bytes=3 * GIB))
+    assert (ending.state, ending.code) == (OutcomeState.VERIFIED, code)
+
+
+def test_small_values_are_judged_by_the_levers_own_rounding() -> None:
+    """64 MiB: a balloon one MiB off is there, though that is more than one percent."""
+    grown = flying(flight(before=32 * MIB, value=64 * MIB))
+    assert [e.state for e in grown.observed("vm-1", Allocation(memory_bytes=63 * MIB))] == [OutcomeState.VERIFIED]
+    cut = flight(before=64 * MIB, value=32 * MIB)
+    actuator = flying(cut)
+    actuator.undo(cut, undo_of(cut, 64 * MIB), TIMEOUT)
+    assert [e.state for e in actuator.observed("vm-1", Allocation(memory_bytes=63 * MIB))] == [OutcomeState.UNDONE]
+    driven = flight(before=64 * MIB, value=128 * MIB)
+    actuator = flying(driven)
+    actuator.undo(driven, undo_of(driven, 128 * MIB), TIMEOUT)
+    assert [e.state for e in actuator.observed("vm-1", Allocation(memory_bytes=126 * MIB + 1))] == [OutcomeState.VERIFIED]
+    kept = flight(X, 64 * MIB, 0)
+    ending = slow(kept).give_up(kept, 63 * MIB, may_undo=True)
+    assert isinstance(ending, Ending) and ending.state is OutcomeState.FAILED  # it has not moved
+    found, actuator = recovered(M, 64 * MIB, 128 * MIB)
+    see(actuator, M, 63 * MIB, 0)
+    resolved = actuator.resolve(found, 63 * MIB, RESOLVE_NS, may_undo=True)
+    assert isinstance(resolved, Ending) and resolved.state is OutcomeState.FAILED
+
+
+def test_a_dimm_that_was_not_plugged_in_can_be_taken_back() -> None:
+    """Only the unplugging of one is the guest's to finish."""
+    one = flight(D, 0, GIB)
+    assert slow(one).give_up(one, 0, may_undo=True) == 0
+    one, actuator = recovered(D, 0, GIB)
+    see(actuator, D, GIB // 2, 0)
+    assert actuator.resolve(one, GIB // 2, RESOLVE_NS, may_undo=True) == GIB
+
+
+def test_a_recovered_flight_is_not_judged_by_the_reading_of_that_very_moment() -> None:
+    one, actuator = recovered(Q, 1000, 2000)
+    see(actuator, Q, 1500, 7)
+    assert actuator.resolve(one, 1500, 7, may_undo=True) is None
+
+
+def test_a_lost_undo_is_driven_to_where_it_was_aimed() -> None:
+    """A growth that had come half way: the undo keeps that half, and so does the one that takes its place."""
+    one, actuator = recovered(M, 2 * GIB, 4 * GIB)
+    actuator.undo(one, undo_of(one, 3 * GIB), 0)
+    see(actuator, M, int(2.5 * GIB), 0)
+    assert actuator.resolve(one, int(2.5 * GIB), RESOLVE_NS, may_undo=True) == 3 * GIB
