@@ -16,8 +16,9 @@ alone, so without a coordinator ever it is mode reactive.
 | predictive | none at all  | refused          | yes               | yes             | yes          | no          |
 | any        | host paused  | refused          | refused           | no              | no           | no          |
 
-Sustained: two samples in a row must want the growth, but for a guest that killed for want of memory. An order is a person's, so it counts
-wherever the host acts at all; in mode observe it is refused rather than shadowed, so that nobody takes a shadow for the deed.
+Sustained: two samples in a row must want the growth; a VM that stalls on memory, swaps or killed for want of it gets memory on the first.
+An order is a person's, so it counts wherever the host acts at all; in mode observe it is refused rather than shadowed, so that nobody
+takes a shadow for the deed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Allowance:
     shadow: bool
     origin: str
     planned: bool  # sizes come from a live plan
-    sustained: bool = False  # local growth needs two samples in a row
+    sustained: bool = False  # local growth needs two samples in a row, but for a VM short of memory
     decay: bool = False  # limits go back to the owner's defaults
 
 

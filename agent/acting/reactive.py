@@ -10,9 +10,9 @@ Under a live plan memory is corrected later and by less (`planned_memory_*`): th
 small strides, and a growth by the usual headroom would have to be taken back stride by stride.
 vCPUs are added when the quota wanted passes vcpus x 1000; they are never removed, the quota takes their place.
 Before the balloon grows, a memory.high of ours is lifted: pages given to a VM that its cgroup reclaims again would help nobody.
-A guest that killed for want of memory asks at once, whatever else holds growth up here.
 With `sustained` (nobody can be asked: link down) growth needs two samples in a row that want it: one odd reading must not move a host
-that nobody watches.
+that nobody watches. A VM short of memory (stalling, swapping, killing) does not wait for the second: its sample is a mean over 5 s
+already, and memory has to be back within 10 s of the onset, of which the first sample may take 5 and the step the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GAP_PERMILLE: Final = 100
 # Changes smaller than this are not worth a step.
 SHRINK_DEAD_BAND_PERMILLE: Final = 100
 CENSORED_CLIMB_PERMILLE: Final = (250, 500, 1000)
-# Two samples, 5 to 10 s: within the 10 s in which a pressed guest gets memory back.
+# Two samples, 5 to 10 s of wanting more: a burst that passes by itself is over by then.
 SUSTAINED_SAMPLES: Final = 2
 
 
@@ -118,14 +118,15 @@ class ReactiveRule:
     ) -> list[Ask]:
         """Take in one sample of one VM and say what it should get; vCPUs before the quota that needs them, memory.high before the balloon.
 
-        `planned`: a live plan sizes this VM, close to its need on purpose. `sustained`: growth needs two samples in a row, but for an OOM.
+        `planned`: a live plan sizes this VM, close to its need on purpose. `sustained`: growth needs two samples in a
+        row, but for a VM short of memory.
         """
         asks: list[Ask] = []
         for kind in LEVERS:
             track = demand.tracks[kind]
             ask = self._lever(kind, reading, situation, track, now_ns, planned)
             track.wanting_run = track.wanting_run + 1 if ask is not None and ask.grow else 0
-            if ask is None or (sustained and ask.grow and track.wanting_run < SUSTAINED_SAMPLES and ask.reason != "guest_oom"):
+            if ask is None or (sustained and ask.grow and track.wanting_run < SUSTAINED_SAMPLES and not _short_of_memory(ask)):
                 continue
             if kind is StepKind.MEMORY and ask.grow and _high_is_ours(situation):
                 asks.append(Ask(StepKind.MEMORY_HIGH, UNLIMITED, True, ask.reason))
@@ -172,6 +173,11 @@ class ReactiveRule:
         if target * 1000 < limit * (1000 - SHRINK_DEAD_BAND_PERMILLE):
             return Ask(kind, target, False, "low_use")
         return None
+
+
+def _short_of_memory(ask: Ask) -> bool:
+    """Asked for because memory was felt missing, not because much of it is used."""
+    return ask.kind is StepKind.MEMORY and ask.reason in ("pressure", "guest_oom")
 
 
 def _high_is_ours(situation: Situation) -> bool:

@@ -105,6 +105,17 @@ def test_alone_growth_needs_two_samples_in_a_row() -> None:
     assert asked(900, 40) == [Q]  # what was seen before the link went counts
 
 
+@pytest.mark.parametrize("felt", [{"psi_memory_some_permille": 60}, {"memory_swap_bytes_per_s": MIB}, {"guest_oom_kills": 1}])
+def test_alone_only_memory_that_is_felt_missing_comes_on_the_first_sample(felt: dict[str, int]) -> None:
+    def asked(**reading: int) -> list[StepKind]:
+        return [a.kind for a in RULE.asks(VmSample(**reading), situation(), Demand(), 0, sustained=True)]
+
+    assert asked(memory_used_bytes=GIB, **felt) == [M]
+    assert asked(memory_used_bytes=2 * GIB) == []  # much used, nothing missing
+    assert asked(cpu_used_millicores=1000, cpu_throttled_permille=900, **felt) == [M]
+    assert asked(net_tx_bits_per_s=100_000_000, net_tx_dropped_per_s=50) == []
+
+
 def test_alone_shrinks_do_not_wait_for_a_second_sample() -> None:
     demand = Demand()
     calm(demand, 1795)

@@ -11,7 +11,7 @@ from plain_host import plain_capacity
 
 from agent import events as ev
 from agent.adapters.simulated_host import SimulatedHost
-from agent.adapters.workload import Workload
+from agent.adapters.workload import Demand, Workload
 from agent.core import AgentCore
 from agent.ports import RawHost
 from agent.sampling.derive import derive
@@ -29,7 +29,8 @@ VM = "id-vm"
 class LonelyHost:
     """An agent's core on a simulated host, one tick a second, one sample each period. Nobody is ever connected."""
 
-    def __init__(self, need: int, mode: Mode, *, standalone: bool) -> None:
+    def __init__(self, need: int, mode: Mode, *, standalone: bool, phase_s: float = 0.0) -> None:
+        """Every fifth second a sample, `phase_s` after the beginning of one of the workload's slots."""
         vm = VmWorkload(
             vm_id=VM,
             name="vm",
@@ -45,9 +46,11 @@ class LonelyHost:
         )
         capacity = plain_capacity(cpu_millicores=8000, memory_bytes=64 * GIB, net_bits_per_s=10**11)
         file = WorkloadFile(host="h", start_s=START_S, buckets=1, seed=3, capacity=capacity, vms=(vm,))
-        self.clock = ManualClock(START_S * NS_PER_S)
-        self.host = SimulatedHost(Workload(file), lambda: (self.clock.wall_ns(), self.clock.monotonic_ns()))
+        self.clock = ManualClock(int((START_S + phase_s) * NS_PER_S))
+        self.workload = Workload(file)
+        self.host = SimulatedHost(self.workload, lambda: (self.clock.wall_ns(), self.clock.monotonic_ns()))
         self.core = AgentCore(host_id="h", boot_id="boot", capacity=capacity, default_mode=mode, standalone=standalone)
+        self.seconds, self._began_s = 0, START_S + phase_s
         self.before: RawHost | None = None
         self.steps: list[tuple[float, Step]] = []
         self.log: list[ev.Instruction] = []
@@ -56,12 +59,13 @@ class LonelyHost:
 
     @property
     def now_s(self) -> float:
-        return (self.clock.wall_ns() - START_S * NS_PER_S) / NS_PER_S
+        return self.clock.wall_ns() / NS_PER_S - self._began_s
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.advance(1)
-            if self.now_s % SAMPLE_PERIOD_S == 0:
+            self.seconds += 1
+            if self.seconds % SAMPLE_PERIOD_S == 0:
                 raw = self.host.read()
                 sample, self.before = derive(self.before, raw, {}), raw
                 if sample.period_ns:
@@ -104,14 +108,37 @@ def test_a_guest_under_pressure_at_its_floor_gets_memory_back_within_ten_seconds
     assert host.steps == [] and host.memory() == GIB
     host.run(11)
     assert host.growths() and host.memory() > GIB
-    # Alone with a coordinator configured, one sample is not yet pressure that lasts: two are, within the ten seconds.
-    assert host.growths()[0] == (10.0 if standalone else 15.0)
+    assert host.growths()[0] == 10.0  # the first sample that can show it, whoever else could be asked
     host.run(30)
     assert host.memory() >= GIB + GIB // 4  # strides follow each other, not the samples
     values = [GIB, *(step.value for _, step in host.steps if step.kind is StepKind.MEMORY)]
     assert all(after - before <= before * 50 // 1000 for before, after in pairwise(values))
     times = host.growths()
     assert min(b - a for a, b in pairwise(times)) < SAMPLE_PERIOD_S
+
+
+@pytest.mark.parametrize("phase_s", [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 4.0, 4.9])
+def test_alone_the_way_from_the_onset_to_a_larger_balloon_is_ten_seconds_at_most(phase_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demand changes with the workload's slots; a sample sees it `phase_s` later first, with so little of it in its mean."""
+    host = LonelyHost(need=GIB // 2, mode=Mode.REACTIVE, standalone=False, phase_s=phase_s)
+    host.run(60)
+    assert host.steps == []
+    demands, onset_slot = host.workload.demands, START_S // SAMPLE_PERIOD_S + 13
+    onset_s = 13 * SAMPLE_PERIOD_S - phase_s
+
+    def suddenly_more(slot: int) -> list[Demand]:
+        return [demand._replace(memory_bytes=1.5 * GIB) if slot >= onset_slot else demand for demand in demands(slot)]
+
+    monkeypatch.setattr(host.workload, "demands", suddenly_more)
+    host.run(30)
+    (first, *_) = [
+        i.entry.outcome
+        for i in host.log
+        if isinstance(i, ev.WriteJournal) and isinstance(i.entry, ev.Closed) and i.entry.outcome.state is OutcomeState.VERIFIED
+    ]
+    assert first.step.kind is StepKind.MEMORY and first.origin == "autonomy"
+    in_force_s = first.finished_ns / NS_PER_S - START_S - phase_s
+    assert 0 < in_force_s - onset_s <= 10
 
 
 def test_a_guest_that_killed_for_want_of_memory_is_helped_on_the_first_sample_even_alone() -> None:
