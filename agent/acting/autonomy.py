@@ -24,6 +24,7 @@ takes a shadow for the deed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.model import Mode
 
@@ -58,6 +59,7 @@ NOTHING = Allowance(
 )
 
 
+@lru_cache(maxsize=256)  # the whole table has 128 rows, and each event of the core asks for one
 def allowance(
     mode: Mode, *, link_up: bool, plan_live: bool, standalone: bool = False, lease_over: bool = False, paused: bool = False
 ) -> Allowance:

@@ -47,7 +47,8 @@ class Turns:
 
     def within(self, kind: StepKind, since_ns: int) -> tuple[int, ...]:
         """When the lever turned after `since_ns`, oldest first."""
-        return tuple(at_ns for at_ns in self._times.get(kind, ()) if at_ns > since_ns)
+        times = self._times.get(kind)
+        return tuple([at_ns for at_ns in times if at_ns > since_ns]) if times else ()
 
 
 class GrowthBudget:
@@ -79,8 +80,8 @@ class GrowthBudget:
 
     def ends_ns(self, kind: StepKind, now_ns: int, window_ns: int) -> int | None:
         """When the open window ends; None = none is open. A window from the future (clock set back) is none."""
-        start_ns, _ = self._windows.get(kind, (now_ns - window_ns, 0))
-        return start_ns + window_ns if start_ns <= now_ns < start_ns + window_ns else None
+        window = self._windows.get(kind)
+        return window[0] + window_ns if window is not None and window[0] <= now_ns < window[0] + window_ns else None
 
     def base(self, kind: StepKind, current: int, now_ns: int, window_ns: int) -> int:
         """What the budget is a share of."""
@@ -124,9 +125,11 @@ class BlastRadius:
 
     def others(self, vm_id: str, now_ns: int) -> tuple[int, ...]:
         """When other VMs were last cut within the minute, oldest first."""
+        if not self._cut_at:
+            return ()
         for stale in [name for name, at_ns in self._cut_at.items() if at_ns <= now_ns - MINUTE_NS]:
             del self._cut_at[stale]
-        return tuple(at_ns for name, at_ns in self._cut_at.items() if name != vm_id)
+        return tuple([at_ns for name, at_ns in self._cut_at.items() if name != vm_id])
 
     def recently(self, vm_id: str, now_ns: int) -> bool:
         """This VM was cut within the minute: cutting it again widens nothing."""

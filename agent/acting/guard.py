@@ -20,7 +20,8 @@ Weights and the CFS period take from nobody while there is enough: 1 to 3 only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.acting.budgets import HOUR_NS, MINUTE_NS
 from agent.acting.levers import (
@@ -53,9 +54,11 @@ from shared.units import NS_PER_S, UNLIMITED
 OOM_NEWS_NS = MINUTE_NS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What the guard may look at: one VM and lever now. None = not known. `room` = promise the host has left, None = not limited."""
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What the guard may look at: one VM and lever now. None = not known. `room` = promise the host has left, None = not limited.
+
+    The figures of memory are filled in for the levers that make it up; no other lever is judged by them.
+    """
 
     domain: Domain | None
     in_force: int | None
@@ -87,8 +90,7 @@ class View:
     oom_at_ns: int | None = None  # newest sample with processes killed for want of memory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """`value` may be submitted (None = refused). `code` says why it was refused or clipped; `wait_ns` when asking again may help."""
 
     value: int | None
@@ -103,8 +105,7 @@ class Verdict:
         return self.value is not None and self.code is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """One bound on a step's value, and what it is called when it bites."""
 
     value: int

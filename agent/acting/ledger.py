@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Final
 
 from agent.acting.budgets import MINUTE_NS, BlastRadius, Circuit, GrowthBudget, MemoryCuts, Turns
@@ -43,14 +44,16 @@ STORY_LENGTH: Final = 20
 # verified, and would use up a rate that is meant for decisions.
 STRIDE_NS: Final = 10 * NS_PER_S
 
-_SAMPLE_COLUMNS: Final = tuple((kind, column) for kind, (_, column) in FIELDS.items())
-_ALLOCATION_FIELDS: Final = tuple((kind, name) for kind, (name, _) in FIELDS.items())
+_KINDS: Final = tuple(FIELDS)
+_sample_columns: Final = attrgetter(*(column for _, column in FIELDS.values()))
+_allocation_fields: Final = attrgetter(*(name for name, _ in FIELDS.values()))
 
 
 class VmRecord:
     """One VM. Mutable; owned by the Ledger."""
 
     __slots__ = (
+        "_columns",
         "_read_at_ns",
         "backoff_until",
         "budget",
@@ -97,6 +100,7 @@ class VmRecord:
         self.short_at_ns: int | None = None  # newest sample in which it was short of memory
         self.yielded: dict[StepKind | None, int] = {}  # lever, None = all of them -> until when it is left to somebody else
         self._read_at_ns = 0
+        self._columns: tuple[int | None, ...] = ()  # of the newest sample that was taken in, where nothing else was since
         self.define(domain, config)
 
     def define(self, domain: Domain, config: GuardConfig) -> None:
@@ -114,23 +118,24 @@ class VmRecord:
             self.short_at_ns = wall_ns
         if wall_ns <= self._read_at_ns:
             return
-        in_force = self.in_force
-        for kind, column in _SAMPLE_COLUMNS:
-            value = getattr(reading, column)
-            if value is not None:
-                if kind not in in_force:
-                    self._first_seen(kind, value)
-                in_force[kind] = value
+        columns = _sample_columns(reading)
+        if columns != self._columns:  # most samples of most VMs show what the one before showed
+            self._take_in(columns)
+            self._columns = columns
 
     def note_allocation(self, allocation: Allocation, now_ns: int) -> None:
         """Take in what was read back."""
         self._read_at_ns = now_ns
-        for kind, name in _ALLOCATION_FIELDS:
-            value = getattr(allocation, name)
+        self._columns = ()
+        self._take_in(_allocation_fields(allocation))
+
+    def _take_in(self, values: tuple[int | None, ...]) -> None:
+        in_force = self.in_force
+        for kind, value in zip(_KINDS, values, strict=True):
             if value is not None:
-                if kind not in self.in_force:
+                if kind not in in_force:
                     self._first_seen(kind, value)
-                self.in_force[kind] = value
+                in_force[kind] = value
 
     def lately_short(self, now_ns: int) -> bool:
         """It was short of memory in the newest sample or the one before."""
@@ -143,14 +148,21 @@ class VmRecord:
     @property
     def memory_sum_bytes(self) -> int:
         """Balloon and devices in force or, where that is more, on their way; what is not known counts nothing."""
-        return sum(max(self.in_force.get(kind, 0), *self.pending.get(kind, (0, 0))) for kind in MEMORY_LEVERS)
+        in_force, pending = self.in_force, self.pending
+        if not pending:
+            return sum([in_force.get(kind, 0) for kind in MEMORY_LEVERS])
+        return sum([max(in_force.get(kind, 0), *pending.get(kind, (0, 0))) for kind in MEMORY_LEVERS])
 
     @property
     def vcpus(self) -> int:
         """vCPUs in force or on their way; the domain's maximum when not known."""
         now = self.in_force.get(StepKind.VCPUS, self.domain.vcpus_max)
-        before, value = self.pending.get(StepKind.VCPUS, (0, 0))
-        return max(now, before, value)
+        flying = self.pending.get(StepKind.VCPUS)
+        return now if flying is None else max(now, *flying)
+
+    def another_memory_falls(self, kind: StepKind) -> bool:
+        """A step in flight takes memory by another lever than this one."""
+        return any(kind is not other and grows(*reversed(self.pending.get(other, (0, 0)))) for other in MEMORY_LEVERS)
 
     def charged(self, promise: Promise) -> int:
         """What this VM takes of one promise."""
@@ -159,9 +171,10 @@ class VmRecord:
             return 0
         vcpus, total = self.vcpus, 0
         for kind in _LEVERS_OF[promise]:
-            charges = [charge(kind, self.in_force.get(kind), domain, vcpus)]
-            charges.extend(charge(kind, value, domain, vcpus) for value in self.pending.get(kind, ()))
-            total += max(charges)
+            most = charge(kind, self.in_force.get(kind), domain, vcpus)
+            for value in self.pending.get(kind, ()):
+                most = max(most, charge(kind, value, domain, vcpus))
+            total += most
         return total
 
 
@@ -219,16 +232,17 @@ class Ledger:
         _forget_before(record.steps, now_ns - MINUTE_NS)
         _forget_before(self._steps, now_ns - MINUTE_NS)
         budget_ns, flap_ns = self.config.growth_budget_window_s * NS_PER_S, self.config.flap_window_s * NS_PER_S
-        in_force, base = record.in_force.get(kind), None
+        in_force, pending, base = record.in_force.get(kind), record.pending, None
+        vcpus, memory = record.vcpus, kind in MEMORY_LEVERS
         if kind in PROMISE_OF and in_force is not None:
-            base = record.budget.base(kind, extent(kind, in_force, record.domain, record.vcpus), now_ns, budget_ns)
+            base = record.budget.base(kind, extent(kind, in_force, record.domain, vcpus), now_ns, budget_ns)
         return View(
             domain=record.domain,
             in_force=in_force,
-            vcpus=record.vcpus,
+            vcpus=vcpus,
             reading=record.reading,
             reading_at_ns=record.reading_at_ns,
-            busy=kind in record.pending or StepKind.MIGRATE in record.pending,  # nothing of a VM changes while it moves
+            busy=kind in pending or StepKind.MIGRATE in pending,  # nothing of a VM changes while it moves
             growth_waits_until_ns=record.backoff_until.get((kind, True), 0),
             shrink_waits_until_ns=record.backoff_until.get((kind, False), 0),
             grown_at_ns=record.grown_at.get(kind),
@@ -236,12 +250,12 @@ class Ledger:
             vm_steps=len(record.steps),
             host_steps=len(self._steps),
             room=self._room_for(record, kind),
-            moving=bool(record.pending),
-            yielded_until_ns=max(record.yielded.get(None, 0), record.yielded.get(kind, 0)),
-            memory_bytes=record.in_force.get(StepKind.MEMORY),
-            memory_sum_bytes=record.memory_sum_bytes,
-            memory_falling=any(kind is not other and grows(*reversed(record.pending.get(other, (0, 0)))) for other in MEMORY_LEVERS),
-            memory_peak=record.memory_cuts.peak(now_ns),
+            moving=bool(pending),
+            yielded_until_ns=max(record.yielded.get(None, 0), record.yielded.get(kind, 0)) if record.yielded else 0,
+            memory_bytes=record.in_force.get(StepKind.MEMORY) if memory else None,
+            memory_sum_bytes=record.memory_sum_bytes if memory else 0,
+            memory_falling=memory and bool(pending) and record.another_memory_falls(kind),
+            memory_peak=record.memory_cuts.peak(now_ns) if memory else None,
             turning=record.turns.would_turn(kind),
             turned_at_ns=record.turns.within(kind, now_ns - flap_ns),
             cut_recently=self._radius.recently(vm_id, now_ns),

@@ -37,6 +37,23 @@ FIELDS: Final = {
     StepKind.NET_TX_RATE: ("net_tx_rate_bits_per_s", "net_tx_rate_bits_per_s"),
 }
 
+# kind -> field of Capabilities, where it is not the quota's
+_CAPABILITY: Final = {
+    StepKind.VCPUS: "vcpu_hot_add",
+    StepKind.MEMORY: "balloon",
+    StepKind.NET_RX: "shape_rx",
+    StepKind.NET_TX: "shape_tx",
+    StepKind.VCPUS_ONLINE: "vcpu_offline",
+    StepKind.VIRTIO_MEM: "virtio_mem",
+    StepKind.DIMM: "dimm",
+    StepKind.MEMORY_HIGH: "memory_high",
+    StepKind.DISK_BYTES: "disk_limit",
+    StepKind.DISK_OPS: "disk_limit",
+    StepKind.DISK_WEIGHT: "disk_weight",
+    StepKind.NET_TX_RATE: "net_rate",
+    StepKind.MIGRATE: "migrate",
+}
+
 SHARES_MIN: Final = 2
 SHARES_MAX: Final = 262_144
 WEIGHT_MIN: Final = 1
@@ -135,25 +152,10 @@ def grows(before: int, after: int) -> bool:
 
 def incapable(kind: StepKind, domain: Domain, growing: bool = True) -> str | None:
     """Why the domain cannot take steps of this kind in this direction; None = it can."""
-    can = domain.capabilities
     if kind is StepKind.VCPUS and not growing:
-        return can.vcpu_unplug
-    reasons = {
-        StepKind.VCPUS: can.vcpu_hot_add,
-        StepKind.MEMORY: can.balloon,
-        StepKind.NET_RX: can.shape_rx,
-        StepKind.NET_TX: can.shape_tx,
-        StepKind.VCPUS_ONLINE: can.vcpu_offline,
-        StepKind.VIRTIO_MEM: can.virtio_mem,
-        StepKind.DIMM: can.dimm,
-        StepKind.MEMORY_HIGH: can.memory_high,
-        StepKind.DISK_BYTES: can.disk_limit,
-        StepKind.DISK_OPS: can.disk_limit,
-        StepKind.DISK_WEIGHT: can.disk_weight,
-        StepKind.NET_TX_RATE: can.net_rate,
-        StepKind.MIGRATE: can.migrate,
-    }
-    return reasons.get(kind, can.cpu_quota)
+        return domain.capabilities.vcpu_unplug
+    reason: str | None = getattr(domain.capabilities, _CAPABILITY.get(kind, "cpu_quota"))
+    return reason
 
 
 def invalid(kind: StepKind, value: int) -> str | None:
@@ -175,17 +177,23 @@ def domain_maximum(kind: StepKind, domain: Domain) -> int:
     """The most that the domain's definition allows of a lever."""
     if kind in _RANGES:
         return _RANGES[kind][1]
-    return {
-        StepKind.CPU_QUOTA: domain.vcpus_max * 1000,
-        StepKind.VCPUS: domain.vcpus_max,
-        StepKind.VCPUS_ONLINE: domain.vcpus_max,
-        StepKind.MEMORY: domain.memory_max_bytes,
-        StepKind.VIRTIO_MEM: domain.virtio_mem_max_bytes,
-        StepKind.DIMM: domain.dimm_max_bytes,
-        StepKind.MEMORY_HIGH: domain.memory_max_bytes + domain.virtio_mem_max_bytes + domain.dimm_max_bytes,
-        StepKind.DISK_BYTES: _DISK_MOST,
-        StepKind.DISK_OPS: _DISK_MOST,
-    }.get(kind, domain.net_max_bits_per_s)
+    match kind:
+        case StepKind.CPU_QUOTA:
+            return domain.vcpus_max * 1000
+        case StepKind.VCPUS | StepKind.VCPUS_ONLINE:
+            return domain.vcpus_max
+        case StepKind.MEMORY:
+            return domain.memory_max_bytes
+        case StepKind.VIRTIO_MEM:
+            return domain.virtio_mem_max_bytes
+        case StepKind.DIMM:
+            return domain.dimm_max_bytes
+        case StepKind.MEMORY_HIGH:
+            return domain.memory_max_bytes + domain.virtio_mem_max_bytes + domain.dimm_max_bytes
+        case StepKind.DISK_BYTES | StepKind.DISK_OPS:
+            return _DISK_MOST
+        case _:
+            return domain.net_max_bits_per_s
 
 
 def bounds(kind: StepKind, domain: Domain, config: GuardConfig) -> tuple[int, int]:

@@ -180,14 +180,17 @@ class Ownership:
         vm = self._vms.get(vm_id)
         if vm is None or not vm.met:
             return [], False
-        foreign, first = [], vm.unsaved
+        foreign: list[Foreign] = []
+        first = vm.unsaved
         vm.unsaved = False
+        if vm.believed == in_force:  # nearly always, and three quarters of a round's cost when looked at one by one
+            return foreign, first
         for kind, value in in_force.items():
             believed = vm.believed.get(kind)
             if believed is None:
                 vm.believed[kind], first = value, True
                 continue
-            if kind in GUESTS_OWN or value == believed or shows(kind, believed, value):
+            if value == believed or kind in GUESTS_OWN or shows(kind, believed, value):
                 continue
             reach = vm.reach.get(kind)
             if reach is not None and reach.explains(kind, value, now_ns):

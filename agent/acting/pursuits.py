@@ -6,7 +6,6 @@ followed by the next at once, as far as the guard lets it. Invariant: every step
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -184,7 +183,7 @@ class Pursuits:
         if not pursuit.restoring:
             return view
         # A batch of undos is bounded by the steps that it takes back, and by its minute; and a VM that is left to its owner is the owner's.
-        return replace(view, vm_steps=0, host_steps=0, yielded_until_ns=0)
+        return msgspec.structs.replace(view, vm_steps=0, host_steps=0, yielded_until_ns=0)
 
     def _hold(self, pursuit: Pursuit, verdict: Verdict, current: int | None, now_ns: int) -> None:
         """The guard said no: wait when waiting can help before the deadline, otherwise end."""

@@ -22,6 +22,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from agent.acting.pressure import pressed, used
 from shared.config import ReactiveConfig
 from shared.model import VmSample
@@ -41,8 +43,7 @@ CENSORED_CLIMB_PERMILLE: Final = (250, 500, 1000)
 SUSTAINED_SAMPLES: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What the rule wants: a value for one lever, and why."""
 
     kind: StepKind

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.acting.guard import Guard, Verdict, View
 from agent.acting.levers import DIMM_BYTES, WEIGHTS, bounds, charge, extent, grows, shows, smallest_change, tellable
