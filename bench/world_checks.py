@@ -50,6 +50,7 @@ class HostChecks:
         self._newest_plan: ev.PlanAccepted | None = None
         self._readings: dict[str, VmSample] = {}
         self._untouched: dict[str, tuple[int | None, ...]] = {}
+        self._within: dict[str, tuple[int | None, ...]] = {}  # VM -> values that were last found within its bounds, which never change
         self._submitted_ns = -(10**18)
         initial = {spec.vm_id: spec.initial for spec in node.file.vms}
         self.pace = Pace(world.settings.guard, initial, self._shown, self._violated)
@@ -140,17 +141,17 @@ class HostChecks:
         self._check_commit(vms)
 
     def _check_bounds(self, vm: RawVm) -> None:
-        spec = self._specs[vm.vm_id]
-        for kind, value in (
-            (StepKind.VCPUS, vm.vcpus),
-            (StepKind.CPU_QUOTA, vm.cpu_quota_millicores),
-            (StepKind.NET_RX, vm.net_rx_ceil_bits_per_s),
-            (StepKind.NET_TX, vm.net_tx_ceil_bits_per_s),
-            (StepKind.MEMORY, _balloon(vm)),
-        ):
+        values = (vm.vcpus, vm.cpu_quota_millicores, vm.net_rx_ceil_bits_per_s, vm.net_tx_ceil_bits_per_s, _balloon(vm))
+        if self._within.get(vm.vm_id) == values:
+            return
+        spec, broken = self._specs[vm.vm_id], False
+        for kind, value in zip(_BOUNDED, values, strict=True):
             floor, slack = self._floors(kind), MEMORY_SLACK if kind is StepKind.MEMORY else 0
             if value is not None and not within(spec, kind, value, floor, slack):
                 self._violated(f"{kind} of {spec.name} in force is {value}, floor {floor}, policy {spec.policy}")
+                broken = True
+        if not broken:
+            self._within[vm.vm_id] = values
 
     def _check_untouched(self, vms: tuple[RawVm, ...]) -> None:
         """A balloon that an earlier mode set off may still follow a guest that frees memory late: left out once the host has acted."""
@@ -226,6 +227,7 @@ class HostChecks:
         self._world.violated(f"{self._node.host_id}: {what}")
 
 
+_BOUNDED = (StepKind.VCPUS, StepKind.CPU_QUOTA, StepKind.NET_RX, StepKind.NET_TX, StepKind.MEMORY)
 _RANGES = {  # levers whose values no policy bounds
     StepKind.CPU_PERIOD: (1_000, 1_000_000),
     StepKind.MEMORY_HIGH: (1, 2**53),
@@ -243,6 +245,8 @@ def _balloon(vm: RawVm) -> int | None:
 def within(spec: VmWorkload, kind: StepKind, value: int, floor: int, slack: int = 0) -> bool:
     """Whether `value` lies within the VM's policy and its domain's maxima; `floor` is the host's own, `slack` how far below it is fine."""
     policy = spec.policy
+    low: int | None
+    high: int | None
     if kind is StepKind.CPU_SHARES:
         return 2 <= value <= 262_144
     if kind in _RANGES:
