@@ -127,3 +127,9 @@ def test_an_open_circuit_is_never_shortened() -> None:
     circuit.failed(500, failures=1, window_ns=10, open_ns=1000)
     circuit.failed(100, failures=1, window_ns=10, open_ns=1000)  # the clock was set back
     assert circuit.open_until_ns == 1500
+
+
+def test_what_began_with_nothing_and_has_nothing_has_nothing_to_take_a_share_of() -> None:
+    budget = GrowthBudget()
+    assert budget.base(StepKind.DIMM, 0, 5 * NS_PER_S, NS_PER_S) == 0
+    assert budget.ends_ns(StepKind.DIMM, 5 * NS_PER_S, NS_PER_S) is None

@@ -247,3 +247,24 @@ def test_commit_limits() -> None:
         cpu_millicores=1, memory_bytes=2, net_bits_per_s=3, cpu_commit_millicores=4, memory_commit_bytes=5, net_commit_bits_per_s=6
     )
     assert [commit_limit(promise, capacity) for promise in Promise] == [4, 5, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"cpu_floor_millicores": 500}, (1, 4)), ({"cpu_floor_millicores": 2001}, (3, 4)), ({"cpu_ceiling_millicores": 2001}, (1, 3))],
+)
+def test_vcpus_are_bounded_in_whole_ones_rounded_up(fields: dict[str, int], expected: tuple[int, int]) -> None:
+    assert bounds(K.VCPUS, policy(**fields), CONFIG) == expected
+
+
+def test_a_device_that_nothing_of_ours_limits_is_judged_by_its_own_capability() -> None:
+    """Not by that of the CPU quota, say."""
+    without_device = msgspec.structs.replace(DOMAIN, capabilities=msgspec.structs.replace(CAN, virtio_mem="no device"))
+    without_quota = msgspec.structs.replace(DOMAIN, capabilities=msgspec.structs.replace(CAN, cpu_quota="no cgroup"))
+    assert charge(K.VIRTIO_MEM, None, without_device, 2) == 0
+    assert charge(K.VIRTIO_MEM, None, without_quota, 2) == 2 * GIB
+
+
+def test_a_tellable_growth_is_whole_bytes() -> None:
+    assert tellable(K.MEMORY, 10**9) == 10_101_011
+    assert tellable(K.MEMORY, GIB // 8) == 2 * MIB + 1

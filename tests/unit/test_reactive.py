@@ -209,3 +209,75 @@ def test_asks_stay_within_bounds_and_grow_when_they_say_so(use: int, throttled: 
     for ask in asked:
         low, high = BOUNDS[ask.kind]
         assert low <= ask.value <= high and ask.grow and ask.value > now.in_force[ask.kind]
+
+
+def whole(reading: VmSample, demand: Demand | None = None, now_s: int = 0, **in_force: int) -> list[Ask]:
+    return RULE.asks(reading, situation(**in_force), demand or Demand(), now_s * NS_PER_S)
+
+
+def test_an_ask_says_its_direction_and_its_reason() -> None:
+    assert whole(VmSample(net_rx_bits_per_s=9 * 10**7)) == [Ask(RX, 112_500_000, True, "high_use")]
+    assert whole(VmSample(cpu_used_millicores=500, cpu_throttled_permille=20)) == [Ask(Q, 1250, True, "pressure")]
+    assert whole(VmSample(memory_used_bytes=GIB, guest_oom_kills=1)) == [Ask(M, 2 * GIB * 5 // 4, True, "guest_oom")]
+    assert whole(VmSample(cpu_used_millicores=1900), cpu_quota=2000) == [Ask(V, 3, True, "high_use"), Ask(Q, 2375, True, "high_use")]
+    demand = Demand()
+    calm(demand, 1795, use=301)
+    assert whole(VmSample(cpu_used_millicores=301), demand, 1800) == [Ask(Q, 376, False, "low_use")]  # whole millicores
+
+
+@pytest.mark.parametrize(
+    ("in_force", "use", "expected"),
+    [
+        ({Q: 1000}, 900, [(Q, 1125)]),  # vCPUs not known: the quota alone
+        ({Q: UNLIMITED}, 900, []),  # nothing is known to run into
+        ({Q: UNLIMITED, V: 2}, 1699, []),
+        ({Q: UNLIMITED, V: 2}, 1700, [(V, 3)]),  # 85 % of two
+        ({Q: 4000, V: 2}, 1699, []),
+        ({Q: 4000, V: 2}, 1700, [(V, 3)]),
+        ({V: 2}, 1700, [(V, 3)]),
+        ({Q: 1800, V: 2}, 1600, [(Q, 2000)]),  # two are enough for that
+        ({Q: 1800, V: 2}, 1601, [(V, 3), (Q, 2001)]),  # one millicore more is a third
+    ],
+)
+def test_what_cpu_use_runs_into(in_force: dict[StepKind, int], use: int, expected: list[tuple[StepKind, int]]) -> None:
+    now = Situation(in_force, BOUNDS, 4, 10**9)
+    assert [(a.kind, a.value) for a in RULE.asks(VmSample(cpu_used_millicores=use), now, Demand(), 0)] == expected
+
+
+def test_the_trigger_is_met_to_the_bit() -> None:
+    assert asks(VmSample(net_rx_bits_per_s=84_999_999)) == []
+    assert asks(VmSample(net_rx_bits_per_s=85_000_000)) == [(RX, 106_250_000)]
+
+
+def test_at_the_ceiling_there_is_nothing_to_ask_for() -> None:
+    assert asks(VmSample(memory_used_bytes=8 * GIB, psi_memory_some_permille=60), memory=8 * GIB) == []
+    assert asks(VmSample(net_rx_bits_per_s=950_000_000), net_rx=UNLIMITED) == []
+    assert asks(VmSample(memory_used_bytes=GIB), memory=0) == []  # no limit at all is none to judge by
+
+
+@pytest.mark.parametrize(
+    ("limit", "use", "expected"),
+    [(10**8, 72_000_000, []), (10**8, 71_999_999, [(RX, 89_999_998)]), (UNLIMITED, 71_999_999, [(RX, 89_999_998)])],
+)
+def test_a_shrink_gains_more_than_a_tenth_and_an_unlimited_nic_counts_as_all_there_is(
+    limit: int, use: int, expected: list[tuple[StepKind, int]]
+) -> None:
+    demand, last = Demand(), list[tuple[StepKind, int]]()
+    for now in range(0, 1801, 5):
+        last = asks(VmSample(net_rx_bits_per_s=use), demand, now, net_rx=limit)
+    assert last == expected
+
+
+@pytest.mark.parametrize(("pause_s", "kept"), [(0, True), (180, True), (181, False)])
+def test_a_tenth_of_the_window_without_a_sample_is_no_gap_yet(pause_s: int, kept: bool) -> None:
+    demand = Demand()
+    calm(demand, 1800)
+    assert calm(demand, 0, start_s=1800 + pause_s) == ([(Q, 375)] if kept else [])
+
+
+def test_ever_smaller_demands_take_one_entry_a_slot() -> None:
+    window, track = 1800 * NS_PER_S, Track()
+    for second in range(3600):
+        track.observe(10_000 - second, window, second * NS_PER_S)
+        assert len(track._falling) <= SLOTS + 1
+    assert track.peak(window) == 10_000 - 1740  # of the oldest slot that the window still touches
