@@ -14,6 +14,7 @@ from agent import events as ev
 from agent.acting.telling import HistoryLine
 from agent.picture import Picture
 from agent.sampling.detail import VmDetail
+from agent.sampling.dirty import DirtyRates
 from shared.control import Request
 from shared.errors import Refusal
 from shared.model import Mode
@@ -43,8 +44,15 @@ class Command(NamedTuple):
 class Answers:
     """`answer` is the handler of a ControlServer. `handle` gives an event to the core and carries out what it says."""
 
-    def __init__(self, picture: Picture, handle: Callable[[ev.Event], None], simulation: Simulation | None = None) -> None:
-        self._picture, self._handle, self._simulation = picture, handle, simulation
+    def __init__(
+        self,
+        picture: Picture,
+        handle: Callable[[ev.Event], None],
+        simulation: Simulation | None = None,
+        dirty_rates: DirtyRates | None = None,
+    ) -> None:
+        """None = this host has no such thing."""
+        self._picture, self._handle, self._simulation, self._dirty_rates = picture, handle, simulation, dirty_rates
         self._commands: dict[str, Command] = {
             "status": Command(self._status),
             "mode": Command(self._mode, most=1),
@@ -54,6 +62,7 @@ class Answers:
             "history": Command(self._history, options=("n", "vm")),
             "why": Command(self._why, least=1, most=1),
             "caps": Command(self._caps, least=1, most=1),
+            "dirty-rate": Command(self._dirty_rate, least=1, most=1, options=("measure",)),
             "pause": Command(self._pause),
             "resume": Command(self._pause),
             "undo": Command(self._undo, most=1, options=("since_s", "vm", "dry_run")),
@@ -177,7 +186,7 @@ class Answers:
         levers = core.undoable(step_id=order.step_id, since_ns=order.since_ns, vm_id=order.vm_id)
         if not levers:
             raise Refusal(RefusalCode.NOTHING_TO_UNDO)
-        dry = request.options.get("dry_run") == "true"
+        dry = _flag(request, "dry_run")
         if not dry and (holders := self._picture.paused_by()):
             raise Refusal(RefusalCode.PAUSED, f"paused by {', '.join(holders)}: resume first")
         if not dry and not core.mode.acts:
@@ -192,8 +201,6 @@ class Answers:
         step_id, since, vm = request.argument, request.options.get("since_s"), request.options.get("vm")
         if (step_id is None) == (since is None):
             raise Refusal(RefusalCode.INVALID_VALUE, "undo takes a step or a time (--since), one of them")
-        if request.options.get("dry_run", "false") not in ("true", "false"):
-            raise Refusal(RefusalCode.INVALID_VALUE, f"dry_run {request.options['dry_run'][:64]!r}: allowed true, false")
         since_ns = None
         if since is not None:
             since_ns = self._picture.clock.wall_ns() - _number("since_s", since, 1, UNDO_MOST_S) * NS_PER_S
@@ -211,6 +218,20 @@ class Answers:
         waiting = [line for line in core.plan(self._picture.clock.wall_ns()).steps if line.step.reason.startswith(UNDO_REASON)]
         return {"ended": ended, "open": len(waiting)}
 
+    def _dirty_rate(self, request: Request) -> dict[str, Any]:
+        """What is known of the VM's dirty rate; with `measure` it is measured soon, and `measuring` says until when."""
+        vm_id = self._picture.vm_id(request.argument or "")
+        domain = next(domain for domain in self._picture.domains if domain.vm_id == vm_id)
+        rates = self._dirty_rates
+        if rates is None:
+            raise Refusal(RefusalCode.NOT_CAPABLE, f"hypervisor {self._picture.config.hypervisor} measures no dirty rates")
+        if _flag(request, "measure"):
+            if not domain.running:
+                raise Refusal(RefusalCode.VM_NOT_RUNNING, f"{domain.name} is not running")
+            if not rates.request(vm_id):
+                raise Refusal(RefusalCode.RATE_LIMITED, "too many measurements wait already")
+        return {"vm_id": vm_id, "name": domain.name, **msgspec.to_builtins(rates.state(vm_id))}
+
     def _caps(self, request: Request) -> dict[str, Any]:
         vm_id = self._picture.vm_id(request.argument or "")
         domain = next(domain for domain in self._picture.domains if domain.vm_id == vm_id)
@@ -221,6 +242,13 @@ class Answers:
             "policy": msgspec.to_builtins(domain.policy),
             "capabilities": {name: {"able": reason is None, "reason": reason or ""} for name, reason in reasons.items()},
         }
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.options.get(name, "false")
+    if text not in ("true", "false"):
+        raise Refusal(RefusalCode.INVALID_VALUE, f"{name} {text[:64]!r}: allowed true, false")
+    return text == "true"
 
 
 def _told(line: HistoryLine) -> dict[str, Any]:

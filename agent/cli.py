@@ -18,7 +18,7 @@ import msgspec
 from agent.cli_control import mode, pause, resume, undo
 from agent.cli_door import CONFIG_OPTION, EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, PROGRAM, read_config
 from agent.cli_host import completion, config, doctor, man
-from agent.cli_show import caps, history, plan, status, top, vms, why
+from agent.cli_show import caps, dirty_rate, history, plan, status, top, vms, why
 from shared.config import AgentConfig
 from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 from shared.model import Mode
@@ -53,7 +53,7 @@ def run(config_path: Path | None, hypervisor: str | None, workload: Path | None,
     asyncio.run(run_agent(read(), read))
 
 
-for command in (status, mode, vms, top, plan, history, why, caps, pause, resume, undo, doctor, config, completion, man):
+for command in (status, mode, vms, top, plan, history, why, caps, dirty_rate, pause, resume, undo, doctor, config, completion, man):
     cli.add_command(command)
 
 

@@ -1,16 +1,19 @@
-"""Commands that only show: status, vms, top, plan, history, why, caps."""
+"""Commands that only show: status, vms, top, plan, history, why, caps, dirty-rate."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 
-from agent.cli_door import Door, complete_vm, show, show_table, with_door
+from agent.cli_door import EXIT_FAILED, Door, complete_vm, show, show_table, with_door
 from shared.units import NS_PER_S
 
+DIRTY_WAIT_S: Final = 30.0  # two measurements that get no result, and then ours
+DIRTY_POLL_S: Final = 0.2
 VM_COLUMNS: Final = (
     "vm_id",
     "name",
@@ -146,3 +149,29 @@ def caps(door: Door, as_json: bool, vm: str) -> None:
         return
     rows = [[name, "yes" if entry["able"] else "no", entry["reason"]] for name, entry in result["capabilities"].items()]
     show_table(("capability", "able", "reason"), rows)
+
+
+@click.command("dirty-rate")
+@click.argument("vm", shell_complete=complete_vm)
+@click.option("--last", is_flag=True, help="Measure nothing, show the newest figure.")
+@with_door
+def dirty_rate(door: Door, as_json: bool, vm: str, *, last: bool) -> None:
+    """Measure how fast VM (id or name) rewrites its memory: what a live migration has to outrun. Costs it page faults for a second."""
+    result = door.ask("dirty-rate", vm, measure=str(not last).lower())
+    deadline = time.monotonic() + DIRTY_WAIT_S
+    while result["measuring"] and not last and time.monotonic() < deadline:
+        time.sleep(DIRTY_POLL_S)
+        result = door.ask("dirty-rate", vm)
+    if result["measuring"] and not last:
+        result["failure"] = f"no result within {DIRTY_WAIT_S:g} s"
+    if as_json:
+        show(result, True)
+    else:
+        rate, name = result["bytes_per_s"], result["name"] or vm
+        click.echo(
+            f"{name}: never measured" if rate is None else f"{name}: {rate / 1e6:.1f} MB/s, measured {result['age_ms'] / 1000:.0f} s ago"
+        )
+        if result["failure"]:
+            click.echo(f"{name}: not measured now: {result['failure']}", err=True)
+    if result["failure"] and not last:
+        raise click.exceptions.Exit(EXIT_FAILED)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.ports import HostReader, Hypervisor, Migrator, RawHost, RawVm
+from agent.sampling.dirty import DirtyRates
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import ConfigError
@@ -28,7 +29,7 @@ class HostBundle:
     ask: Callable[[str], Any] | None = None
     collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
-    request_dirty_rate: Callable[[str], bool] = lambda _: False  # measure a VM's soon; False = it will not be
+    dirty_rates: DirtyRates | None = None  # None = they cannot be measured here
     migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.movers
 
 
@@ -79,7 +80,7 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         collector_seconds=collector_seconds,
         close=close,
         migrator=migrator,
-        request_dirty_rate=hypervisor.collectors.dirty.request,
+        dirty_rates=hypervisor.collectors.dirty,
     )
 
 

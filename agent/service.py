@@ -88,7 +88,7 @@ class AgentService:
         self._stopping = asyncio.Event()
         self._link = self._performer.link = self._open_link()
         simulation = None if self.host.ask is None else self._ask_simulation
-        self._answers = Answers(self.picture, self.handle, simulation)
+        self._answers = Answers(self.picture, self.handle, simulation, self.host.dirty_rates)
         self._control = ControlServer(Path(config.socket_path), self._answer)
         self._exporter = Exporter(gauges.page)
         self._pause_file = PauseFile(

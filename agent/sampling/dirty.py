@@ -16,6 +16,7 @@ import structlog
 
 from shared.clock import Clock
 from shared.errors import HostError, Refusal
+from shared.units import NS_PER_MS
 
 MEASURE_S: Final = 1  # libvirt takes 1 to 60; a second sees every page that a busy guest touches often
 RESULT_DEADLINE_S: Final = 10.0  # then another VM's turn; QEMU finishes by itself
@@ -30,6 +31,15 @@ class DirtyRate(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes_per_s: int
     at_ns: int  # monotonic
+
+
+class DirtyState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one VM's dirty rate: whether it is being measured or about to be, the newest figure, why the last try gave none."""
+
+    measuring: bool
+    bytes_per_s: int | None = None
+    age_ms: int | None = None
+    failure: str = ""
 
 
 class DirtyRateSource(Protocol):
@@ -54,6 +64,7 @@ class DirtyRates:
         self._condition = threading.Condition()
         self._waiting: OrderedDict[str, None] = OrderedDict()
         self._newest: OrderedDict[str, DirtyRate] = OrderedDict()
+        self._failures: dict[str, str] = {}  # of VMs whose last measurement gave nothing
         self._running: str | None = None
         self._closed = threading.Event()
         self._bug: Exception | None = None
@@ -69,6 +80,7 @@ class DirtyRates:
             if len(self._waiting) >= MOST_WAITING:
                 return False
             self._waiting[vm_id] = None
+            self._failures.pop(vm_id, None)
             if self._thread is None:  # most agents never measure: no thread until then
                 self._thread = threading.Thread(target=self._run, name="tidegate dirty rates", daemon=True)
                 self._thread.start()
@@ -87,11 +99,23 @@ class DirtyRates:
         found = self._newest.get(vm_id)
         return None if found is None else max(0, self._clock.monotonic_ns() - found.at_ns)
 
+    def state(self, vm_id: str) -> DirtyState:
+        """Everything at once, for somebody who asked for a measurement and waits. Raises what the worker died of."""
+        with self._condition:
+            rate, age_ns = self.newest(vm_id), self.age_ns(vm_id)
+            return DirtyState(
+                measuring=vm_id == self._running or vm_id in self._waiting,
+                bytes_per_s=rate,
+                age_ms=None if age_ns is None else age_ns // NS_PER_MS,
+                failure=self._failures.get(vm_id, ""),
+            )
+
     def forget(self, vm_id: str) -> None:
         """The VM is gone (or moved away: its rate is measured anew where it runs)."""
         with self._condition:
             self._waiting.pop(vm_id, None)
             self._newest.pop(vm_id, None)
+            self._failures.pop(vm_id, None)
 
     def close(self, seconds: float = 1.0) -> None:
         """End; a call into libvirt that hangs is not waited for longer than `seconds`."""
@@ -125,6 +149,10 @@ class DirtyRates:
             rate = self._measure(vm_id)
         except (HostError, Refusal) as error:
             _log.info("dirty rate could not be measured", vm=vm_id, error=str(error))
+            with self._condition:
+                self._failures[vm_id] = str(error)
+                while len(self._failures) > MOST_KEPT:
+                    del self._failures[next(iter(self._failures))]
             return
         with self._condition:
             self._newest[vm_id] = DirtyRate(bytes_per_s=rate, at_ns=self._clock.monotonic_ns())

@@ -299,6 +299,7 @@ def test_exit_codes(agent: Agent) -> None:
     assert agent.run("mode", "turbo", *socket).returncode == 2
     assert agent.run("frobnicate").returncode == 2
     assert agent.run("why", "nobody", *socket).returncode == 3
+    assert agent.run("dirty-rate", "hungry", *socket).returncode == 3  # a simulated host measures none
     assert agent.run("status", "--socket", str(agent.socket) + ".none").returncode == 4
     assert agent.run("run", "--config", str(agent.folder / "absent.toml")).returncode == 78
     second = agent.run("run", "--config", str(agent.config_file))

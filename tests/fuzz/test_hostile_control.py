@@ -30,7 +30,7 @@ from shared.refusal import RefusalCode
 from shared.units import GIB, MIB, NS_PER_S
 
 REQUESTS = 10_000
-READ_ONLY = ("status", "vms", "top", "plan", "history", "why", "caps", "undone")
+READ_ONLY = ("status", "vms", "top", "plan", "history", "why", "caps", "undone", "dirty-rate")
 COMMANDS = (*READ_ONLY, "mode", "pause", "resume", "undo")
 WITHOUT_ARGUMENT = ("status", "vms", "top", "plan", "history", "pause", "resume")
 

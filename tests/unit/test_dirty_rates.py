@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.sampling.dirty import MOST_WAITING, RESULT_DEADLINE_S, DirtyRates
+from agent.sampling.dirty import MOST_WAITING, RESULT_DEADLINE_S, DirtyRates, DirtyState
 from shared.clock import ManualClock
 from shared.errors import HostError
 from shared.units import MIB, NS_PER_S
@@ -102,6 +102,12 @@ def test_a_refused_measurement_and_one_without_an_end_take_only_themselves(rates
     clock.advance(2 + int(RESULT_DEADLINE_S))
     measured(rates, source, "c", 5)
     assert (rates.newest("gone"), rates.newest("hangs"), rates.newest("c")) == (None, None, 5)
+    assert rates.state("gone").failure == "no such domain" and "no result" in rates.state("hangs").failure
+    source.refused.clear()
+    clock.advance(1)
+    assert rates.state("c") == DirtyState(measuring=False, bytes_per_s=5, age_ms=1000)
+    assert rates.request("gone")
+    assert rates.state("gone") == DirtyState(measuring=True)
 
 
 def test_waiting_is_bounded(rates: DirtyRates, source: Source) -> None:
