@@ -2,7 +2,7 @@
 
 libvirt delivers events only through an event loop that was registered before the connection was opened; its default one is a matter of
 the whole process, so it is registered once and runs in one daemon thread for good (it sleeps in poll(2) while nothing happens).
-What libvirt has no event for (blkio weight, memory.high) is read from files or at the next refresh. A connection that cannot tell (an
+What libvirt has no event for (blkio weight, memory.high) is read from files. A connection that cannot tell (an
 old libvirt, a driver without events) is reported as such, and its domains are then read anew each round.
 """
 

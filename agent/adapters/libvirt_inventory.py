@@ -2,7 +2,8 @@
 
 Reading and parsing a definition costs us about 2 ms of CPU (measured), so those of the running domains are kept: read anew when libvirt
 tells of a change, when we changed something ourselves, and every ten minutes in case an event was lost. Of the limits that we move, libvirt
-has no event for the blkio weight alone: it is asked once a minute. Where the connection tells no changes, every call reads everything.
+has no event for the blkio weight alone: sampling reads that from the VM's group (agent/sampling/block.py). Where the connection tells no
+changes, every call reads everything.
 Invariant: a change that is told while a definition is being read makes that reading void.
 """
 
@@ -20,7 +21,6 @@ from agent.adapters.libvirt_connection import LIVE, LibvirtConnection
 from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
 
 REREAD_S: Final = 600.0
-WEIGH_S: Final = 60.0
 _RUNNING: Final = (1, 2)  # VIR_DOMAIN_RUNNING, VIR_DOMAIN_BLOCKED
 _NO_BLKIO: Final = (3, 42, 55, 67, 84)  # not supported, gone, "blkio cgroup isn't mounted", configuration or operation unsupported
 _log = structlog.get_logger(__name__)
@@ -45,7 +45,6 @@ class Inventory:
         self._changed: set[str] = set()  # told of since their last reading began
         self._reboots: dict[str, int] = {}
         self._reread_at = 0.0
-        self._weighed_at = 0.0
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -82,17 +81,13 @@ class Inventory:
         with self._lock:
             if not source.tells_changes or now - self._reread_at > REREAD_S:
                 self._known.clear()
-                self._reread_at = self._weighed_at = now
-            weigh = now - self._weighed_at > WEIGH_S
-            self._weighed_at = now if weigh else self._weighed_at
+                self._reread_at = now
             self._known = {vm_id: known for vm_id, known in self._known.items() if vm_id in domains}
             kept = dict(self._known)
             self._reboots = {vm_id: reboots for vm_id, reboots in self._reboots.items() if vm_id in domains}
             self._changed -= domains.keys() - kept.keys()
         missing = [domain for vm_id, domain in domains.items() if vm_id not in kept]
         fresh = [_known(libvirt, domain, definition, running) for definition, domain, running in self.read(libvirt, missing)]
-        if weigh:
-            fresh += [msgspec.structs.replace(known, disk_weight=read_weight(libvirt, domains[vm_id])) for vm_id, known in kept.items()]
         for known in fresh:
             vm_id = known.definition.vm_id
             kept[vm_id] = known

@@ -47,6 +47,7 @@ class VmGroups(msgspec.Struct, frozen=True, kw_only=True):
     cpuacct: Path | None = None  # v1: usage
     memory: tuple[Path, ...] = ()
     memory_is_v2: bool = False
+    disk: Path | None = None  # where the weight is that libvirt sets: on the outermost
 
 
 def parse_proc_cgroup(text: str) -> dict[str, str]:
@@ -105,7 +106,7 @@ def locate(files: KernelFiles, pid: int, mounts: Sequence[CgroupMount] | None = 
         mounts = read_mounts(files)
     theirs = files.proc / str(pid)
     found = {}
-    for key in (UNIFIED, "cpu", "cpuacct", "memory"):
+    for key in (UNIFIED, "cpu", "cpuacct", "memory", "blkio"):
         group = domain_group(paths.get(key, "/"))
         if group is None:
             continue
@@ -121,6 +122,7 @@ def locate(files: KernelFiles, pid: int, mounts: Sequence[CgroupMount] | None = 
         cpuacct=found.get("cpuacct"),
         memory=_outwards(found.get("memory", found.get(UNIFIED))),
         memory_is_v2="memory" not in found,
+        disk=next(iter(_outwards(found.get("blkio", found.get(UNIFIED)))[-1:]), None),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from agent.ports import PerfCounts, RawVm
-from agent.sampling.block import parse_block
+from agent.sampling.block import GroupWeight, parse_block
 from agent.sampling.cgroup import VmGroups
 from agent.sampling.files import KernelFiles, Watched
 from agent.sampling.group_cpu import GroupCpu, may_throttle
@@ -73,6 +73,7 @@ class VmReader:
         self._stat: Watched[ProcessStat | None] = Watched(files.opened(files.proc / str(pid) / "stat"), parse_stat, None)
         self._cpu = GroupCpu(files, groups)
         self._memory = GroupMemory(files, groups)
+        self._weight = GroupWeight(files, groups)
         self._threads = ThreadFiles(files, pid)
         self._pressure: tuple[Watched[Pressure], ...] = ()
         if groups.unified is not None:
@@ -111,6 +112,7 @@ class VmReader:
         on_cpu, on_memory, on_io = (file.read() for file in self._pressure) if self._pressure else (Pressure(),) * 3
         memory, balloon, disks = self._memory.read(), parse_balloon(beside.stats), parse_block(beside.stats)
         nic, receive, send, domain = beside.nic, beside.receive, beside.send, self.domain
+        weight = self._weight.read()
         return RawVm(
             vm_id=domain.vm_id,
             epoch=epoch,
@@ -174,7 +176,7 @@ class VmReader:
             dimm_bytes=domain.dimm_bytes,
             memory_high_bytes=memory.high_bytes,
             disk_ops_limit_per_s=domain.disk_ops_limit_per_s,
-            disk_weight=domain.disk_weight,
+            disk_weight=domain.disk_weight if weight is None else weight,
             net_tx_rate_bits_per_s=None if send is None else send.rate_bits_per_s,
         )
 
@@ -182,6 +184,7 @@ class VmReader:
         """Look again for files that were absent: a controller may have been switched on meanwhile."""
         self._cpu.retry()
         self._memory.retry()
+        self._weight.retry()
         self._threads.retry()
         for file in self._pressure:
             file.retry()
@@ -191,6 +194,7 @@ class VmReader:
         self._stat.close()
         self._cpu.close()
         self._memory.close()
+        self._weight.close()
         self._threads.close()
         for file in self._pressure:
             file.close()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters.kernel_files import RootedFiles
+from agent.sampling.block import GroupWeight
 from agent.sampling.cgroup import (
     VmGroups,
     below,
@@ -78,7 +79,7 @@ def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
     )
     files = build(
         tmp_path,
-        HYBRID_MOUNTS,
+        HYBRID_MOUNTS + "34 31 0:31 / /sys/fs/cgroup/blkio rw,relatime - cgroup cgroup rw,blkio\n",
         cgroup,
         v1_group(f"cpu/{PLAIN}", -1, 1000, shares=2048)
         | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 200)
@@ -91,6 +92,7 @@ def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
         cpu=(tmp_path / "cgroup/cpu" / PLAIN,),
         unified=tmp_path / "cgroup/unified" / PLAIN,
         memory=(tmp_path / "cgroup/memory/own/group" / PLAIN,),
+        disk=tmp_path / "cgroup/blkio" / PLAIN,
     )
     expected = CpuReading(
         used_ns_total=3_539_520_000,
@@ -117,7 +119,7 @@ def test_v2_with_systemd(tmp_path: Path) -> None:
     groups = locate(files, PID)
     inner = tmp_path / "cgroup" / SCOPE / "libvirt"
     both = (inner, inner.parent)
-    assert groups == VmGroups(cpu=both, cpu_is_v2=True, unified=inner, memory=both, memory_is_v2=True)
+    assert groups == VmGroups(cpu=both, cpu_is_v2=True, unified=inner, memory=both, memory_is_v2=True, disk=inner.parent)
     expected = CpuReading(
         used_ns_total=1_000_000_000,
         throttled_ns_total=128_000,
@@ -150,6 +152,42 @@ def test_pure_v1_with_joined_controllers(tmp_path: Path) -> None:
         shares=1024,
     )
     assert read_cpu(files, groups) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "weight"),
+    [
+        ({"io.weight": "default 100\n"}, 100),
+        ({"io.weight": "default 300\n8:0 200\n"}, 300),
+        ({"io.weight": "default 300\n", "io.bfq.weight": "default 700\n"}, 700),
+        ({"io.bfq.weight": "600\n"}, 600),
+        ({"blkio.weight": "500\n"}, 500),
+        ({"blkio.bfq.weight": "400\n", "blkio.weight": "500\n"}, 400),
+        ({"io.weight": "\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_disk_weight_is_read_where_libvirt_sets_it(tmp_path: Path, texts: dict[str, str], weight: int | None) -> None:
+    files = RootedFiles(cgroup=tmp_path)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    kept = GroupWeight(files, VmGroups(disk=tmp_path))
+    assert kept.read() == weight
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace("00", "01"))
+    assert kept.read() == (None if weight is None else weight + 1), "somebody changed it"
+    kept.close()
+    assert GroupWeight(files, VmGroups()).read() is None
+
+
+def test_a_disk_weight_that_comes_later_is_found_when_looked_for_again(tmp_path: Path) -> None:
+    kept = GroupWeight(RootedFiles(cgroup=tmp_path), VmGroups(disk=tmp_path))
+    assert kept.read() is None
+    (tmp_path / "io.weight").write_text("default 100\n")
+    assert kept.read() is None
+    kept.retry()
+    assert kept.read() == 100
+    kept.close()
 
 
 def test_a_group_shared_with_others_is_nobodys(tmp_path: Path) -> None:
