@@ -176,6 +176,7 @@ def test_when_the_guest_outruns_the_move(dirty: int | None, sent: int | None, it
     fields: dict[str, str | int] = {"step": "move", "vm": "vm-1", "bits_per_s": MOST, "why": "the guest dirties faster than is sent"}
     tuned = [ev.TuneMigration(vm_id="vm-1", bits_per_s=MOST), ev.Note(level="info", event="migration_widened", fields=fields)]
     assert desk.out == (tuned if widened else [])
+    assert [move.nearer_ns for move in desk.desk] == [T0 + 9 if widened else T0]  # and time to use it
 
 
 def test_as_fast_as_it_is_sent_is_not_outrun() -> None:
