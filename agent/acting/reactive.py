@@ -189,12 +189,12 @@ def _high_is_ours(situation: Situation) -> bool:
 def _limit(kind: StepKind, situation: Situation) -> int | None:
     """The limit that use runs into: an unlimited quota ends at the vCPUs, an unlimited NIC at its maximum."""
     value = situation.in_force.get(kind)
+    if kind is not StepKind.CPU_QUOTA:
+        return situation.net_max_bits_per_s if value == UNLIMITED else value
     vcpus = situation.in_force.get(StepKind.VCPUS)
-    if kind is StepKind.CPU_QUOTA:
-        if vcpus is None:
-            return None if value == UNLIMITED else value
-        return vcpus * 1000 if value == UNLIMITED or value is None else min(value, vcpus * 1000)
-    return situation.net_max_bits_per_s if value == UNLIMITED else value
+    if vcpus is None:
+        return None if value == UNLIMITED else value
+    return vcpus * 1000 if value == UNLIMITED or value is None else min(value, vcpus * 1000)
 
 
 def _with_vcpus(ask: Ask, situation: Situation) -> list[Ask]:
