@@ -81,7 +81,7 @@ def libvirt(config: AgentConfig) -> Iterator[Finding]:
     except ConfigError as error:
         yield fail("libvirt", str(error), "apt install python3-libvirt, or pip install 'tidegate[agent,libvirt]'")
         return
-    yield ok("libvirt", f"libvirt-python {_version(module.getVersion())}")
+    yield ok("libvirt", f"libvirt-python, on libvirt's library {_version(module.getVersion())}")
     connection = LibvirtConnection(config.libvirt_uri)
     try:
         library, domains = connection.call(lambda opened: (opened.getLibVersion(), len(opened.listAllDomains())))
@@ -96,7 +96,7 @@ def libvirt(config: AgentConfig) -> Iterator[Finding]:
             "libvirt", f"{config.libvirt_uri}: libvirt {_version(library)}, older than {least}", "upgrade: some levers may be refused"
         )
     else:
-        yield ok("libvirt", f"{config.libvirt_uri}: libvirt {_version(library)}, {domains} domains")
+        yield ok("libvirt", f"{config.libvirt_uri}: libvirt {_version(library)}, {domains} domain{'s' if domains != 1 else ''}")
 
 
 def perf(config: AgentConfig) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ _PROBE_BITS_PER_S: Final = 100_000_000  # any ceiling will do
 
 
 def shaping(config: AgentConfig) -> Iterator[Finding]:
-    """HTB towards the guest, IFB and redirection from it, fq_codel leaves. Must run in a thread that ends soon after."""
+    """HTB towards the guest, IFB and redirection from it, bpf, fq_codel leaves. Must run in a thread that ends soon after."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:
         reason = os.strerror(ctypes.get_errno())
@@ -38,7 +38,7 @@ def _try_all() -> Iterator[Finding]:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
     from agent.adapters.pyroute2_shaper import Pyroute2Shaper  # noqa: PLC0415
-    from agent.adapters.shaping_netlink import TrafficControl  # noqa: PLC0415
+    from agent.adapters.shaping_netlink import TrafficControl, load_marking_program  # noqa: PLC0415
 
     with IPRoute() as routes:
         try:
@@ -53,6 +53,13 @@ def _try_all() -> Iterator[Finding]:
             yield _try(shaper, StepKind.NET_RX, "HTB towards the guest", "modprobe sch_htb; CONFIG_NET_SCH_HTB")
             mend = "modprobe -a sch_ingress cls_u32 act_mirred; CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED"
             yield _try(shaper, StepKind.NET_TX, "IFB and redirection from the guest", mend)
+            program = load_marking_program(0)
+            if program is None:
+                says = "no bpf: a filter for each VM tells whose packet it is, which costs more the more VMs there are"
+                yield warn("shaping", says, "run with CAP_BPF and CAP_NET_ADMIN; CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF")
+            else:
+                os.close(program)
+                yield ok("shaping", "bpf tells whose packet it is")
             shaper.release(_DEVICE)
             control.add_root(index, 0x10000, 0)
             if control.add_fq_codel(index, 0x10001, 5000):

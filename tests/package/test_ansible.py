@@ -141,8 +141,8 @@ def test_the_agent_s_sandbox_allows_what_it_does(root: Path) -> None:
     for line in (
         "ExecReload=/bin/kill -HUP $MAINPID",
         "RestartPreventExitStatus=2 78",
-        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_PERFMON",
-        "SystemCallFilter=@system-service perf_event_open",
+        "CapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
+        "SystemCallFilter=@system-service bpf perf_event_open",
         "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
     ):
         assert f"\n{line}\n" in text
