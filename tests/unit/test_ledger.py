@@ -210,6 +210,7 @@ def test_a_stride_of_memory_is_no_new_step() -> None:
     assert steps((K.MEMORY, 1, 2, 0), (K.MEMORY, 2, 3, near), (K.MEMORY, 3, 4, 2 * near)) == (1, 1)
     assert steps((K.MEMORY, 1, 2, 0), (K.MEMORY, 2, 3, STRIDE_NS)) == (2, 2)
     assert steps((K.MEMORY, 3, 2, 0), (K.MEMORY, 2, 1, near)) == (1, 1)
+    assert steps((K.MEMORY, 3, 2, 5), (K.MEMORY, 2, 1, 5)) == (1, 1)
     assert steps((K.MEMORY, 1, 2, 0), (K.MEMORY, 2, 1, near)) == (2, 2)  # another direction
     assert steps((K.NET_RX, 1, 2, 0), (K.NET_RX, 2, 3, near)) == (2, 2)
     assert steps((K.MEMORY, 1, 2, 5), (K.MEMORY, 2, 3, 4)) == (2, 2)  # the clock was set back
@@ -442,3 +443,54 @@ def test_the_guard_with_the_ledger_under_it() -> None:
     assert ask("c", 4000, now, unplanned=True) is RefusalCode.GROWTH_BUDGET and book.vms["c"].in_force[K.CPU_QUOTA] == 2000
     assert ask("c", 4000, now + S, unplanned=True) is RefusalCode.GROWTH_BUDGET and book.vms["c"].in_force[K.CPU_QUOTA] == 2000
     assert ask("c", 4000, now + 2 * S) is None
+
+
+def test_a_success_ends_the_row_of_failures() -> None:
+    book = ledger()
+    for failed in (True, True, False, True):
+        book.ended("a", K.MEMORY, growth=True, failed=failed, now_ns=T0)
+    assert book.view("a", K.MEMORY, T0).growth_waits_until_ns == T0 + 30 * S
+
+
+def test_unlimited_values_count_for_what_there_is() -> None:
+    book = ledger(read=False)
+    book.began_with("a", K.CPU_QUOTA, UNLIMITED)
+    book.note_allocation("a", ALLOCATION, T0)
+    assert book.view("a", K.CPU_QUOTA, T0).budget_base == 4000  # all of its vCPUs: none had been counted yet
+    room = book.room(Promise.NET_RX)
+    book.hold("a", K.NET_RX, 10**8, UNLIMITED)
+    assert book.room(Promise.NET_RX) == room - 9 * 10**8
+
+
+def test_a_planned_growth_before_a_restart_opens_no_window() -> None:
+    book = ledger()
+    book.restore_change("a", K.CPU_QUOTA, 1000, 1500, T0)
+    assert book.view("a", K.CPU_QUOTA, T0 + S).budget_ends_ns is None
+
+
+def test_the_later_end_of_two_yields_of_one_lever_wins() -> None:
+    book = ledger()
+    book.yield_to("a", T0 + 20, K.MEMORY)
+    book.yield_to("a", T0 + 5, K.MEMORY)
+    assert book.view("a", K.MEMORY, T0).yielded_until_ns == T0 + 20
+
+
+def test_a_value_that_comes_back_after_a_read_back_is_taken_in_again() -> None:
+    """The same sample as before the read-back says something else now."""
+    book = ledger()
+    same = VmSample(cpu_quota_millicores=1000)
+    book.note_samples({"a": same}, T0 + S)
+    book.note_allocation("a", Allocation(cpu_quota_millicores=1500), T0 + 2 * S)
+    book.note_samples({"a": same}, T0 + 2 * S)  # no newer than what was read back
+    assert book.view("a", K.CPU_QUOTA, T0 + 3 * S).in_force == 1500
+    book.note_samples({"a": same}, T0 + 3 * S)
+    assert book.view("a", K.CPU_QUOTA, T0 + 3 * S).in_force == 1000
+
+
+def test_short_of_memory_is_remembered_for_two_samples() -> None:
+    book = ledger()
+    record = book.vms["a"]
+    assert not record.lately_short(T0)
+    book.note_samples({"a": VmSample(psi_memory_some_permille=60)}, T0 + S)
+    book.note_samples({"a": VmSample(psi_memory_some_permille=0)}, T0 + 6 * S)
+    assert record.lately_short(T0 + S) and record.lately_short(T0 + 11 * S) and not record.lately_short(T0 + 11 * S + 1)

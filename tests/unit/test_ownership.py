@@ -83,6 +83,7 @@ def test_what_a_sample_says_of_a_run() -> None:
     assert ownership.meet("vm", REBOOTED, {}, T0) is Sight.REBOOTED and ownership.owned("vm", T0).run == REBOOTED
     assert ownership.meet("vm", REBOOTED, {}, T0) is Sight.KNOWN
     assert ownership.meet("vm", "qemu-2", {}, T0) is Sight.RESTARTED
+    assert ownership.owned("vm", T0).run == "qemu-2"
     assert ownership.judge("vm", {Q: 7}, T0) == ([], True)  # first sight
 
 
@@ -133,6 +134,33 @@ def test_what_the_guest_may_have_done_itself_is_believed_and_told_to_the_journal
     assert ownership.judge("vm", {M: 4000 * MIB}, T0, own) == ([], True)
     assert found(ownership, M, 2000 * MIB, T0 + 1) == []  # and goes back the way it came
     assert found(ownership, M, 5000 * MIB, T0 + 2) == [(2000 * MIB, 5000 * MIB)]
+
+
+def test_one_lever_that_is_explained_does_not_hide_the_next() -> None:
+    theirs = {Q: 700}
+
+    def changed(ownership: Ownership, first: dict[StepKind, int], own: dict[StepKind, int] | None = None) -> list[Foreign]:
+        return ownership.judge("vm", first | theirs, T0, own or {})[0]
+
+    flying = known(memory=1000 * MIB, cpu_quota=1000)
+    flying.begun("vm", M, 1000 * MIB, 2000 * MIB)
+    assert changed(flying, {M: 1500 * MIB}) == [Foreign(Q, 1000, 700)]
+    assert changed(known(memory=1000 * MIB, cpu_quota=1000), {M: 4000 * MIB}, {M: 4000 * MIB}) == [Foreign(Q, 1000, 700)]
+    assert changed(known(memory=64 * MIB, cpu_quota=1000), {M: 63 * MIB}) == [Foreign(Q, 1000, 700)]  # a balloon's rounding
+    plugged = known(memory=1000 * MIB, cpu_quota=1000, dimm=0)
+    plugged.begun("vm", StepKind.DIMM, 0, 1024 * MIB)
+    assert changed(plugged, {M: 2024 * MIB}) == [Foreign(Q, 1000, 700)]
+    plugged.ended("vm", StepKind.DIMM, 1024 * MIB, sure=True, now_ns=T0)
+    assert found(plugged, M, 1000 * MIB, T0 + SETTLE_NS) == [(2024 * MIB, 1000 * MIB)]  # where the other lever moved it is believed
+
+
+def test_what_the_journal_keeps_of_a_foreign_change() -> None:
+    ownership = known(cpu_quota=1000, memory=1000 * MIB)
+    theirs = ownership.judge("vm", {Q: 700, M: 2000 * MIB}, T0)[0]
+    ownership.yield_to("vm", T0 + 5)
+    entry = ownership.owned("vm", T0 + 4, theirs)
+    assert (entry.foreign, entry.yielded_until_ns, entry.believed) == ((Q, M), T0 + 5, {Q: 700, M: 2000 * MIB})
+    assert ownership.owned("vm", T0 + 5).yielded_until_ns == 0
 
 
 def test_their_value_is_the_owners_newer_word() -> None:
