@@ -134,12 +134,13 @@ class Answers:
     def _vms(self, request: Request) -> list[dict[str, Any]]:
         sample = self._picture.sample
         domains = {domain.vm_id: domain for domain in self._picture.domains}
-        rows = []
+        rows, now_ns = [], self._picture.clock.wall_ns()
         for summary in self._picture.core.vms():
             row: dict[str, Any] = msgspec.to_builtins(summary)
             if sample is not None and summary.vm_id in sample.vms:
                 row |= msgspec.to_builtins(sample.vms[summary.vm_id])
             domain = domains.get(summary.vm_id)
+            row["now_ns"] = now_ns
             row["capabilities"] = msgspec.to_builtins(domain.capabilities) if domain else {}
             rows.append(row)
         return rows

@@ -90,7 +90,17 @@ def show(result: Any, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
         return
     for key, value in result.items():
-        click.echo(f"{key}: {value}")
+        click.echo(f"{key}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}: {entry}" for name, entry in value.items()]
+    if isinstance(value, list):
+        value = "; ".join(map(str, value))
+    if value is None or value == "":
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -99,9 +109,14 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         click.echo(line)
 
 
+def printable(line: str) -> str:
+    """A VM's name is its owner's text: it must not steer this terminal."""
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lines of an aligned table: numbers to the right, text to the left."""
-    cells = [["-" if value is None or value == "" else str(value) for value in row] for row in rows]
+    cells = [["-" if value is None or value == "" else printable(str(value)) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = [bool(rows) and all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
     return [

@@ -10,19 +10,11 @@ from typing import Any, Final
 import click
 
 from agent.cli_door import EXIT_FAILED, Door, complete_vm, show, show_table, with_door
+from agent.figures import cores, size
 from shared.units import NS_PER_S
 
 DIRTY_WAIT_S: Final = 30.0  # two measurements that get no result, and then ours
 DIRTY_POLL_S: Final = 0.2
-VM_COLUMNS: Final = (
-    "vm_id",
-    "name",
-    "vcpus",
-    "cpu_quota_millicores",
-    "cpu_used_millicores",
-    "memory_allocated_bytes",
-    "memory_used_bytes",
-)
 
 
 @click.command()
@@ -35,12 +27,34 @@ def status(door: Door, as_json: bool) -> None:
 @click.command()
 @with_door
 def vms(door: Door, as_json: bool) -> None:
-    """The VMs of this host: allocation in force, use, capabilities."""
+    """The VMs of this host: allocation in force, use, state, and what each cannot do (`caps` says why)."""
     rows = door.ask("vms")
     if as_json:
         show(rows, True)
     else:
-        show_table(VM_COLUMNS, [[row.get(name) for name in VM_COLUMNS] for row in rows])
+        show_table(("vm_id", "name", "vcpus", "quota", "cpu", "memory", "used", "state", "cannot"), [_vm(row) for row in rows])
+
+
+def _vm(row: Mapping[str, Any]) -> list[object]:
+    """Quota and use in CPUs."""
+    yielded = row["yielded_until_ns"] > row["now_ns"]
+    states = (
+        ("stopped", not row["running"]),
+        ("excluded", row["excluded"]),
+        ("left to somebody else", yielded),
+        (f"changing {', '.join(row['in_flight'])}", bool(row["in_flight"])),
+    )
+    return [
+        row["vm_id"],
+        row["name"],
+        row.get("vcpus"),
+        cores(row.get("cpu_quota_millicores")),
+        cores(row.get("cpu_used_millicores")),
+        size(row.get("memory_allocated_bytes")),
+        size(row.get("memory_used_bytes")),
+        "; ".join(name for name, holds in states if holds) or "running",
+        ", ".join(name for name, reason in row["capabilities"].items() if reason is not None),
+    ]
 
 
 @click.command()
@@ -50,7 +64,10 @@ def vms(door: Door, as_json: bool) -> None:
 @click.option("--sort", type=click.Choice(["cpu", "ready", "memory", "disk", "net", "name"]), default="cpu", help="Column to sort by.")
 @with_door
 def top(door: Door, as_json: bool, *, interval: float, count: int | None, once: bool, sort: str) -> None:
-    """Live view: per VM demand, use, ready, pressure, memory, disk, net and what is in flight. Keys: q quits, c r m d n s sort."""
+    """Live view: per VM demand, use, ready, pressure, memory, disk, net and what is in flight. Keys: q quits, c r m d n s sort.
+
+    Flags: * a step in flight, b backing off, x excluded by policy, y left to somebody else, Q quarantined, - not running.
+    """
     from agent.cli_top import watch  # noqa: PLC0415  # the other commands start fast without it
 
     if as_json:

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import click
 
-from agent.cli_door import Door
+from agent.cli_door import Door, printable
+from agent.figures import bits, cores, counted, percent, size
 from shared.control import Unreachable
-from shared.units import GIB, MIB, UNLIMITED
 
 Row = Mapping[str, Any]
 
@@ -55,24 +55,24 @@ def screen(answer: Mapping[str, Any], sort: str, width: int, height: int) -> lis
     state = f"PAUSED by {', '.join(status['paused_by'])}" if status["paused_by"] else f"mode {status['mode']}"
     state += " (pinned)" if status["mode_pinned"] else ""
     link = "connected" if status["link_up"] else "no coordinator"
-    used, cores = _cores(host.get("cpu_used_millicores")), capacity["cpu_millicores"] / 1000
-    pressure = "/".join(_percent(host.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io"))
+    used, all_cores = cores(host.get("cpu_used_millicores")), capacity["cpu_millicores"] / 1000
+    pressure = "/".join(percent(host.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io"))
     lines = [
-        f"tidegate-agent {status['host_id']}  {state}  {link}  {status['vms']} VMs  {status['steps_in_flight']} in flight"
+        f"tidegate-agent {status['host_id']}  {state}  {link}  {counted(status['vms'], 'VM')}  {status['steps_in_flight']} in flight"
         f"  every {status['sampling_period_s']:g} s",
-        f"host  cpu {used} of {cores:g}  memory free {_bytes(host.get('memory_available_bytes'))} of {_bytes(capacity['memory_bytes'])}"
-        f"  pressure c/m/i {pressure} %  net rx {_bits(host.get('net_rx_bits_per_s'))} tx {_bits(host.get('net_tx_bits_per_s'))}",
+        f"host  cpu {used} of {all_cores:g}  memory free {size(host.get('memory_available_bytes'))} of {size(capacity['memory_bytes'])}"
+        f"  pressure c/m/i {pressure} %  net rx {bits(host.get('net_rx_bits_per_s'))} tx {bits(host.get('net_tx_bits_per_s'))}",
     ]
     if status["sampling_failures"]:
         lines.append("failed: " + "; ".join(f"{name}: {what}" for name, what in sorted(status["sampling_failures"].items())))
-    lines.append(" ".join(name.ljust(size) if i == 0 else name.rjust(size) for i, (name, size) in enumerate(COLUMNS)))
+    lines.append(" ".join(name.ljust(wide) if i == 0 else name.rjust(wide) for i, (name, wide) in enumerate(COLUMNS)))
     room = max(0, height - len(lines))
     rows = sorted(answer["vms"], key=lambda row: (SORTS[sort](row), row["name"]))
     shown = rows if len(rows) <= room else rows[: max(0, room - 1)]
-    lines += [_line(row, status["vms_quarantined"]) for row in shown]
+    lines += [_line(row, status) for row in shown]
     if len(shown) < len(rows):
         lines.append(f"... {len(rows) - len(shown)} more VMs; `tidegate-agent vms` lists all")
-    return [_printable(line)[:width] for line in lines[:height]]
+    return [printable(line)[:width].rstrip() for line in lines[:height]]
 
 
 def watch(door: Door, *, interval_s: float, count: int | None, sort: str) -> None:
@@ -98,14 +98,15 @@ def watch(door: Door, *, interval_s: float, count: int | None, sort: str) -> Non
                 problem = f"{error} (showing the last answer)"[:200]
 
 
-def _line(row: Row, quarantined: Sequence[str]) -> str:
+def _line(row: Row, status: Mapping[str, Any]) -> str:
     flags = "".join(
         letter
         for letter, holds in (
             ("*", bool(row["in_flight"])),
             ("b", bool(row["backing_off_until_ns"])),
             ("x", row["excluded"]),
-            ("Q", row["vm_id"] in quarantined),
+            ("y", row["yielded_until_ns"] > row["now_ns"]),
+            ("Q", row["vm_id"] in status["vms_quarantined"]),
             ("-", not row["running"]),
         )
         if holds
@@ -113,20 +114,20 @@ def _line(row: Row, quarantined: Sequence[str]) -> str:
     cells = (
         row["name"] or row["vm_id"],
         _demand(row),
-        _cores(row.get("cpu_used_millicores")),
-        _cores(row.get("cpu_quota_millicores")),
+        cores(row.get("cpu_used_millicores")),
+        cores(row.get("cpu_quota_millicores")),
         _text(row.get("vcpus")),
-        _percent(row.get("cpu_ready_permille")),
-        _percent(row.get("cpu_throttled_permille")),
-        "/".join(_percent(row.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io")),
-        _bytes(row.get("memory_allocated_bytes")),
-        _bytes(row.get("memory_used_bytes")),
-        _bytes(_sum(row, "disk_read_bytes_per_s", "disk_write_bytes_per_s")),
-        _bits(_sum(row, "net_rx_bits_per_s", "net_tx_bits_per_s")),
+        percent(row.get("cpu_ready_permille")),
+        percent(row.get("cpu_throttled_permille")),
+        "/".join(percent(row.get(f"psi_{what}_some_permille")) for what in ("cpu", "memory", "io")),
+        size(row.get("memory_allocated_bytes")),
+        size(row.get("memory_used_bytes")),
+        size(_sum(row, "disk_read_bytes_per_s", "disk_write_bytes_per_s")),
+        bits(_sum(row, "net_rx_bits_per_s", "net_tx_bits_per_s")),
         flags,
     )
     return " ".join(
-        cell[:size].ljust(size) if i == 0 else cell.rjust(size) for i, (cell, (_, size)) in enumerate(zip(cells, COLUMNS, strict=True))
+        cell[:wide].ljust(wide) if i == 0 else cell.rjust(wide) for i, (cell, (_, wide)) in enumerate(zip(cells, COLUMNS, strict=True))
     )
 
 
@@ -134,8 +135,8 @@ def _demand(row: Row) -> str:
     """CPU that the VM asks for: what it used, and had it not been held back, at least in proportion more."""
     used, throttled = row.get("cpu_used_millicores"), row.get("cpu_throttled_permille") or 0
     if used is None or not throttled:
-        return _cores(used)
-    return ">" + _cores(used * 1000 // max(1, 1000 - min(throttled, 999)))
+        return cores(used)
+    return ">" + cores(used * 1000 // max(1, 1000 - min(throttled, 999)))
 
 
 def _sum(row: Row, *names: str) -> int | None:
@@ -145,33 +146,6 @@ def _sum(row: Row, *names: str) -> int | None:
 
 def _text(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def _cores(millicores: int | None) -> str:
-    if millicores is None:
-        return "-"
-    return "max" if millicores == UNLIMITED else f"{millicores / 1000:.2f}"
-
-
-def _percent(permille: int | None) -> str:
-    return "-" if permille is None else f"{permille / 10:.0f}"
-
-
-def _bytes(value: int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value / GIB:.1f}G" if value >= 10 * GIB else f"{value / MIB:.0f}M" if value >= 10 * MIB else f"{value / 1024:.0f}K"
-
-
-def _bits(value: int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value / 10**9:.1f}G" if value >= 10**10 else f"{value / 10**6:.0f}M" if value >= 10**7 else f"{value / 1000:.0f}k"
-
-
-def _printable(line: str) -> str:
-    """A VM's name is its owner's text: it must not steer this terminal."""
-    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def _draw(lines: Sequence[str], *, clear: bool, more: bool) -> None:

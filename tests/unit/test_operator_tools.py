@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from agent import calls as calls_module
 from agent.calls import ACTING_THREADS, THREAD_CAP, BoundedCalls
 from agent.cli import cli
-from agent.cli_door import table
+from agent.cli_door import Door, table
 from agent.cli_top import screen
 from agent.doctor_agent import certificates, journal, state
 from agent.doctor_finding import Finding, Level
@@ -116,7 +117,8 @@ def answer(**changes: Any) -> dict[str, Any]:
 
 
 def vm(vm_id: str, **fields: Any) -> dict[str, Any]:
-    return {"vm_id": vm_id, "name": vm_id, "running": True, "excluded": False, "in_flight": [], "backing_off_until_ns": {}} | fields
+    row = {"vm_id": vm_id, "name": vm_id, "running": True, "excluded": False, "in_flight": [], "backing_off_until_ns": {}}
+    return row | {"yielded_until_ns": 0, "now_ns": 50, "capabilities": {}} | fields
 
 
 def test_screen_sorts_marks_censored_demand_and_fits() -> None:
@@ -128,6 +130,31 @@ def test_screen_sorts_marks_censored_demand_and_fits() -> None:
     small = screen(answer(), "name", 40, 5)
     assert len(small) == 5 and all(len(line) <= 40 for line in small) and small[-1].startswith("... 2 more VMs")
     assert "PAUSED by owner" in screen(answer(paused_by=["owner"]), "net", 200, 50)[0]
+    left = answer(vms=1) | {"vms": [vm("a", yielded_until_ns=51), vm("b", yielded_until_ns=50)]}
+    assert [line[-1] for line in screen(left, "name", 200, 50)[3:]] == ["y", "-"] and "  1 VM  " in screen(left, "name", 200, 50)[0]
+
+
+def test_vms_shows_figures_for_people_and_what_each_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        vm("a", vcpus=2, cpu_quota_millicores=1500, cpu_used_millicores=80, memory_allocated_bytes=112 * 2**20, in_flight=["memory"]),
+        vm("b", cpu_quota_millicores=UNLIMITED, yielded_until_ns=51, capabilities={"balloon": None, "dimm": "no slots", "migrate": "vfio"}),
+        vm("c", name="e\x1bvil", running=False, excluded=True),
+    ]
+    monkeypatch.setattr(Door, "ask", lambda *_: rows)
+    header, *lines = CliRunner().invoke(cli, ["vms"]).output.splitlines()
+    assert header.split() == ["vm_id", "name", "vcpus", "quota", "cpu", "memory", "used", "state", "cannot"]
+    assert [re.split(r" {2,}", line.strip()) for line in lines] == [
+        ["a", "a", "2", "1.50", "0.08", "112M", "-", "changing memory", "-"],
+        ["b", "b", "-", "max", "-", "-", "-", "left to somebody else", "dimm, migrate"],
+        ["c", "e?vil", "-", "-", "-", "-", "-", "stopped; excluded", "-"],
+    ]
+
+
+def test_status_lines_show_lists_and_what_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"a": None, "b": "", "c": [], "d": ["x", "y"], "e": {"nic": "gone", "psi": "no"}, "f": 1.23456, "g": True, "h": 0, "i": {}}
+    monkeypatch.setattr(Door, "ask", lambda *_: found)
+    lines = CliRunner().invoke(cli, ["status"]).output.splitlines()
+    assert lines == ["a: -", "b: -", "c: -", "d: x; y", "e: nic: gone; psi: no", "f: 1.235", "g: True", "h: 0", "i: -"]
 
 
 # Reload
