@@ -1,8 +1,9 @@
 """The sampling loop: rounds at their period, looks at CPU use in between, a slower pace while the host starves.
 
 Why a thread of its own: reading may block, and only this thread waits then. A round that does not come back within its deadline ends
-the process, because nothing else gets the thread back; systemd starts it anew. The watchdog is petted here, by a finished round, and
-nowhere else.
+the process, because nothing else gets the thread back; systemd starts it anew. Looks in between are handed to the thread and not waited
+for: the round queues behind them, so a look that hangs is found by the round's deadline, and one that is done need not wake the loop.
+The watchdog is petted here, by a finished round, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import structlog
 
+from agent.beat import beat_before
 from agent.calls import CALL_DEADLINE_S
 from agent.hosts import HostBundle
 from agent.picture import Picture
@@ -52,12 +54,13 @@ class Rounds:
         self._picture, self._host, self._metrics = picture, host, metrics
         self._on_sample, self._on_strangers = on_sample, on_strangers
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
+        self._looks: list[Future[None]] = []  # of this period
         self._previous: RawHost | None = None
 
     async def run(self) -> None:
         """Every period; a round that took too long is followed by the next one at once, never by two. Raises StuckError."""
         clock, picture = self._picture.clock, self._picture
-        due_ns = clock.monotonic_ns()
+        due_ns = beat_before(clock.monotonic_ns())
         while True:
             started = time.monotonic()
             try:
@@ -71,11 +74,13 @@ class Rounds:
             else:
                 self._take(raw)
                 notify("WATCHDOG=1")
+            self._end_looks()
             picture.round_seconds = time.monotonic() - started
             self._metrics.observe("tidegate_agent_sample_duration_seconds", picture.round_seconds)
             picture.period_s = self._pace(picture.round_seconds)
-            due_ns = max(due_ns + int(picture.period_s * NS_PER_S), clock.monotonic_ns())
-            await asyncio.sleep(MIN_REAL_WAIT_S)
+            due_ns = max(due_ns + int(picture.period_s * NS_PER_S), beat_before(clock.monotonic_ns()))
+            if picture.config.clock.speed:
+                await asyncio.sleep(MIN_REAL_WAIT_S)
             await self._wait(due_ns)
 
     def close(self) -> None:
@@ -115,19 +120,28 @@ class Rounds:
         return min(period, max(configured, MAX_PERIOD_S))
 
     async def _wait(self, due_ns: int) -> None:
-        """Until the next round, with looks at CPU use and run delay in between."""
+        """Until the next round, with looks at CPU use and run delay in between, counted back from it."""
         clock, config = self._picture.clock, self._picture.config
         every_ns = config.sampling.subsample_s * NS_PER_S
         # A simulated clock may run a thousand times as fast: its peaks come with its readings.
-        while every_ns and not config.clock.speed and due_ns - clock.monotonic_ns() > every_ns:
-            await clock.sleep(every_ns / NS_PER_S)
-            try:
-                await self._call(self._host.reader.subsample)
-            except StuckError:
-                raise
-            except HostError as error:
-                log.debug("no look between two rounds", error=str(error))
+        while every_ns and not config.clock.speed:
+            left_ns = due_ns - clock.monotonic_ns()
+            looks = (left_ns - every_ns // 2) // every_ns  # after a late one the next would come at once: half of `every` is the least
+            if looks < 1:
+                break
+            await clock.sleep((left_ns - looks * every_ns) / NS_PER_S)
+            self._looks.append(self._thread.submit(self._host.reader.subsample))
         await clock.sleep((due_ns - clock.monotonic_ns()) / NS_PER_S)
+
+    def _end_looks(self) -> None:
+        """What became of the looks: the round that came behind them is done. Raises what is no HostError."""
+        looks, self._looks = self._looks, []
+        for look in looks:
+            error = look.exception()
+            if isinstance(error, HostError):
+                log.debug("no look between two rounds", error=str(error))
+            elif error is not None:
+                raise error
 
     async def _call(self, function: Callable[[], Any]) -> Any:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,7 @@ from agent import events as ev
 from agent.acting.journal import Journal, load_mode, load_pause
 from agent.acting.reconcile import local_prefix, reconcile
 from agent.answers import Answers
+from agent.beat import until_next
 from agent.calls import CALL_DEADLINE_S, BoundedCalls, cancel
 from agent.control import ControlServer
 from agent.core import AgentCore
@@ -206,8 +208,11 @@ class AgentService:
     async def _tick_loop(self) -> None:
         said = ""
         while True:
-            await asyncio.sleep(MIN_REAL_WAIT_S)
-            await self.clock.sleep(TICK_S)
+            if self.config.clock.speed:
+                await asyncio.sleep(MIN_REAL_WAIT_S)
+                await self.clock.sleep(TICK_S)
+            else:
+                await self.clock.sleep(until_next(TICK_S, time.monotonic()))
             self.handle(ev.Tick())
             self.spool.sync()
             if (summary := self.picture.summary(linked=self._link is not None)) != said:

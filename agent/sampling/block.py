@@ -7,6 +7,7 @@ admin-guide/cgroup-v2.rst (io.weight).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from agent.sampling.files import KernelFiles, Watched, whole_number
 
 # Of these a group has those of its cgroup version; what is absent is looked for once.
 WEIGHT_FILES: Final = ("io.bfq.weight", "io.weight", "blkio.bfq.weight", "blkio.weight")
+_COUNTERS: Final = ("rd.bytes", "wr.bytes", "rd.reqs", "wr.reqs", "rd.times", "wr.times")
 
 
 class DiskCounters(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,23 +37,30 @@ def parse_block(stats: Mapping[str, object]) -> DiskCounters:
     if not isinstance(count, int):
         return DiskCounters()
 
-    def total(name: str) -> int | None:
+    def total(keys: tuple[str, ...]) -> int | None:
         sum_ = 0
-        for i in range(count):
-            value = stats.get(f"block.{i}.{name}")
+        for key in keys:
+            value = stats.get(key)
             if not isinstance(value, int):
                 return None
             sum_ += value
         return sum_
 
+    read_bytes, write_bytes, read_ops, write_ops, read_times, write_times = map(total, _keys(count))
     return DiskCounters(
-        read_bytes_total=total("rd.bytes"),
-        write_bytes_total=total("wr.bytes"),
-        read_ops_total=total("rd.reqs"),
-        write_ops_total=total("wr.reqs"),
-        read_time_ns_total=total("rd.times"),
-        write_time_ns_total=total("wr.times"),
+        read_bytes_total=read_bytes,
+        write_bytes_total=write_bytes,
+        read_ops_total=read_ops,
+        write_ops_total=write_ops,
+        read_time_ns_total=read_times,
+        write_time_ns_total=write_times,
     )
+
+
+@lru_cache(maxsize=64)  # a VM has a few disks, and all VMs share the names
+def _keys(count: int) -> tuple[tuple[str, ...], ...]:
+    """For each counter its name of each disk."""
+    return tuple(tuple(f"block.{i}.{name}" for i in range(count)) for name in _COUNTERS)
 
 
 def parse_weight(text: bytes) -> int | None:

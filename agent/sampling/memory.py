@@ -100,6 +100,8 @@ class GroupMemory:
     """Kept files of one VM's memory groups."""
 
     def __init__(self, files: KernelFiles, groups: VmGroups) -> None:
+        self._newest = MemoryStat()
+        self._sign: tuple[int | None, int | None] = (None, None)  # what stood beside `_newest`
         self._current: Watched[int | None] | None = None
         self._stat: Watched[MemoryStat] | None = None
         self._events: Watched[int | None] | None = None
@@ -114,21 +116,28 @@ class GroupMemory:
             self._events = Watched(files.opened(group / "memory.events"), parse_high_events, None)
             self._high = tuple(Watched(files.opened(path / "memory.high"), parse_high, None) for path in groups.memory)
 
-    def read(self) -> MemoryReading:
-        """Everything, now."""
+    def read(self, stalled_us_total: int | None = None) -> MemoryReading:
+        """Everything, now. Of these memory.stat costs the kernel most, a walk over the group's counters: while the group's size has not
+        changed by a byte and nobody has waited for memory (`stalled_us_total`, None = not known), it is taken for what it was.
+        """
         if self._current is None or self._stat is None:
             return MemoryReading()
+        current = self._current.read()
+        sign = (current, stalled_us_total)
+        if None in sign or sign != self._sign:
+            self._newest, self._sign = self._stat.read(), sign
         limits = [limit for limit in (file.read() for file in self._high) if limit is not None]
         finite = [limit for limit in limits if limit != UNLIMITED]
         return MemoryReading(
-            current_bytes=self._current.read(),
-            stat=self._stat.read(),
+            current_bytes=current,
+            stat=self._newest,
             high_events_total=None if self._events is None else self._events.read(),
             high_bytes=min(finite) if finite else UNLIMITED if limits else None,
         )
 
     def retry(self) -> None:
         """Look again for files that were absent."""
+        self._sign = (None, None)
         for file in (self._current, self._stat, self._events, *self._high):
             if file is not None:
                 file.retry()

@@ -134,6 +134,8 @@ def advance(counted: Counted | None, now: GroupReading) -> Counted:
     if counted is None:
         start = GroupReading(enabled_ns=0, running_ns=0, values=(0,) * len(now.values))
         counted = Counted(totals=start.values, seen=start)
+    if counted.known and now == counted.seen:  # the thread has not run
+        return counted
     enabled, running = now.enabled_ns - counted.seen.enabled_ns, now.running_ns - counted.seen.running_ns
     if running <= 0:
         return Counted(totals=counted.totals, seen=counted.seen, known=enabled <= 0)
@@ -148,6 +150,7 @@ class _Open:
 
     def __init__(self, group: PerfGroup) -> None:
         self.group = group
+        self.columns = tuple(event.column for event in group.events)
         self.counted: Counted | None = None
 
     def read(self) -> Counted:
@@ -162,7 +165,7 @@ class _Vm:
         self.pid = pid
         self.wanted: tuple[tuple[int, ...], Path | None] | None = None
         self.open: dict[PerfTarget, list[_Open]] = {}
-        self.retired: dict[PerfEvent, int] = {}
+        self.retired: dict[str, int] = {}  # by field of PerfCounts
 
 
 class PerfReader:
@@ -284,8 +287,8 @@ class PerfReader:
         opened = vm.open.pop(target)
         _totals(opened)  # a thread that has ended still gives its last values
         for each in opened:
-            for event, total in zip(each.group.events, each.counted.totals if each.counted else (), strict=False):
-                vm.retired[event] = vm.retired.get(event, 0) + total
+            for column, total in zip(each.columns, each.counted.totals if each.counted else (), strict=False):
+                vm.retired[column] = vm.retired.get(column, 0) + total
         self._close(opened)
 
     def _close(self, opened: Sequence[_Open]) -> None:
@@ -300,20 +303,22 @@ def _sum(vm: _Vm) -> PerfCounts | None:
     if not complete or len(complete) < len(vm.open):
         return None  # one vCPU that is not counted would make the sum a lie
     for opened in complete:
-        for event, total in _totals(opened).items():
-            before = sums.get(event.column, vm.retired.get(event, 0))
-            sums[event.column] = None if before is None or total is None else before + total
+        for column, total in _totals(opened).items():
+            before = sums.get(column, vm.retired.get(column, 0))
+            sums[column] = None if before is None or total is None else before + total
     return PerfCounts(**sums)
 
 
-def _totals(opened: Sequence[_Open]) -> Mapping[PerfEvent, int | None]:
-    """Event -> total; None where the newest interval could not be measured."""
-    totals: dict[PerfEvent, int | None] = {}
+def _totals(opened: Sequence[_Open]) -> Mapping[str, int | None]:
+    """Field of PerfCounts -> total; None where the newest interval could not be measured."""
+    totals: dict[str, int | None] = {}
     for each in opened:
         try:
             counted = each.read()
         except HostError:  # its descriptor is of no use any more: unknown, until the VM's threads are listed anew
-            totals |= dict.fromkeys(each.group.events)
-            continue
-        totals |= {event: total if counted.known else None for event, total in zip(each.group.events, counted.totals, strict=True)}
+            counted = None
+        if counted is not None and counted.known:
+            totals.update(zip(each.columns, counted.totals, strict=True))
+        else:
+            totals.update(dict.fromkeys(each.columns))
     return totals

@@ -263,12 +263,15 @@ class Sampler:
         except (HostError, Refusal):
             self._stale.set()  # the old list stays in use
             raise
-        pids = process.find_qemu(self._files)
+        alive = {vm_id: (vm.pid, vm.started) for vm_id, vm in self._vms.items() if vm.is_alive()}
+        # a domain keeps its process as long as that lives: all of /proc is gone through only for those that have none yet
+        found = {} if alive.keys() >= {domain.vm_id for domain in domains} else process.find_qemu(self._files)
         mounts = cgroup.read_mounts(self._files)
         vms = {}
         for domain in domains:
-            pid = pids.get(domain.vm_id)
-            started = None if pid is None else process.start_time(self._files, pid)
+            pid, started = alive.get(domain.vm_id, (found.get(domain.vm_id), None))
+            if pid is not None and started is None:
+                started = process.start_time(self._files, pid)
             if pid is None or started is None:
                 self._failures[domain.vm_id] = "no QEMU process carries this domain's UUID"
                 self._stale.set()

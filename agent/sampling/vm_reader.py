@@ -91,6 +91,11 @@ class VmReader:
         """The VM's cgroup v2 directory."""
         return self.groups.unified
 
+    def is_alive(self) -> bool:
+        """Whether it is still this process that has the pid."""
+        process = self._stat.read()
+        return process is not None and process.started == self.started
+
     def subsample(self, now_ns: int) -> None:
         """Look at CPU use and run delay between two rounds."""
         used, throttled = self._cpu.read_use(self._throttles)
@@ -110,7 +115,8 @@ class VmReader:
         self._peaks.look(now_ns, cpu.used_ns_total, threads.delay_ns_total, cpu.throttled_ns_total if self._throttles else None)
         used_peak, ready_peak = self._peaks.take()
         on_cpu, on_memory, on_io = (file.read() for file in self._pressure) if self._pressure else (Pressure(),) * 3
-        memory, balloon, disks = self._memory.read(), parse_balloon(beside.stats), parse_block(beside.stats)
+        memory = self._memory.read(on_memory.some_us_total)
+        balloon, disks = parse_balloon(beside.stats), parse_block(beside.stats)
         nic, receive, send, domain = beside.nic, beside.receive, beside.send, self.domain
         weight = self._weight.read()
         return RawVm(

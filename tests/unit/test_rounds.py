@@ -34,6 +34,7 @@ class Host:
         self.last_ns = clock.now_ns
         self.fails = False
         self.hang: threading.Event | None = None
+        self.bug: Exception | None = None
 
     def read(self) -> RawHost:
         self.calls.append("read")
@@ -50,6 +51,8 @@ class Host:
 
     def subsample(self) -> None:
         self.calls.append("subsample")
+        if self.bug is not None:
+            raise self.bug
         if self.fails:
             raise HostError("proc: no such thing")
 
@@ -145,3 +148,24 @@ def test_a_round_that_never_comes_back_ends_the_loop(monkeypatch: pytest.MonkeyP
         asyncio.run(loop.until(lambda: False))
     assert "sampler" in loop.picture.failures
     loop.host.hang.set()
+
+
+def test_a_bug_in_a_look_ends_the_loop_and_a_failing_look_does_not() -> None:
+    loop = Loop()
+    loop.host.bug = ZeroDivisionError("look")
+    with pytest.raises(ZeroDivisionError, match="look"):
+        asyncio.run(loop.until(lambda: False))
+    assert loop.host.calls == ["read", *["subsample"] * 4, "read"]
+    loop = Loop()
+    loop.host.bug = HostError("look")
+    asyncio.run(loop.until(lambda: loop.picture.rounds >= 3))
+    assert loop.picture.failures == {}
+
+
+@pytest.mark.parametrize(("offset_s", "looks"), [(0.0, 4), (0.4, 4), (0.6, 3)])
+def test_rounds_keep_to_the_beat_and_looks_keep_apart(offset_s: float, looks: int) -> None:
+    loop = Loop()
+    loop.clock.advance(offset_s)
+    asyncio.run(loop.until(lambda: len(loop.samples) >= 2))
+    assert loop.host.calls[: looks + 2] == ["read", *["subsample"] * looks, "read"]
+    assert loop.samples[0].period_ns == int((5 - offset_s) * NS_PER_S) and loop.samples[1].period_ns == 5 * NS_PER_S

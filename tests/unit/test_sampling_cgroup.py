@@ -321,6 +321,61 @@ def test_a_vcpu_that_is_added_counts_at_once(tmp_path: Path) -> None:
     assert (kept > 10, files.kept) == (True, 0)
 
 
+def test_throttling_stands_still_without_a_quota_and_counts_with_the_first_one(tmp_path: Path) -> None:
+    files = build(
+        tmp_path, HYBRID_MOUNTS, f"1:cpu:/{PLAIN}/emulator\n", v1_group(f"cpu/{PLAIN}", -1, 0) | v1_group(f"cpu/{PLAIN}/vcpu0", -1, 7)
+    )
+    vcpu = tmp_path / "cgroup/cpu" / PLAIN / "vcpu0"
+    cpu = GroupCpu(files, locate(files, PID))
+
+    def throttled(quota: int, counted: int) -> int | None:
+        (vcpu / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (vcpu / "cpu.stat").write_text(V1_STAT.format(counted))
+        return cpu.read().throttled_ns_total
+
+    assert throttled(-1, 7) == 7
+    assert (cpu.read().quota_millicores, cpu.read().period_us) == (UNLIMITED, 100_000)
+    assert throttled(-1, 8) == 7, "not read: there is nothing that could have throttled"
+    assert throttled(25_000, 20) == 20
+    assert throttled(25_000, 30) == cpu.read_use(with_throttling=True)[1] == 30
+    assert throttled(-1, 35) == 35, "what came before the quota went"
+    assert throttled(-1, 36) == 35
+    cpu.retry()
+    assert cpu.read().throttled_ns_total == 36
+    cpu.close()
+
+
+def test_a_look_at_v2_reads_the_use(tmp_path: Path) -> None:
+    files = build(tmp_path, V2_MOUNTS, f"0::/{SCOPE}/libvirt/emulator\n", v2_group(f"{SCOPE}/libvirt", "max", 0, usage=1000))
+    cpu = GroupCpu(files, locate(files, PID))
+    assert cpu.read().used_ns_total == 1_000_000
+    (tmp_path / f"cgroup/{SCOPE}/libvirt/cpu.stat").write_text(V2_STAT.format(3000, 0))
+    assert cpu.read_use(with_throttling=False) == (3_000_000, None)
+    assert cpu.read_use(with_throttling=True) == (3_000_000, 0)
+    assert cpu.read().used_ns_total == 3_000_000
+    cpu.close()
+
+
+def test_memory_stat_is_read_when_the_size_or_a_stall_says_so(tmp_path: Path) -> None:
+    texts = {"memory.current": "50\n", "memory.stat": "anon 30\nfile 9\n", "memory.events": "high 0\n", "memory.high": "max\n"}
+    files = build(tmp_path, V2_MOUNTS, f"0::/{SCOPE}/libvirt/emulator\n", {f"{SCOPE}/libvirt/{name}": text for name, text in texts.items()})
+    group = tmp_path / "cgroup" / SCOPE / "libvirt"
+    memory = GroupMemory(files, VmGroups(memory=(group,), memory_is_v2=True))
+
+    def anon(written: int, current: int, stalled_us: int | None) -> int | None:
+        (group / "memory.stat").write_text(f"anon {written}\nfile 9\n")
+        (group / "memory.current").write_text(f"{current}\n")
+        return memory.read(stalled_us).stat.anon_bytes
+
+    assert anon(30, 50, 7) == 30
+    assert anon(31, 50, 7) == 30
+    assert anon(32, 50, 8) == 32
+    assert anon(33, 51, 8) == 33
+    assert anon(34, 51, None) == 34
+    assert anon(35, 51, None) == 35, "who cannot see stalls reads every time"
+    memory.close()
+
+
 def test_memory_of_a_v2_group_and_its_scope(tmp_path: Path) -> None:
     inner = {"memory.current": "50\n", "memory.stat": "anon 30\nfile 9\n", "memory.events": "low 0\nhigh 2\n", "memory.high": "max\n"}
     outer = {"memory.current": "60\n", "memory.stat": "anon 31\nfile 9\n", "memory.events": "low 0\nhigh 3\n", "memory.high": "4096\n"}
