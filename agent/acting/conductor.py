@@ -21,7 +21,7 @@ from agent.acting.ownership import Foreign, Ownership, Sight
 from agent.acting.plans import PlanBook
 from agent.acting.pursuits import Pursuits
 from agent.acting.reactive import Ask
-from agent.acting.reconcile import Recovered, local_prefix
+from agent.acting.reconcile import Recovered, local_prefix, memory_sums
 from agent.acting.telling import Teller
 from agent.acting.undoing import StepMemory, Undoable
 from agent.events import Decision, Instruction, Note, TakenUp, UndoOrdered, Verb, WriteJournal
@@ -122,9 +122,11 @@ class Conductor:
                 self.ledger.yield_to(owned.vm_id, until_ns, kind)
             if owned.oom_at_ns is not None:
                 self.ledger.restore_oom(owned.vm_id, owned.oom_at_ns)
-        for intent in recovered.changes:
+        for intent, memory_bytes in zip(recovered.changes, memory_sums(recovered), strict=True):
             step, unplanned = intent.step, intent.origin in ("reactive", "autonomy") and grows(intent.before, intent.step.value)
-            self.ledger.restore_change(step.vm_id, step.kind, intent.before, step.value, intent.at_ns, unplanned=unplanned)
+            self.ledger.restore_change(
+                step.vm_id, step.kind, intent.before, step.value, intent.at_ns, unplanned=unplanned, memory_bytes=memory_bytes
+            )
         for at_ns in recovered.failures:
             self.ledger.restore_failure(at_ns)
         for (vm_id, kind), (points, until_ns) in recovered.doubts.items():

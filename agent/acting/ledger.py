@@ -2,6 +2,7 @@
 
 Invariant: a value in flight is charged at the larger of what is and what will be, so an in-flight growth uses room at once and an in-flight
 shrink frees none before it is verified (a vCPU that the guest has not let go of, too); a value never read is charged as full.
+A growth counts as shown from 99 % of it on, and may still do the rest: it is charged whole.
 
 What must survive a restart is handed in after the first inventory: `restore_change` for every step begun of late, oldest first (cooldowns,
 turns, growth budgets, the hour's cuts of memory, the blast radius), `restore_oom`, `restore_failure`, `yield_to`, and `began_with` for
@@ -29,6 +30,7 @@ from agent.acting.levers import (
     commit_limit,
     extent,
     grows,
+    shows,
 )
 from agent.acting.pressure import short_of_memory
 from agent.acting.reactive import Demand, Situation
@@ -65,6 +67,7 @@ class VmRecord:
         "memory_cuts",
         "oom_at_ns",
         "ours",
+        "owed",
         "pending",
         "reading",
         "reading_at_ns",
@@ -82,6 +85,7 @@ class VmRecord:
         self.domain = domain
         self.in_force: dict[StepKind, int] = {}
         self.pending: dict[StepKind, tuple[int, int]] = {}  # lever with a step in flight -> (before, value)
+        self.owed: dict[StepKind, int] = {}  # what the newest growth asked for; the last percent of it may come after it was verified
         self.reading: VmSample | None = None
         self.reading_at_ns = 0
         self.demand = Demand()
@@ -174,6 +178,9 @@ class VmRecord:
             most = charge(kind, self.in_force.get(kind), domain, vcpus)
             for value in self.pending.get(kind, ()):
                 most = max(most, charge(kind, value, domain, vcpus))
+            owed = self.owed.get(kind)
+            if owed is not None and shows(kind, owed, self.in_force.get(kind)):
+                most = max(most, charge(kind, owed, domain, vcpus))
             total += most
         return total
 
@@ -298,7 +305,9 @@ class Ledger:
     def hold(self, vm_id: str, kind: StepKind, before: int, value: int) -> None:
         """A step is in flight: its lever is busy, and both its values are charged."""
         self._rooms.clear()
-        self.vms[vm_id].pending[kind] = (before, value)
+        record = self.vms[vm_id]
+        record.owed.pop(kind, None)
+        record.pending[kind] = (before, value)
 
     def begun(self, vm_id: str, kind: StepKind, before: int, value: int, now_ns: int, *, unplanned: bool = False) -> None:
         """A step was submitted: it counts against rates, cooldowns, budgets and promises. `unplanned`: as the guard was told."""
@@ -310,13 +319,20 @@ class Ledger:
         self._note_change(record, kind, before, value, now_ns, unplanned)
         self.hold(vm_id, kind, before, value)
 
-    def restore_change(self, vm_id: str, kind: StepKind, before: int, value: int, at_ns: int, *, unplanned: bool = False) -> None:
-        """A step begun before a restart; oldest first, `at_ns` wall time of its intent. Unknown VMs are ignored."""
+    def restore_change(
+        self, vm_id: str, kind: StepKind, before: int, value: int, at_ns: int, *, unplanned: bool = False, memory_bytes: int = 0
+    ) -> None:
+        """A step begun before a restart; oldest first, `at_ns` wall time of its intent. Unknown VMs are ignored.
+
+        `memory_bytes`: the VM's memory in sum when a step of memory was begun; 0 = as far as it is known now.
+        """
         record = self.vms.get(vm_id)
         if record is not None:
-            self._note_change(record, kind, before, value, at_ns, unplanned)
+            self._note_change(record, kind, before, value, at_ns, unplanned, memory_bytes)
 
-    def _note_change(self, record: VmRecord, kind: StepKind, before: int, value: int, now_ns: int, unplanned: bool) -> None:  # noqa: PLR0917
+    def _note_change(  # noqa: PLR0917
+        self, record: VmRecord, kind: StepKind, before: int, value: int, now_ns: int, unplanned: bool, memory_bytes: int = 0
+    ) -> None:
         record.ours.add(kind)
         if kind in WEIGHTS or kind is StepKind.MIGRATE:
             return
@@ -330,7 +346,7 @@ class Ledger:
         record.turns.shrank(kind, now_ns, self.config.flap_window_s * NS_PER_S)
         self._radius.cut(record.domain.vm_id, now_ns)
         if kind in MEMORY_LEVERS:
-            record.memory_cuts.cut(max(record.memory_sum_bytes, before), now_ns)
+            record.memory_cuts.cut(max(record.memory_sum_bytes, before, memory_bytes), now_ns)
 
     def restore_oom(self, vm_id: str, at_ns: int) -> None:
         """The guest killed for want of memory before a restart; `VmRecord.oom_at_ns` is what must have been written down."""
@@ -375,7 +391,9 @@ class Ledger:
         if record is None:
             return
         self._rooms.clear()
-        record.pending.pop(kind, None)
+        asked = record.pending.pop(kind, None)
+        if growth and asked is not None:
+            record.owed[kind] = asked[1]
         if not failed:
             record.failures.pop((kind, growth), None)
             record.backoff_until.pop((kind, growth), None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent.acting.levers import shows
+from agent.acting.levers import MEMORY_LEVERS, shows
 from agent.acting.ownership import LATE_NS, fold
 from agent.acting.undoing import REMEMBERED, Taken
 from agent.events import Closed, Intent, JournalEntry, Owned, PlanAccepted, Shipped
@@ -55,6 +55,24 @@ def reconcile(entries: Iterable[JournalEntry], prefix: str) -> Recovered:
     for entry in entries:
         folding.add(entry)
     return folding.result()
+
+
+def memory_sums(recovered: Recovered) -> list[int]:
+    """For each of `changes`: the VM's memory in sum right before it, 0 for other levers; of a lever that nothing is known of, nothing.
+
+    Told backwards from what is believed now: before a change, its lever had the `before` of its intent and the others what they have after
+    it. A restart that forgot the devices would measure the hour's cuts against the balloon alone, and cut too much.
+    """
+    held = {entry.vm_id: {kind: entry.believed.get(kind, 0) for kind in MEMORY_LEVERS} for entry in recovered.owned}
+    sums = []
+    for intent in reversed(recovered.changes):
+        vm = held.setdefault(intent.step.vm_id, dict.fromkeys(MEMORY_LEVERS, 0))
+        if intent.step.kind in vm:
+            vm[intent.step.kind] = intent.before
+            sums.append(sum(vm.values()))
+        else:
+            sums.append(0)
+    return sums[::-1]
 
 
 class _Folding:

@@ -374,6 +374,35 @@ def test_the_sum_before_a_restart_is_at_least_what_was_cut_from() -> None:
     assert book.view("a", K.MEMORY, T0 + S).memory_peak == (T0, 5 * GIB)
 
 
+def test_the_sum_before_a_restart_counts_the_devices() -> None:
+    book = ledger(read=False)
+    book.restore_change("a", K.MEMORY, 5 * GIB, 4 * GIB, T0, memory_bytes=7 * GIB)
+    assert book.view("a", K.MEMORY, T0 + S).memory_peak == (T0, 7 * GIB)
+
+
+def test_a_growth_is_charged_whole_when_its_last_percent_is_still_to_come() -> None:
+    book = ledger()
+    asked, shown = 4 * GIB, 4 * GIB - 40 * MIB  # what counts as shown
+    before = book.room(Promise.MEMORY)
+
+    def shows(value: int, at_ns: int) -> int:
+        book.note_allocation("a", msgspec.structs.replace(ALLOCATION, memory_bytes=value), at_ns)
+        return before - book.room(Promise.MEMORY)
+
+    book.begun("a", K.MEMORY, 2 * GIB, asked, T0)
+    shows(shown, T0 + S)
+    book.ended("a", K.MEMORY, growth=True, failed=False, now_ns=T0 + S)
+    assert before - book.room(Promise.MEMORY) == 2 * GIB
+    assert shows(asked, T0 + 2 * S) == 2 * GIB
+    assert shows(3 * GIB, T0 + 3 * S) == GIB  # somebody took it back: it is not owed any more
+    assert shows(shown, T0 + 4 * S) == 2 * GIB
+    book.begun("a", K.MEMORY, shown, 3 * GIB, T0 + 5 * S)  # the next step is what counts
+    shows(3 * GIB, T0 + 6 * S)
+    book.ended("a", K.MEMORY, growth=False, failed=False, now_ns=T0 + 6 * S)
+    assert before - book.room(Promise.MEMORY) == GIB
+    assert shows(shown, T0 + 7 * S) == 2 * GIB - 40 * MIB
+
+
 # Inventory and readings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.acting.ownership import LATE_NS
-from agent.acting.reconcile import MAX_FAILURES, Recovered, local_prefix, reconcile
+from agent.acting.reconcile import MAX_FAILURES, Recovered, local_prefix, memory_sums, reconcile
 from agent.acting.undoing import REMEMBERED, Taken
 from agent.events import Closed, Intent, JournalEntry, Owned, PlanAccepted, Shipped
 from shared.plan import Outcome, OutcomeState, Step, StepKind
@@ -155,3 +155,20 @@ def test_a_doubt_ends_when_a_later_step_is_seen_in_force() -> None:
     assert fold(*failed, intent(step("t", value=1500)), closed(step("t", value=1500), VERIFIED, 1500)).doubts == {}
     other = step("o", V, 4)
     assert fold(*failed, intent(other, 2), closed(other, VERIFIED, 4)).doubts == DOUBT
+
+
+def test_memory_before_each_change_is_told_backwards_from_what_is_believed() -> None:
+    owned = Owned(vm_id="vm-1", at_ns=1, believed={M: 8000 * MIB, StepKind.VIRTIO_MEM: 0, Q: 1000}, defaults={})
+    entries: list[JournalEntry] = [owned]
+    for step_id, kind, before, value in (
+        ("a", StepKind.VIRTIO_MEM, 0, 900 * MIB),
+        ("b", M, 8000 * MIB, 7000 * MIB),
+        ("c", Q, 1000, 2000),
+        ("d", StepKind.VIRTIO_MEM, 900 * MIB, 300 * MIB),
+        ("e", M, 7000 * MIB, 6000 * MIB),
+    ):
+        what = step(step_id, kind, value)
+        entries += [intent(what, before=before), closed(what, value=value)]
+    assert memory_sums(fold(*entries)) == [8000 * MIB, 8900 * MIB, 0, 7900 * MIB, 7300 * MIB]
+    assert memory_sums(Recovered(changes=(intent(step("x", M, 1), before=5),))) == [5]  # nothing is known of the rest
+    assert memory_sums(fold()) == []
