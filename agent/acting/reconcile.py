@@ -162,7 +162,8 @@ class _Folding:
                 del self._doubts[vm_id, kind]
 
     def result(self) -> Recovered:
-        flying = {intent.goal.id for intent in self._open.values() if intent.goal is not None}
+        # The last stride of a step carries the step's own id and no goal: in the air, it is the step that is.
+        flying = {(intent.goal or intent.step).id for intent in self._open.values()}
         return Recovered(
             epoch=self._newest[0],
             sequence=self._newest[1],

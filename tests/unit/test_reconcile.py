@@ -172,3 +172,15 @@ def test_memory_before_each_change_is_told_backwards_from_what_is_believed() -> 
     assert memory_sums(fold(*entries)) == [8000 * MIB, 8900 * MIB, 0, 7900 * MIB, 7300 * MIB]
     assert memory_sums(Recovered(changes=(intent(step("x", M, 1), before=5),))) == [5]  # nothing is known of the rest
     assert memory_sums(fold()) == []
+
+
+def test_a_step_whose_last_stride_is_in_the_air_is_open_and_not_unfinished() -> None:
+    whole = step("1-1-0", V, 1)
+    first = step("h-b-1", V, 2)
+    strides: list[JournalEntry] = [intent(first, before=3, goal=whole), closed(first, value=2)]
+    assert [newest.step.id for newest, _ in fold(*strides).unfinished] == ["h-b-1"]
+    last = intent(whole, before=2)
+    flying = fold(*strides, last)
+    assert flying.unfinished == () and flying.open == (last,)
+    ended = fold(*strides, last, closed(whole, FAILED, value=2))
+    assert ended.unfinished == () and ended.open == ()
