@@ -266,7 +266,7 @@ class AgentCore:
         allow = self._allowance(now_ns)
         self._acting.meet(event.runs, sorted(sample.vms), now_ns)
         # All values first: what one VM is promised bounds what another may get, and what is not ours is not acted on.
-        known = self._acting.ledger.note_samples(sample.vms, sample.wall_ns)
+        known = self._acting.ledger.note_samples(sample.vms, sample.wall_ns, event.seen_ns)
         asks: list[tuple[str, VmRecord, Ask]] = []
         for vm_id, record, reading in known:
             self._acting.watch(vm_id, now_ns)

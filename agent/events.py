@@ -34,10 +34,15 @@ class InventoryRead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """One derived sampling round. `runs`: VM -> identity of its present run (RawVm.epoch), which changes with a restart or a migration."""
+    """One derived sampling round. `runs`: VM -> identity of its present run (RawVm.epoch), which changes with a restart or a migration.
+
+    `seen_ns`: wall time of its oldest reading (libvirt is asked ahead of the round); None = the sample's own. What was read back later
+    than that is newer than the sample.
+    """
 
     sample: HostSample
     runs: dict[str, str] = {}
+    seen_ns: int | None = None
 
 
 class PlanArrived(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import structlog
 
+from agent import events as ev
 from agent.beat import beat_before
 from agent.calls import CALL_DEADLINE_S
 from agent.hosts import HostBundle
@@ -25,7 +26,6 @@ from agent.sampling.derive import derive
 from agent.sampling.pace import next_period_s
 from shared.errors import HostError
 from shared.metrics import Metrics
-from shared.model import HostSample
 from shared.notify import notify
 from shared.units import NS_PER_S
 
@@ -40,7 +40,7 @@ class StuckError(HostError):
 
 
 class Rounds:
-    """`on_sample(sample, runs)` gets each derived round and each VM's run, `on_strangers()` is told of VMs not in the inventory."""
+    """`on_sample` gets each derived round and each VM's run, `on_strangers()` is told of VMs not in the inventory."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Rounds:
         host: HostBundle,
         metrics: Metrics,
         *,
-        on_sample: Callable[[HostSample, dict[str, str]], None],
+        on_sample: Callable[[ev.Sampled], None],
         on_strangers: Callable[[], None],
     ) -> None:
         self._picture, self._host, self._metrics = picture, host, metrics
@@ -108,7 +108,9 @@ class Rounds:
             self._on_strangers()
         if sample.period_ns:
             picture.sample = sample
-            self._on_sample(sample, {vm.vm_id: vm.epoch for vm in raw.vms})
+            asked_ns = raw.statistics_monotonic_ns
+            seen_ns = raw.wall_ns if asked_ns is None else raw.wall_ns - max(0, raw.monotonic_ns - asked_ns)
+            self._on_sample(ev.Sampled(sample=sample, runs={vm.vm_id: vm.epoch for vm in raw.vms}, seen_ns=seen_ns))
 
     def _pace(self, round_seconds: float) -> float:
         picture, config = self._picture, self._picture.config

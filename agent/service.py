@@ -77,7 +77,7 @@ class AgentService:
             self.picture,
             self.host,
             self.metrics,
-            on_sample=lambda sample, runs: self.handle(ev.Sampled(sample=sample, runs=runs)),
+            on_sample=self.handle,
             on_strangers=lambda: self._spawn(self._read_inventory()),
         )
         self._movers = Movers(self.host.migrator, self._post, config.migration.max_outgoing)

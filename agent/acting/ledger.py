@@ -113,14 +113,17 @@ class VmRecord:
         limits = {kind: bounds(kind, domain, config) for kind in FIELDS}
         self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours)
 
-    def note_sample(self, reading: VmSample, wall_ns: int) -> None:
-        """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value."""
+    def note_sample(self, reading: VmSample, wall_ns: int, seen_ns: int) -> None:
+        """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value.
+
+        A balloon figure that libvirt was asked for before three strides were read back would undo them in our eyes.
+        """
         self.reading, self.reading_at_ns = reading, wall_ns
         if reading.guest_oom_kills:
             self.oom_at_ns = wall_ns
         if short_of_memory(reading):
             self.short_at_ns = wall_ns
-        if wall_ns <= self._read_at_ns:
+        if seen_ns <= self._read_at_ns:
             return
         columns = _sample_columns(reading)
         if columns != self._columns:  # most samples of most VMs show what the one before showed
@@ -282,14 +285,16 @@ class Ledger:
             self._rooms[promise] = room
         return room
 
-    def note_samples(self, samples: Mapping[str, VmSample], wall_ns: int) -> list[tuple[str, VmRecord, VmSample]]:
-        """Take in one round of samples; those of known VMs, sorted by id."""
+    def note_samples(
+        self, samples: Mapping[str, VmSample], wall_ns: int, seen_ns: int | None = None
+    ) -> list[tuple[str, VmRecord, VmSample]]:
+        """Take in one round of samples; those of known VMs, sorted by id. `seen_ns`: time of its oldest reading (None = wall_ns)."""
         self._rooms.clear()
         known = []
         for vm_id in sorted(samples):
             record = self.vms.get(vm_id)
             if record is not None:
-                record.note_sample(samples[vm_id], wall_ns)
+                record.note_sample(samples[vm_id], wall_ns, wall_ns if seen_ns is None else seen_ns)
                 known.append((vm_id, record, samples[vm_id]))
         return known
 

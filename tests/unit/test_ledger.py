@@ -523,3 +523,15 @@ def test_short_of_memory_is_remembered_for_two_samples() -> None:
     book.note_samples({"a": VmSample(psi_memory_some_permille=60)}, T0 + S)
     book.note_samples({"a": VmSample(psi_memory_some_permille=0)}, T0 + 6 * S)
     assert record.lately_short(T0 + S) and record.lately_short(T0 + 11 * S) and not record.lately_short(T0 + 11 * S + 1)
+
+
+def test_what_was_read_back_is_newer_than_a_sample_whose_oldest_reading_came_before() -> None:
+    """libvirt is asked for balloons ahead of the round: a step that was read back meanwhile is not undone by it."""
+    book = ledger()
+    book.note_allocation("a", msgspec.structs.replace(ALLOCATION, memory_bytes=3 * GIB), T0 + 10 * S)
+    stale = VmSample(memory_allocated_bytes=2 * GIB, cpu_quota_millicores=500)
+    book.note_samples({"a": stale}, T0 + 11 * S, seen_ns=T0 + 10 * S)
+    assert book.vms["a"].in_force[K.MEMORY] == 3 * GIB
+    assert (book.vms["a"].reading, book.vms["a"].reading_at_ns) == (stale, T0 + 11 * S), "what it says of use counts all the same"
+    book.note_samples({"a": stale}, T0 + 16 * S, seen_ns=T0 + 15 * S)
+    assert (book.vms["a"].in_force[K.MEMORY], book.vms["a"].in_force[K.CPU_QUOTA]) == (2 * GIB, 500)

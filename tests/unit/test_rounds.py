@@ -75,7 +75,7 @@ class Loop:
             self.picture,
             bundle,
             Metrics(AGENT_METRICS),
-            on_sample=lambda sample, _: self.samples.append(sample),
+            on_sample=lambda event: self.samples.append(event.sample),
             on_strangers=self.stranger,
         )
 
