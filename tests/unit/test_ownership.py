@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.acting.ownership import LATE_NS, SETTLE_NS, Foreign, Ownership, Sight, fold
+from agent.acting.ownership import LATE_NS, MAX_VMS, SETTLE_NS, Foreign, Ownership, Sight, fold
 from agent.events import Closed, Intent, Owned
 from agent.ports import REBOOTS
 from shared.plan import Outcome, OutcomeState, Step, StepKind
@@ -16,9 +16,11 @@ RUN, REBOOTED = "qemu-1", f"qemu-1{REBOOTS}1"
 
 
 def known(**values: int) -> Ownership:
-    ownership = Ownership()
-    ownership.meet("vm", RUN, {}, T0)
-    assert ownership.judge("vm", {StepKind(name): value for name, value in values.items()}, T0) == ([], True)
+    """A VM whose values have stood still for two samples."""
+    ownership, in_force = Ownership(), {StepKind(name): value for name, value in values.items()}
+    ownership.meet("vm", RUN, {}, T0 - SETTLE_NS)
+    assert ownership.judge("vm", in_force, T0 - SETTLE_NS) == ([], True)
+    assert ownership.judge("vm", in_force, T0) == ([], False)
     return ownership
 
 
@@ -223,3 +225,17 @@ def test_the_journal_of_a_vm_folds_to_what_is_believed_and_what_its_owner_had() 
     assert owned["vm"].defaults == {Q: 1} and whole.defaults == {}  # the entry itself stays as it was
     fold(owned, Owned(vm_id="vm", at_ns=9))
     assert owned == {}
+
+
+def test_of_vms_that_left_the_oldest_are_forgotten_first() -> None:
+    owned: dict[str, Owned] = {}
+    for n in range(MAX_VMS + 1):
+        fold(owned, Owned(vm_id=f"vm-{n}", at_ns=n, believed={Q: 1}))
+    assert len(owned) == MAX_VMS and "vm-0" not in owned and "vm-1" in owned
+
+
+def test_folding_leaves_the_entries_of_the_journal_as_they_are() -> None:
+    entry, owned = Owned(vm_id="vm", at_ns=1, believed={Q: 1000}), dict[str, Owned]()
+    fold(owned, entry)
+    fold(owned, Closed(outcome=Outcome(step=step("s", Q, 2000), state=OutcomeState.VERIFIED, value=2000)))
+    assert owned["vm"].believed == {Q: 2000} and entry.believed == {Q: 1000}
