@@ -21,11 +21,12 @@ from agent.beat import beat_before
 from agent.calls import CALL_DEADLINE_S
 from agent.hosts import HostBundle
 from agent.picture import Picture
-from agent.ports import RawHost
+from agent.ports import RawHost, RawVm
 from agent.sampling.derive import derive
 from agent.sampling.pace import next_period_s
 from shared.errors import HostError
 from shared.metrics import Metrics
+from shared.model import HostSample
 from shared.notify import notify
 from shared.units import NS_PER_S
 
@@ -98,19 +99,25 @@ class Rounds:
         picture.failures = raw.failures
         sample = derive(self._previous, raw, {domain.vm_id: domain.memory_max_bytes for domain in picture.domains})
         picture.raw = (self._previous, raw)
-        self._previous = raw
         self._metrics.add("tidegate_agent_samples_total")
         self._metrics.set("tidegate_agent_vms", len(raw.vms))
-        # What comes here by migration is in the inventory, but not as running; one that its owner paused uses no CPU.
-        known = {domain.vm_id for domain in picture.domains if domain.running}
-        idle = {domain.vm_id for domain in picture.domains if not (vm := sample.vms.get(domain.vm_id)) or not vm.cpu_used_millicores}
-        if {vm.vm_id for vm in raw.vms} - known - idle:
+        if self._has_strangers(raw, sample):
             self._on_strangers()
+        self._previous = raw
         if sample.period_ns:
             picture.sample = sample
             asked_ns = raw.statistics_monotonic_ns
             seen_ns = raw.wall_ns if asked_ns is None else raw.wall_ns - max(0, raw.monotonic_ns - asked_ns)
             self._on_sample(ev.Sampled(sample=sample, runs={vm.vm_id: vm.epoch for vm in raw.vms}, seen_ns=seen_ns))
+
+    def _has_strangers(self, raw: RawHost, sample: HostSample) -> bool:
+        """Whether there is a VM that the inventory does not have, or has as not running although it runs: one that came by migration."""
+        running = {domain.vm_id: domain.running for domain in self._picture.domains}
+        doubtful = [vm for vm in raw.vms if not running.get(vm.vm_id)]
+        if any(vm.vm_id not in running for vm in doubtful):
+            return True
+        before = {vm.vm_id: vm for vm in self._previous.vms} if doubtful and self._previous is not None else {}
+        return any(_has_run(before.get(vm.vm_id), vm, sample.vms[vm.vm_id].cpu_used_millicores) for vm in doubtful)
 
     def _pace(self, round_seconds: float) -> float:
         picture, config = self._picture, self._picture.config
@@ -151,3 +158,11 @@ class Rounds:
         except TimeoutError:
             log.error("sampling is stuck", after_s=CALL_DEADLINE_S)
             raise StuckError("sampling is stuck: a restart is the only way to get the thread back") from None
+
+
+def _has_run(before: RawVm | None, vm: RawVm, used_millicores: int | None) -> bool:
+    """Whether the guest used CPU. QEMU itself does for a guest that is paused, whenever somebody asks it: perf counts the vCPUs alone."""
+    if before is None or before.epoch != vm.epoch or before.perf is None or vm.perf is None:
+        return bool(used_millicores)
+    clocks = (before.perf.task_clock_ns_total, vm.perf.task_clock_ns_total)
+    return bool(used_millicores) if None in clocks else clocks[0] != clocks[1]

@@ -14,13 +14,13 @@ from agent import rounds as rounds_module
 from agent.calls import cancel
 from agent.hosts import HostBundle
 from agent.picture import Picture
-from agent.ports import RawHost, RawVm
+from agent.ports import PerfCounts, RawHost, RawVm
 from agent.rounds import MAX_PERIOD_S, Rounds, StuckError
 from shared.clock import ManualClock
 from shared.config import AgentConfig, SamplingConfig
 from shared.errors import HostError
 from shared.metrics import AGENT_METRICS, Metrics
-from shared.model import HostSample
+from shared.model import Domain, HostSample
 from shared.units import NS_PER_S
 
 
@@ -35,6 +35,7 @@ class Host:
         self.fails = False
         self.hang: threading.Event | None = None
         self.bug: Exception | None = None
+        self.vm = RawVm(vm_id="new", epoch="1")
 
     def read(self) -> RawHost:
         self.calls.append("read")
@@ -45,9 +46,7 @@ class Host:
         now_ns = self.clock.now_ns
         self.stall_us += int((now_ns - self.last_ns) / 1000 * self.share)
         self.last_ns = now_ns
-        return RawHost(
-            wall_ns=now_ns, monotonic_ns=now_ns, boot_id="b1", psi_cpu_some_us_total=self.stall_us, vms=(RawVm(vm_id="new", epoch="1"),)
-        )
+        return RawHost(wall_ns=now_ns, monotonic_ns=now_ns, boot_id="b1", psi_cpu_some_us_total=self.stall_us, vms=(self.vm,))
 
     def subsample(self) -> None:
         self.calls.append("subsample")
@@ -169,3 +168,33 @@ def test_rounds_keep_to_the_beat_and_looks_keep_apart(offset_s: float, looks: in
     asyncio.run(loop.until(lambda: len(loop.samples) >= 2))
     assert loop.host.calls[: looks + 2] == ["read", *["subsample"] * looks, "read"]
     assert loop.samples[0].period_ns == int((5 - offset_s) * NS_PER_S) and loop.samples[1].period_ns == 5 * NS_PER_S
+
+
+def _vm(used_ns: int, on_vcpus_ns: int | None, epoch: str = "1") -> RawVm:
+    perf = None if on_vcpus_ns is None else PerfCounts(task_clock_ns_total=on_vcpus_ns)
+    return RawVm(vm_id="new", epoch=epoch, cpu_used_ns_total=used_ns, perf=perf)
+
+
+@pytest.mark.parametrize(
+    ("listed", "before", "now", "told"),
+    [
+        (True, _vm(0, 0), _vm(NS_PER_S, NS_PER_S), False),
+        (False, _vm(0, 0), _vm(0, 0), False),
+        (False, _vm(0, 7), _vm(NS_PER_S, 7), False),  # QEMU was asked something
+        (False, _vm(0, 7), _vm(NS_PER_S, 8), True),
+        (False, _vm(0, None), _vm(NS_PER_S, None), True),
+        (False, _vm(0, None), _vm(0, None), False),
+        (False, _vm(0, 7), _vm(NS_PER_S, 7, "2"), False),  # no rate across epochs
+        (None, _vm(0, 7), _vm(0, 7), True),
+    ],
+)
+def test_who_runs_and_is_not_known_to_run_is_a_stranger(listed: bool | None, before: RawVm, now: RawVm, told: bool) -> None:
+    """`listed`: as running in the inventory, as paused, or (None) not at all."""
+    loop = Loop()
+    if listed is not None:
+        loop.picture.domains = (Domain(vm_id="new", name="new", vcpus_max=1, memory_max_bytes=1, running=listed),)
+    raw = [msgspec.structs.replace(loop.host.read(), vms=(vm,), monotonic_ns=at * NS_PER_S) for at, vm in ((1, before), (6, now))]
+    loop.rounds._take(raw[0])
+    loop.strangers = 0
+    loop.rounds._take(raw[1])
+    assert bool(loop.strangers) is told
