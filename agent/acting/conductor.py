@@ -159,7 +159,8 @@ class Conductor:
         if not record.domain.running:  # on its way here by migration: libvirt is still setting its limits
             return
         own = {StepKind.MEMORY: record.domain.memory_max_bytes} if record.lately_short(now_ns) else {}
-        changes, first = self.ownership.judge(vm_id, record.in_force, now_ns, own)
+        answers = record.reading is not None and record.reading.memory_reading_age_ms is not None
+        changes, first = self.ownership.judge(vm_id, record.in_force, now_ns, own, answers=answers)
         news = self.ownership.note_oom(vm_id, record.oom_at_ns)
         if changes:
             self._yield(vm_id, record, changes, now_ns)

@@ -5,6 +5,8 @@ beyond the lever's rounding is explained by a step of ours (in flight; one that 
 may still come) or by a lever that moves others (a vCPU added changes the quota), or else it is foreign: an operator's virsh, another
 controller, an edited domain. The VM is then left to them for a while. The first sight of a run of a VM is no change: a VM that was
 restarted, or came here by migration, is new. How many vCPUs a guest keeps online is the guest's own matter and never foreign.
+Nor is it a change that a guest which is just starting fills its balloon down to the defined size: while the balloon of a run that was seen
+for the first time has not stood still with a driver that answers, what is believed of it follows it.
 A guest that reboots inside its QEMU keeps its limits on the host, so what is believed of them stays; but its balloon and its virtio-mem
 begin empty and are filled again by a driver of the new run, if it has one: whatever they show on that way is the guest's. Nobody tells
 which balloon target was set last, so a balloon that opens by itself (deflate on OOM, driver unloaded) looks like an operator's `setmem`.
@@ -34,6 +36,8 @@ from shared.units import NS_PER_S
 SETTLE_NS: Final = 10 * NS_PER_S
 # A submit call that hung, a balloon that the guest follows only when it frees memory: an hour covers its hourly jobs.
 LATE_NS: Final = 3600 * NS_PER_S
+# A guest whose balloon driver has told nothing by then tells nothing ever (some have no such service); drivers are loaded within minutes.
+BOOT_NS: Final = 600 * NS_PER_S
 # Levers that pass through the values between: anything on the way is the step's.
 GRADUAL: Final = frozenset({StepKind.MEMORY, StepKind.VIRTIO_MEM, StepKind.VCPUS, StepKind.DIMM})
 GUESTS_OWN: Final = frozenset({StepKind.VCPUS_ONLINE})
@@ -102,6 +106,7 @@ class _Vm:
     yielded_until_ns: int = 0
     oom_at_ns: int | None = None
     unsaved: bool = False  # another run of the guest, not in the journal yet
+    filling_since_ns: int | None = None  # first sight of a balloon that may still be filled, or its newest move; None = it stood still
 
 
 class Ownership:
@@ -149,6 +154,8 @@ class Ownership:
         """A step (or its undo) is being submitted; `values`: before and after. The first one of a run takes the owner's default down."""
         vm = self._vms.setdefault(vm_id, _Vm())
         vm.defaults.setdefault(kind, values[0])
+        if kind is StepKind.MEMORY:
+            vm.filling_since_ns = None
         reach = vm.reach.get(kind)
         if reach is not None and reach.until_ns is None:
             reach.points.update(values)
@@ -171,11 +178,17 @@ class Ownership:
         vm.reach.setdefault(kind, Reach(set(points), until_ns, doubtful=True))
 
     def judge(
-        self, vm_id: str, in_force: Mapping[StepKind, int], now_ns: int, own: Mapping[StepKind, int] = MappingProxyType({})
+        self,
+        vm_id: str,
+        in_force: Mapping[StepKind, int],
+        now_ns: int,
+        own: Mapping[StepKind, int] = MappingProxyType({}),
+        *,
+        answers: bool = True,
     ) -> tuple[list[Foreign], bool]:
         """Compare what is in force with what is believed: what somebody else changed, and whether there is news for the journal.
 
-        `own`: lever -> the one value that the guest may have brought about by itself.
+        `own`: lever -> the one value that the guest may have brought about by itself. `answers`: its balloon driver has told something.
         """
         vm = self._vms.get(vm_id)
         if vm is None or not vm.met:
@@ -183,12 +196,16 @@ class Ownership:
         foreign: list[Foreign] = []
         first = vm.unsaved
         vm.unsaved = False
+        if vm.filling_since_ns is not None:
+            first |= self._filled(vm, in_force.get(StepKind.MEMORY), now_ns, answers)
         if vm.believed == in_force:  # nearly always, and three quarters of a round's cost when looked at one by one
             return foreign, first
         for kind, value in in_force.items():
             believed = vm.believed.get(kind)
             if believed is None:
                 vm.believed[kind], first = value, True
+                if kind is StepKind.MEMORY:
+                    vm.filling_since_ns = now_ns
                 continue
             if value == believed or kind in GUESTS_OWN or shows(kind, believed, value):
                 continue
@@ -209,6 +226,18 @@ class Ownership:
             vm.defaults.pop(kind, None)  # their value is the owner's newer word
             foreign.append(Foreign(kind, believed, value))
         return foreign, first
+
+    @staticmethod
+    def _filled(vm: _Vm, value: int | None, now_ns: int, answers: bool) -> bool:
+        """Follow a balloon that is being filled for the first time; whether it moved."""
+        assert vm.filling_since_ns is not None
+        believed = vm.believed[StepKind.MEMORY]
+        if value is not None and not shows(StepKind.MEMORY, believed, value):
+            vm.believed[StepKind.MEMORY], vm.filling_since_ns = value, now_ns
+            return True
+        if now_ns - vm.filling_since_ns >= (SETTLE_NS if answers else BOOT_NS):
+            vm.filling_since_ns = None
+        return False
 
     @staticmethod
     def _loosen(vm: _Vm, kind: StepKind, value: int, now_ns: int) -> None:

@@ -135,20 +135,21 @@ class Guest:
 
     def moved_to(self, host: RealHost) -> None:
         """It migrated: from now on it is a guest of `host`."""
-        self._hang_up()
+        self.hang_up()
         self.host.guests.remove(self)
         host.guests.append(self)
         self.host, self.domain = host, host.connection.lookupByUUIDString(self.vm_id)
         host.connect_tap(self.tap, self.host_address)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Give the control channel up: after a reboot there is another one."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
 
     def close(self) -> None:
         """Destroy and undefine the guest."""
-        self._hang_up()
+        self.hang_up()
         with contextlib.suppress(self.host.libvirt.libvirtError):  # it may have ended by itself a moment ago
             self.domain.destroy()
         self.domain.undefine()

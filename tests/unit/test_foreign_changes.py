@@ -64,6 +64,7 @@ def test_every_later_change_renews_the_hour_and_then_the_vm_is_ours_again() -> N
 def test_first_sight_rounding_and_the_guests_own_matters_are_no_change() -> None:
     host = Host()
     host.calm()
+    host.sample(advance_s=10)
     host.values["vm-1"][M] += 12 * MIB  # the guest moves a few pages
     host.values["vm-1"][StepKind.VCPUS_ONLINE] = 1
     assert foreign(host.sample()) == []
@@ -178,6 +179,7 @@ def test_a_reboot_that_an_earlier_process_missed_or_counted_makes_no_stranger() 
 def test_a_balloon_that_opens_by_itself_is_known_by_the_need_before(size: int, reading: dict[str, int], theirs: bool) -> None:
     host = Host(mode=Mode.OBSERVE)
     host.calm()
+    host.sample(advance_s=10)
     host.sample(**reading)
     host.values["vm-1"][M] = size
     calm = {"memory_swap_bytes_per_s": 0, "guest_oom_kills": 0}
@@ -185,6 +187,34 @@ def test_a_balloon_that_opens_by_itself_is_known_by_the_need_before(size: int, r
     host.sample(advance_s=10, **calm)
     host.values["vm-1"][M] = 2 * GIB  # the driver takes the old target again
     assert bool(foreign(host.sample())) is theirs
+
+
+def test_a_balloon_that_is_filled_while_the_guest_starts_is_nobodys_change() -> None:
+    host = Host()
+    host.runs, host.values["vm-1"][M] = {"vm-1": "qemu-1"}, 8 * GIB
+    host.sample()  # no driver has answered yet
+    assert foreign(host.sample(advance_s=60)) == []
+    for size in (6, 4, 2, 2, 2):
+        host.values["vm-1"][M] = size * GIB
+        assert foreign(host.sample(memory_reading_age_ms=1000)) == []
+    assert [entry.believed[M] for entry in journal(host) if isinstance(entry, ev.Owned)][-1] == 2 * GIB
+    host.sample()
+    host.values["vm-1"][M] = 4 * GIB
+    assert foreign(host.sample()) == [(M, 2 * GIB, 4 * GIB)]
+
+
+@pytest.mark.parametrize(("stood_s", "answers", "theirs"), [(5, True, False), (10, True, True), (595, False, False), (600, False, True)])
+def test_a_balloon_that_stood_still_is_full(stood_s: int, answers: bool, theirs: bool) -> None:
+    ownership = known(memory=2 * GIB)
+    for at_s, value in ((stood_s, 2 * GIB), (stood_s + 1, GIB)):
+        changes, _ = ownership.judge("vm", {M: value}, T0 + at_s * NS_PER_S, answers=answers)
+    assert bool(changes) is theirs
+
+
+def test_a_step_of_ours_ends_the_first_sight_of_a_balloon() -> None:
+    ownership = known(memory=2 * GIB)
+    ownership.begun("vm", M, 2 * GIB, 2 * GIB - 80 * MIB)
+    assert found(ownership, M, GIB)
 
 
 def test_a_step_in_flight_outlives_a_reboot() -> None:
