@@ -150,6 +150,8 @@ def test_a_group_is_counted_on_every_cpu(kernel: KernelPerfEvents, group: Path) 
     reader = PerfReader(kernel)
     tids = list(range(1, len(kernel.cpus()) + 2))  # more vCPUs than CPUs: the group is cheaper
     first = reader.read("vm", os.getpid(), tids, group)
+    # A task that was running when the events were opened is counted from its next context switch on.
+    time.sleep(0.001)
     burn()
     last = reader.read("vm", os.getpid(), tids, group)
     descriptors = reader.descriptors
