@@ -1,7 +1,8 @@
 """vCPU threads of a QEMU process and their run delay, from /proc/PID/task/TID/{comm,schedstat}.
 
 QEMU names the threads `CPU 0/KVM` (or `/TCG`). schedstat is `run_ns delay_ns slices`: delay is the time a thread was ready to run and
-did not. It includes the time the VM's own quota held it back, so derive takes the throttled time off.
+did not. It includes the time the VM's own quota held it back, so derive takes the throttled time off. Delay is counted as a thread gets to
+run: of a VM that has not run at all since the last reading nothing is read.
 Source: Documentation/scheduler/sched-stats.rst.
 """
 
@@ -40,20 +41,44 @@ class ThreadFiles:
         self._vcpus: tuple[Watched[tuple[int, int] | None], ...] = ()
         self._tids: tuple[int, ...] = ()
         self._sign: object = None
+        self._newest: VcpuThreads | None = None  # None = read them in any case
+        self._delay: int | None = None  # of the newest look or reading
 
     @property
     def tids(self) -> tuple[int, ...]:
         """Thread ids of the vCPUs."""
         return self._tids
 
-    def read(self, sign: object) -> VcpuThreads:
-        """The threads now. `sign`: whatever changes when a vCPU may have come or gone; the list is renewed only then.
+    def read(self, sign: object, *, has_run: bool = True) -> VcpuThreads:
+        """The threads now. `sign`: whatever changes when a vCPU may have come or gone; the list is renewed only then. `has_run`: False when
+        none has run since the last reading or look.
 
         Listing costs 40 times a reading, and a QEMU whose I/O threads come and go changes its list all the time: known ones are kept.
         """
         if sign != self._sign:
             self._list()
-            self._sign = sign
+            self._sign, self._newest = sign, None
+        if has_run or self._newest is None:
+            self._newest = self._sum()
+        self._delay = self._newest.delay_ns_total
+        return self._newest
+
+    def delay_ns(self, *, has_run: bool = True) -> int | None:
+        """Run delay of the threads known so far; None when one has ended or there is none. `has_run` as for `read`."""
+        if has_run or self._delay is None:
+            self._delay, self._newest = self._look(), None
+        return self._delay
+
+    def _look(self) -> int | None:
+        total = 0
+        for file in self._vcpus:
+            stat = file.read()
+            if stat is None:
+                return None
+            total += stat[1]
+        return total if self._vcpus else None
+
+    def _sum(self) -> VcpuThreads:
         stats = [file.read() for file in self._vcpus]
         if None in stats:  # one has just ended
             self._list()
@@ -66,19 +91,9 @@ class ThreadFiles:
             delay += stat[1]
         return VcpuThreads(count=count, run_ns_total=run, delay_ns_total=delay) if count else VcpuThreads(count=0)
 
-    def delay_ns(self) -> int | None:
-        """Run delay of the threads known so far; None when one has ended or there is none."""
-        total = 0
-        for file in self._vcpus:
-            stat = file.read()
-            if stat is None:
-                return None
-            total += stat[1]
-        return total if self._vcpus else None
-
     def retry(self) -> None:
         """List anew next time, with the names of all threads: one may have been seen before QEMU had named it."""
-        self._sign = None
+        self._sign = self._newest = self._delay = None
         self._threads = {tid: file for tid, file in self._threads.items() if file is not None}
 
     def close(self) -> None:

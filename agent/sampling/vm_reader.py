@@ -80,6 +80,7 @@ class VmReader:
             self._pressure = tuple(watch_pressure(files, groups.unified / f"{name}.pressure") for name in RESOURCES)
         self._peaks = Peaks()
         self._throttles = True
+        self._used: int | None = None
 
     @property
     def tids(self) -> tuple[int, ...]:
@@ -99,9 +100,14 @@ class VmReader:
     def subsample(self, now_ns: int) -> None:
         """Look at CPU use and run delay between two rounds."""
         used, throttled = self._cpu.read_use(self._throttles)
-        delay = self._threads.delay_ns()
+        delay = self._threads.delay_ns(has_run=self._has_run(used))
         if used is not None or delay is not None:
             self._peaks.look(now_ns, used, delay, throttled)
+
+    def _has_run(self, used_ns_total: int | None) -> bool:
+        """Whether any of its threads has run since this was asked last, or may have."""
+        before, self._used = self._used, used_ns_total
+        return used_ns_total is None or used_ns_total != before
 
     def read(self, epoch: str, now_ns: int, beside: Beside) -> RawVm:
         """One reading at monotonic `now_ns`. Raises HostError when the process is gone or one of its files cannot be read."""
@@ -109,7 +115,7 @@ class VmReader:
         if process is None or process.started != self.started:
             raise HostError(f"QEMU process {self.pid} is gone")
         cpu = self._cpu.read()
-        threads = self._threads.read((process.threads, self._cpu.vcpu_groups))
+        threads = self._threads.read((process.threads, self._cpu.vcpu_groups), has_run=self._has_run(cpu.used_ns_total))
         used = process.ticks * TICK_NS if cpu.used_ns_total is None else cpu.used_ns_total
         self._throttles = may_throttle(cpu.quota_millicores)
         self._peaks.look(now_ns, cpu.used_ns_total, threads.delay_ns_total, cpu.throttled_ns_total if self._throttles else None)

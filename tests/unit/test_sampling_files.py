@@ -73,6 +73,29 @@ def test_vcpu_threads_are_listed_anew_only_when_something_hints_at_it(tmp_path: 
     threads.close()
 
 
+def test_vcpu_threads_that_have_not_run_are_not_read(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/70/task/71/comm": "CPU 0/KVM\n"})
+    threads = ThreadFiles(tree(tmp_path, {}), 70)
+
+    def write(delay_ns: int) -> None:
+        tree(tmp_path, {"proc/70/task/71/schedstat": f"{delay_ns} {delay_ns} 1\n"})
+
+    write(5)
+    assert threads.read(2, has_run=False).delay_ns_total == 5, "the first time in any case"
+    write(6)
+    assert (threads.delay_ns(has_run=False), threads.read(2, has_run=False).delay_ns_total) == (5, 5)
+    assert threads.delay_ns() == threads.delay_ns(has_run=False) == 6
+    write(7)
+    assert threads.read(2, has_run=False).run_ns_total == 7, "a look has no run time"
+    write(8)
+    assert threads.delay_ns(has_run=False) == 7
+    assert threads.read(3, has_run=False).delay_ns_total == 8
+    write(9)
+    threads.retry()
+    assert threads.delay_ns(has_run=False) == 9
+    threads.close()
+
+
 def test_process_stat_survives_brackets_in_the_name(tmp_path: Path) -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     expected = ProcessStat(major_faults=3, ticks=353, threads=4, started=146771, rss_bytes=42301 * page)
