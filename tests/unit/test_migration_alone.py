@@ -244,8 +244,9 @@ def test_widened_for_want_of_progress_once_then_given_up() -> None:
 )
 def test_what_is_said_of_giving_up(may_act: bool, at_s: int, code: RefusalCode, why: str) -> None:
     desk = Desk().begun()
-    desk.desk.follow(may_act, T0 + at_s * S)
-    assert ev.AbortMigration(vm_id="vm-1") in desk.out
+    for _ in range(2):  # of one moment: once is enough
+        desk.desk.follow(may_act, T0 + at_s * S)
+    assert desk.out == [ev.AbortMigration(vm_id="vm-1"), ev.WatchMigration(vm_id="vm-1")]
     outcome = desk.end(T0 + at_s * S)
     assert (outcome.state, outcome.code, outcome.value) == (OutcomeState.UNDONE, code, None)
     assert outcome.detail == f"to h2; elapsed {at_s * 1000} ms; given up: {why}"
@@ -324,3 +325,44 @@ def test_a_vm_that_moved_is_left_alone_until_the_inventory_has_lost_it_or_a_minu
         desk.desk.inventory(at_ns)
         assert bool(desk.ledger.vms["vm-1"].pending) is held
     assert desk.check(step("back"), T0 + DEPARTED_NS).value == MOST
+
+
+def test_a_vm_paused_for_the_switch_over_is_held_on_and_so_is_one_that_left() -> None:
+    desk = Desk().begun()
+    for vm_ids in (("vm-2",), ("vm-1", "vm-2")):  # its record begins anew
+        desk.here(*vm_ids)
+        desk.desk.inventory(T0)
+    assert desk.ledger.vms["vm-1"].pending == {StepKind.MIGRATE: (0, 100 * MBIT)} and desk.told == []
+    desk.end(T0, moved=True)
+    for vm_ids in (("vm-2",), ("vm-1", "vm-2")):
+        desk.here(*vm_ids)
+    desk.desk.inventory(T0 + 1)  # of one event: it had not left for good
+    assert desk.ledger.vms["vm-1"].pending == {StepKind.MIGRATE: (0, 0)}
+
+
+def test_each_move_and_each_vm_that_left_is_looked_at() -> None:
+    desk = Desk("vm-1", "vm-2", "vm-3")
+    desk.desk.begin(step("mine", "vm-1"), MBIT, "operator", T0)
+    for vm_id in ("vm-2", "vm-3"):
+        desk.desk.take_up(ev.Intent(step=step(vm_id, vm_id), asked=MBIT, before=0, origin="operator", at_ns=T0), T0)
+    desk.here("vm-1")
+    desk.desk.inventory(T0 + S)
+    assert [(outcome.step.id, outcome.state) for outcome, *_ in desk.told] == [
+        ("vm-2", OutcomeState.VERIFIED),
+        ("vm-3", OutcomeState.VERIFIED),
+    ]
+    both = Desk()
+    for vm_id in ("vm-1", "vm-2"):
+        both.desk.begin(step(vm_id, vm_id), MBIT, "operator", T0)
+        both.desk.ended(ev.MigrationEnded(step_id=vm_id, moved=True), T0 + S * (vm_id == "vm-1"))
+    both.desk.inventory(T0 + DEPARTED_NS)  # the first for a second yet, the other is back
+    assert bool(both.ledger.vms["vm-1"].pending) and not both.ledger.vms["vm-2"].pending
+
+
+def test_a_move_that_went_well_ends_the_row_of_failures() -> None:
+    desk = Desk()
+    for n, moved in enumerate((False, True, False)):
+        desk.desk.begin(step(f"move-{n}"), MBIT, "operator", T0)
+        desk.desk.ended(ev.MigrationEnded(step_id=f"move-{n}", moved=moved), T0)
+        desk.desk.inventory(T0 + DEPARTED_NS)
+    assert desk.ledger.vms["vm-1"].backoff_until == {(StepKind.MIGRATE, True): T0 + GuardConfig().backoff_initial_s * S}
