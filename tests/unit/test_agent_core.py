@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from obedient_host import ABLE, BEFORE, GUARD, RULE, T0, Host, capacity, domain, one, outcomes, submitted
 
@@ -559,10 +559,12 @@ def watched(mode: Mode) -> Watched:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS, st.sampled_from([Mode.REACTIVE, Mode.PREDICTIVE]))
+@example([("step", "vm-1", (StepKind.VCPUS, 3)), ("link", False, None), ("tick", 100, None), ("tick", 700, None)], Mode.PREDICTIVE)
 def test_bounds_promises_and_fail_static_hold_whatever_happens(actions: list[tuple[str, object, object]], mode: Mode) -> None:
     host = watched(mode)
     play(host, actions)
     host.deaf, host.stuck = False, set()
+    host.tell(ev.LinkUp(epoch=1, acked=-1))  # without a coordinator the decay to the owner's defaults is tried for ever
     for _ in range(4):
         host.tick(700)
     assert host.core.in_flight == host.core.waiting == 0
