@@ -1,6 +1,7 @@
 """`tidegate-agent top`: the newest sample as a screen, like virt-top, without any library for terminals.
 
 `screen` is pure: an answer of the agent in, lines out. Demand is marked ">" where a limit held the VM back: it is at least that much.
+Where there is room, columns follow of what is measured and not shipped (VmDetail); the rest of it is in `top --json` and /metrics.
 On a terminal the alternate screen is used and left again however the program ends; elsewhere screens follow one another.
 """
 
@@ -38,6 +39,8 @@ COLUMNS: Final = (
     ("NET b/s", 7),
     ("FLAGS", 5),
 )
+DETAILS: Final = (("GROUP", 6), ("PKT/s", 7), ("DROP/s", 6), ("CTX/s", 7), ("IPC", 5))  # before the flags
+_WIDE: Final = sum(wide + 1 for _, wide in (*COLUMNS, *DETAILS)) - 1
 SORTS: Final[Mapping[str, Callable[[Row], Any]]] = {
     "cpu": lambda row: -(row.get("cpu_used_millicores") or 0),
     "ready": lambda row: -(row.get("cpu_ready_permille") or 0),
@@ -65,11 +68,14 @@ def screen(answer: Mapping[str, Any], sort: str, width: int, height: int) -> lis
     ]
     if status["sampling_failures"]:
         lines.append("failed: " + "; ".join(f"{name}: {what}" for name, what in sorted(status["sampling_failures"].items())))
-    lines.append(" ".join(name.ljust(wide) if i == 0 else name.rjust(wide) for i, (name, wide) in enumerate(COLUMNS)))
+    columns = (*COLUMNS[:-1], *DETAILS, COLUMNS[-1]) if width >= _WIDE else COLUMNS
+    lines.append(_aligned([name for name, _ in columns], columns))
     room = max(0, height - len(lines))
     rows = sorted(answer["vms"], key=lambda row: (SORTS[sort](row), row["name"]))
     shown = rows if len(rows) <= room else rows[: max(0, room - 1)]
-    lines += [_line(row, status) for row in shown]
+    for row in shown:
+        details = _details(row.get("detail") or {}) if width >= _WIDE else ()
+        lines.append(_aligned((*_figures(row), *details, _flags(row, status)), columns))
     if len(shown) < len(rows):
         lines.append(f"... {len(rows) - len(shown)} more VMs; `tidegate-agent vms` lists all")
     return [printable(line)[:width].rstrip() for line in lines[:height]]
@@ -98,8 +104,14 @@ def watch(door: Door, *, interval_s: float, count: int | None, sort: str) -> Non
                 problem = f"{error} (showing the last answer)"[:200]
 
 
-def _line(row: Row, status: Mapping[str, Any]) -> str:
-    flags = "".join(
+def _aligned(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    return " ".join(
+        cell[:wide].ljust(wide) if i == 0 else cell.rjust(wide) for i, (cell, (_, wide)) in enumerate(zip(cells, columns, strict=True))
+    )
+
+
+def _flags(row: Row, status: Mapping[str, Any]) -> str:
+    return "".join(
         letter
         for letter, holds in (
             ("*", bool(row["in_flight"])),
@@ -111,7 +123,10 @@ def _line(row: Row, status: Mapping[str, Any]) -> str:
         )
         if holds
     )
-    cells = (
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    return (
         row["name"] or row["vm_id"],
         _demand(row),
         cores(row.get("cpu_used_millicores")),
@@ -124,10 +139,17 @@ def _line(row: Row, status: Mapping[str, Any]) -> str:
         size(row.get("memory_used_bytes")),
         size(_sum(row, "disk_read_bytes_per_s", "disk_write_bytes_per_s")),
         bits(_sum(row, "net_rx_bits_per_s", "net_tx_bits_per_s")),
-        flags,
     )
-    return " ".join(
-        cell[:wide].ljust(wide) if i == 0 else cell.rjust(wide) for i, (cell, (_, wide)) in enumerate(zip(cells, COLUMNS, strict=True))
+
+
+def _details(detail: Row) -> tuple[str, ...]:
+    per_kilocycle = detail.get("instructions_per_kilocycle")
+    return (
+        size(detail.get("memory_current_bytes")),
+        _text(_sum(detail, "net_rx_packets_per_s", "net_tx_packets_per_s")),
+        _text(_sum(detail, "net_rx_tap_dropped_per_s", "net_tx_tap_dropped_per_s")),
+        _text(detail.get("context_switches_per_s")),
+        "-" if per_kilocycle is None else f"{per_kilocycle / 1000:.2f}",
     )
 
 

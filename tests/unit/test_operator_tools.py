@@ -134,6 +134,16 @@ def test_screen_sorts_marks_censored_demand_and_fits() -> None:
     assert [line[-1] for line in screen(left, "name", 200, 50)[3:]] == ["y", "-"] and "  1 VM  " in screen(left, "name", 200, 50)[0]
 
 
+def test_screen_shows_details_where_there_is_room() -> None:
+    detail = {"memory_current_bytes": 2**25, "net_rx_packets_per_s": 3, "net_tx_packets_per_s": 4, "instructions_per_kilocycle": 1250}
+    one = answer() | {"vms": [vm("a", in_flight=["cpu_quota"], detail=detail)]}
+    header, line = screen(one, "cpu", 200, 50)[2:]
+    assert header.split()[-6:] == ["GROUP", "PKT/s", "DROP/s", "CTX/s", "IPC", "FLAGS"]
+    assert line.split()[-6:] == ["32M", "7", "-", "-", "1.25", "*"]
+    header, line = screen(one, "cpu", 110, 50)[2:]
+    assert "IPC" not in header and header.split()[-1] == "FLAGS" and line.split()[-2:] == ["-", "*"]
+
+
 def test_vms_shows_figures_for_people_and_what_each_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         vm("a", vcpus=2, cpu_quota_millicores=1500, cpu_used_millicores=80, memory_allocated_bytes=112 * 2**20, in_flight=["memory"]),
