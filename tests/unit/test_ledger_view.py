@@ -67,3 +67,12 @@ def test_rates_are_of_the_last_minute() -> None:
     book = ledger("a")
     book.begun("a", K.CPU_QUOTA, 1000, 1100, T0)
     assert book.view("a", K.CPU_QUOTA, T0 + MINUTE_NS - 1).vm_steps == 1 and book.view("a", K.CPU_QUOTA, T0 + MINUTE_NS).vm_steps == 0
+
+
+def test_memory_that_was_never_read_counts_nothing_of_the_sum() -> None:
+    book = ledger("a")
+    assert book.view("a", K.MEMORY, T0).memory_sum_bytes == 2 * GIB
+    book.hold("a", K.CPU_QUOTA, 1000, 1100)
+    assert book.view("a", K.MEMORY, T0).memory_sum_bytes == 2 * GIB
+    book.hold("a", K.DIMM, 0, GIB)
+    assert book.view("a", K.MEMORY, T0).memory_sum_bytes == 3 * GIB

@@ -239,3 +239,12 @@ def test_folding_leaves_the_entries_of_the_journal_as_they_are() -> None:
     fold(owned, entry)
     fold(owned, Closed(outcome=Outcome(step=step("s", Q, 2000), state=OutcomeState.VERIFIED, value=2000)))
     assert owned["vm"].believed == {Q: 2000} and entry.believed == {Q: 1000}
+
+
+def test_a_reboot_while_a_balloon_is_first_filled_is_news_too() -> None:
+    ownership = Ownership()
+    ownership.meet("vm", RUN, {}, T0)
+    assert ownership.judge("vm", {M: 64 * MIB}, T0) == ([], True)
+    rebooted(ownership)
+    assert ownership.judge("vm", {M: 64 * MIB}, T0 + 1) == ([], True)
+    assert ownership.judge("vm", {M: 63 * MIB}, T0 + 2) == ([], False)  # within its rounding: it stands still
