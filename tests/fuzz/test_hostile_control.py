@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from plain_host import plain_capacity
 
-from agent.answers import Answers
-from agent.calls import BoundedCalls
-from agent.control import MAX_REQUEST_BYTES, ControlServer
 from agent.core import AgentCore
 from agent.events import Event, InventoryRead, UndoOrdered
 from agent.link.spool import Spool
-from agent.picture import Picture
+from agent.service.answers import Answers
+from agent.service.calls import BoundedCalls
+from agent.service.control import MAX_REQUEST_BYTES, ControlServer
+from agent.service.picture import Picture
 from shared.clock import ManualClock
 from shared.config import AgentConfig
 from shared.model import Domain, Mode

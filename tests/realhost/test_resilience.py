@@ -21,9 +21,9 @@ import msgspec
 import pytest
 from real_host import Guest, RealHost, wait_for
 
-from agent.calls import THREAD_CAP
 from agent.sampling.sampler import LIBVIRT_DEADLINE_S
 from agent.service import AgentService
+from agent.service.calls import THREAD_CAP
 from shared.config import AgentConfig
 from shared.control import ask
 from shared.errors import HostError, Refusal

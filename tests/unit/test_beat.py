@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.beat import beat_before, until_next
-from agent.pausing import WATCH_PERIOD_S
-from agent.service import TICK_S
+from agent.service.beat import beat_before, until_next
+from agent.service.pausing import WATCH_PERIOD_S
+from agent.service.process import TICK_S
 from shared.units import NS_PER_S
 
 

@@ -12,15 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 from plain_host import plain_capacity
 
-from agent import cli_show
-from agent.answers import Answers
-from agent.calls import BoundedCalls
 from agent.cli import cli
-from agent.cli_door import Door
+from agent.cli import show as cli_show
+from agent.cli.door import Door
 from agent.core import AgentCore
 from agent.link.spool import Spool
-from agent.picture import Picture
 from agent.sampling.dirty import DirtyRates
+from agent.service.answers import Answers
+from agent.service.calls import BoundedCalls
+from agent.service.picture import Picture
 from shared.clock import SystemClock
 from shared.config import AgentConfig
 from shared.control import Request

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.exporter import MAX_CONNECTIONS, MAX_HEAD_BYTES, Exporter
 from agent.sampling.detail import VmDetail
-from agent.vm_series import MAX_VMS, render_vms
+from agent.service.exporter import MAX_CONNECTIONS, MAX_HEAD_BYTES, Exporter
+from agent.service.vm_series import MAX_VMS, render_vms
 from shared.errors import ConfigError
 from shared.metrics import AGENT_METRICS, AGENT_VM_METRICS, Metrics
 from shared.model import VmSample

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent import events as ev
-from agent.movers import Movers
 from agent.ports import MigrationProgress
+from agent.service.movers import Movers
 from shared.errors import HostError, Refusal
 from shared.model import Allocation, Domain
 from shared.plan import Step, StepKind

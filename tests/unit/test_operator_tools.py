@@ -17,16 +17,16 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from agent import calls as calls_module
-from agent.calls import ACTING_THREADS, THREAD_CAP, BoundedCalls
 from agent.cli import cli
-from agent.cli_door import Door, table
-from agent.cli_top import screen
-from agent.doctor_agent import certificates, journal, state
-from agent.doctor_finding import Finding, Level
-from agent.manual import EXIT_CODES, commands, manual_page
-from agent.pausing import PauseFile
-from agent.reloading import reload
+from agent.cli.door import Door, table
+from agent.cli.manual import EXIT_CODES, commands, manual_page
+from agent.cli.top import screen
+from agent.doctor.agent import certificates, journal, state
+from agent.doctor.finding import Finding, Level
+from agent.service import calls as calls_module
+from agent.service.calls import ACTING_THREADS, THREAD_CAP, BoundedCalls
+from agent.service.pausing import PauseFile
+from agent.service.reloading import reload
 from coordinator.pki import create_ca, issue_host
 from shared.config import AgentConfig, GuardConfig, SamplingConfig, TlsConfig
 from shared.errors import HostError, Refusal

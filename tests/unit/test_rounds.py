@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import rounds as rounds_module
-from agent.calls import cancel
-from agent.hosts import HostBundle
-from agent.picture import Picture
 from agent.ports import PerfCounts, RawHost, RawVm
-from agent.rounds import MAX_PERIOD_S, Rounds, StuckError
+from agent.service import rounds as rounds_module
+from agent.service.calls import cancel
+from agent.service.hosts import HostBundle
+from agent.service.picture import Picture
+from agent.service.rounds import MAX_PERIOD_S, Rounds, StuckError
 from shared.clock import ManualClock
 from shared.config import AgentConfig, SamplingConfig
 from shared.errors import HostError

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from agent import cli_control
 from agent.cli import cli
-from agent.cli_door import Door
+from agent.cli import control as cli_control
+from agent.cli.door import Door
 from shared.refusal import DESCRIPTIONS, RefusalCode
 
 Run = Callable[..., Result]

@@ -16,11 +16,11 @@ import structlog
 
 from agent import events as ev
 from agent.acting.journal import Journal, save_mode, save_pause
-from agent.calls import CALL_DEADLINE_S
-from agent.hosts import HostBundle
 from agent.link.client import LinkClient
-from agent.movers import Movers
-from agent.picture import Picture
+from agent.service.calls import CALL_DEADLINE_S
+from agent.service.hosts import HostBundle
+from agent.service.movers import Movers
+from agent.service.picture import Picture
 from shared import failpoint
 from shared.errors import HostError, Refusal
 from shared.frame import encode

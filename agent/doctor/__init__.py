@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from agent import doctor_agent, doctor_host, doctor_shaping
-from agent.doctor_finding import Check, Finding, fail, ok
+from agent.doctor import agent as doctor_agent
+from agent.doctor import host as doctor_host
+from agent.doctor import shaping as doctor_shaping
+from agent.doctor.finding import Check, Finding, fail, ok
 from shared.config import AGENT_PREFIX, AgentConfig, load
 from shared.errors import ConfigError
 

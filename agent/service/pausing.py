@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from agent.beat import until_next
+from agent.service.beat import until_next
 
 WATCH_PERIOD_S: Final = 0.5  # real seconds: a pause is in force within 1 s, by whatever clock the agent decides
 

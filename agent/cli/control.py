@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from agent.cli_door import EXIT_FAILED, EXIT_REFUSED, PROGRAM, Door, complete_vm, show, show_table, with_door
+from agent.cli.door import EXIT_FAILED, EXIT_REFUSED, PROGRAM, Door, complete_vm, show, show_table, with_door
 from shared.model import Mode
 from shared.plan import OutcomeState
 from shared.refusal import DESCRIPTIONS, RefusalCode

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.adapters.kernel_files import RootedFiles
-from agent.doctor_finding import Finding, fail, ok, warn
+from agent.doctor.finding import Finding, fail, ok, warn
 from agent.sampling.cgroup import read_mounts
 from shared.config import AgentConfig
 from shared.errors import ConfigError, HostError, Refusal

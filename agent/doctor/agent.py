@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.acting.journal import read_journal
-from agent.doctor_finding import Finding, fail, ok, warn
+from agent.doctor.finding import Finding, fail, ok, warn
 from shared.config import AgentConfig
 from shared.control import Unreachable, ask
 from shared.errors import ConfigError, HostError, PeerError, Refusal

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from agent.picture import Picture
-from agent.vm_series import MAX_VMS, render_vms
+from agent.service.picture import Picture
+from agent.service.vm_series import MAX_VMS, render_vms
 from shared.metrics import Metrics, Rising
 from shared.model import Mode
 from shared.units import NS_PER_S

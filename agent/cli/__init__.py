@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from agent.cli_control import mode, pause, resume, undo
-from agent.cli_door import CONFIG_OPTION, EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, PROGRAM, read_config
-from agent.cli_host import completion, config, doctor, man
-from agent.cli_show import caps, dirty_rate, history, plan, status, top, vms, why
+from agent.cli.control import mode, pause, resume, undo
+from agent.cli.door import CONFIG_OPTION, EXIT_FAILED, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, PROGRAM, read_config
+from agent.cli.host import completion, config, doctor, man
+from agent.cli.show import caps, dirty_rate, history, plan, status, top, vms, why
 from shared.config import AgentConfig
 from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 from shared.model import Mode

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.cli_door import CONFIG_OPTION, EXIT_FAILED, JSON_OPTION, PROGRAM, chosen_config, read_config, show, show_table
+from agent.cli.door import CONFIG_OPTION, EXIT_FAILED, JSON_OPTION, PROGRAM, chosen_config, read_config, show, show_table
 from shared.config import AGENT_PREFIX, AgentConfig
 from shared.config_file import load_with_origins, settings
 
@@ -20,7 +20,7 @@ from shared.config_file import load_with_origins, settings
 def doctor(config_path: Path | None, as_json: bool) -> None:
     """Check kernel, libvirt, cgroups, tc, certificates, clock, state folder and settings; say how to mend what is wrong."""
     from agent.doctor import examine  # noqa: PLC0415  # the other commands start fast without it
-    from agent.doctor_finding import Level  # noqa: PLC0415
+    from agent.doctor.finding import Level  # noqa: PLC0415
 
     findings = examine(chosen_config(config_path), os.environ)
     worst = max(finding.level for finding in findings)
@@ -95,7 +95,7 @@ def completion(shell: str) -> None:
 @click.command()
 def man() -> None:
     """Print the manual page: `tidegate-agent man | man -l -`."""
-    from agent.manual import manual_page  # noqa: PLC0415
+    from agent.cli.manual import manual_page  # noqa: PLC0415
 
     root = click.get_current_context().find_root().command
     assert isinstance(root, click.Group)

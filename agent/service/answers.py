@@ -12,9 +12,9 @@ import msgspec
 
 from agent import events as ev
 from agent.acting.telling import HistoryLine
-from agent.picture import Picture
 from agent.sampling.detail import VmDetail
 from agent.sampling.dirty import DirtyRates
+from agent.service.picture import Picture
 from shared.control import Request
 from shared.errors import Refusal
 from shared.model import Mode

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import click
 
-from agent.cli_door import EXIT_FAILED, Door, complete_vm, show, show_table, with_door
-from agent.figures import cores, size
+from agent.cli.door import EXIT_FAILED, Door, complete_vm, show, show_table, with_door
+from agent.cli.figures import cores, size
 from shared.units import NS_PER_S
 
 DIRTY_WAIT_S: Final = 30.0  # two measurements that get no result, and then ours
@@ -68,7 +68,7 @@ def top(door: Door, as_json: bool, *, interval: float, count: int | None, once: 
 
     Flags: * a step in flight, b backing off, x excluded by policy, y left to somebody else, Q quarantined, - not running.
     """
-    from agent.cli_top import watch  # noqa: PLC0415  # the other commands start fast without it
+    from agent.cli.top import watch  # noqa: PLC0415  # the other commands start fast without it
 
     if as_json:
         show(door.ask("top"), True)

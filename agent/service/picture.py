@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from agent.calls import BoundedCalls
 from agent.core import AgentCore
 from agent.link.spool import Spool
 from agent.ports import RawHost
 from agent.sampling.detail import VmDetail, derive_detail
+from agent.service.calls import BoundedCalls
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import Refusal

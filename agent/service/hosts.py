@@ -30,7 +30,7 @@ class HostBundle:
     collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
     dirty_rates: DirtyRates | None = None  # None = they cannot be measured here
-    migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.movers
+    migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.service.movers
 
 
 def open_host(config: AgentConfig, clock: Clock) -> HostBundle:

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import click
 
-from agent.cli_door import Door, printable
-from agent.figures import bits, cores, counted, percent, size
+from agent.cli.door import Door, printable
+from agent.cli.figures import bits, cores, counted, percent, size
 from shared.control import Unreachable
 
 Row = Mapping[str, Any]

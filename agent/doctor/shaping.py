@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from agent.doctor_finding import Finding, fail, ok, warn
+from agent.doctor.finding import Finding, fail, ok, warn
 from shared.config import AgentConfig
 from shared.errors import HostError, Refusal
 from shared.plan import StepKind

@@ -1,8 +1,8 @@
 """Wiring of the agent process: timers, threads, socket and link around the pure core.
 
-One event loop owns the core. Calls that may block (libvirt, netlink, kernel files) run in bounded pools with deadlines (agent.calls,
-agent.rounds); what the core wants done is carried out by agent.performing. The loop's death is the process's death, and so is a journal
-that cannot be written: what is not written down is not done.
+One event loop owns the core. Calls that may block (libvirt, netlink, kernel files) run in bounded pools with deadlines (`calls`, `rounds`);
+what the core wants done is carried out by `performing`. The loop's death is the process's death, and so is a journal that cannot be
+written: what is not written down is not done.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import structlog
 from agent import events as ev
 from agent.acting.journal import Journal, load_mode, load_pause
 from agent.acting.reconcile import local_prefix, reconcile
-from agent.answers import Answers
-from agent.beat import until_next
-from agent.calls import CALL_DEADLINE_S, BoundedCalls, cancel
-from agent.control import ControlServer
 from agent.core import AgentCore
-from agent.exporter import Exporter
-from agent.gauges import Gauges
-from agent.hosts import HostBundle, open_host
 from agent.link.client import LinkClient, LinkDown, LinkEvent, LinkMessage, LinkUp
 from agent.link.spool import Spool
-from agent.movers import Movers
-from agent.pausing import PauseFile
-from agent.performing import Performer
-from agent.picture import Picture
-from agent.reloading import reload
-from agent.rounds import MIN_REAL_WAIT_S, Rounds
+from agent.service.answers import Answers
+from agent.service.beat import until_next
+from agent.service.calls import CALL_DEADLINE_S, BoundedCalls, cancel
+from agent.service.control import ControlServer
+from agent.service.exporter import Exporter
+from agent.service.gauges import Gauges
+from agent.service.hosts import HostBundle, open_host
+from agent.service.movers import Movers
+from agent.service.pausing import PauseFile
+from agent.service.performing import Performer
+from agent.service.picture import Picture
+from agent.service.reloading import reload
+from agent.service.rounds import MIN_REAL_WAIT_S, Rounds
 from shared.config import AgentConfig
 from shared.control import Request
 from shared.errors import ConfigError, HostError, Refusal

@@ -17,13 +17,13 @@ from typing import Any, Final
 import structlog
 
 from agent import events as ev
-from agent.beat import beat_before
-from agent.calls import CALL_DEADLINE_S
-from agent.hosts import HostBundle
-from agent.picture import Picture
 from agent.ports import RawHost, RawVm
 from agent.sampling.derive import derive
 from agent.sampling.pace import next_period_s
+from agent.service.beat import beat_before
+from agent.service.calls import CALL_DEADLINE_S
+from agent.service.hosts import HostBundle
+from agent.service.picture import Picture
 from shared.errors import HostError
 from shared.metrics import Metrics
 from shared.model import HostSample
