@@ -183,7 +183,7 @@ class Guard:
     def _growth(self, step: Step, view: View, domain: Domain, current: int, now_ns: int, unplanned: bool) -> Verdict:  # noqa: PLR0917
         kind, value, bit = step.kind, step.value, None
         limits = [self._ceiling(kind, view, domain, current)]
-        if unplanned and (budget := self._budget(kind, view, domain, now_ns)) is not None:
+        if unplanned and (budget := self._budget(kind, view, now_ns)) is not None:
             limits.append(budget)
         if kind in MEMORY_LEVERS:
             most = self._stride(kind, view, current, self.config.memory_grow_max_permille)
@@ -213,7 +213,7 @@ class Guard:
         code = RefusalCode.ABOVE_CEILING if high < most and kind is not StepKind.VCPUS_ONLINE else RefusalCode.ABOVE_DOMAIN_MAXIMUM
         return Limit(high, code, f"{kind} in force is {current}, at most {high}")
 
-    def _budget(self, kind: StepKind, view: View, domain: Domain, now_ns: int) -> Limit | None:
+    def _budget(self, kind: StepKind, view: View, now_ns: int) -> Limit | None:
         """None = the lever has no budget: nothing of it is promised, or what it began with is not known."""
         if kind not in PROMISE_OF or view.budget_base is None:
             return None

@@ -1,8 +1,8 @@
 """Live migration of this host's VMs as a desk that takes MIGRATE steps one by one: check → journal → start → watch → ending. Pure.
 
 Why a desk of its own: a move is no value that can be read back. It takes minutes, ends with the VM elsewhere, and while it runs nothing
-else of the VM may change. Rules, in the order checked: the general ones of the guard, a destination that this host's owner named and
-that is not this host, the back-off after moves that failed, no other lever of the VM in flight, at most `max_outgoing` moves at a time.
+else of the VM may change. Rules, in the order checked: those of the guard (back-off after moves that failed and no lever of the VM in
+flight among them), a destination that this host's owner named and that is not this host, at most `max_outgoing` moves at a time.
 A running move must get nearer within `no_progress_s`. What is left to send falls towards nothing in every pass over the memory, however
 much the guest dirties meanwhile, so its minimum alone proves nothing after the first pass: a pass is nearer when it began with less than
 every pass before it, and within such a pass the minimum has to fall. When a move gets no nearer, or the guest dirties faster than is sent,
@@ -120,13 +120,6 @@ class MigrationDesk:
             return _no(RefusalCode.NOTHING_TO_DO, f"{step.target} is this host")
         if self.config.uri_of(step.target) is None:
             return _no(RefusalCode.TARGET_UNKNOWN, f"target {step.target!r}: not among migration.targets of {self._host_id}")
-        record = self._ledger.vms[step.vm_id]
-        wait_ns = record.backoff_until.get((StepKind.MIGRATE, True), 0) - now_ns
-        if wait_ns > 0:
-            return _no(RefusalCode.BACKING_OFF, f"earlier moves failed: next try in {wait_ns // NS_PER_S} s", wait_ns)
-        if record.pending or step.vm_id in self._moves:
-            busy = ", ".join(sorted(record.pending))
-            return _no(RefusalCode.VM_BUSY, f"in flight for this VM: {busy}", NS_PER_S)
         if len(self._moves) >= self.config.max_outgoing:
             most = self.config.max_outgoing
             return _no(RefusalCode.MIGRATION_BUSY, f"{len(self._moves)} migrations under way, {most} allowed at a time", NS_PER_S)
