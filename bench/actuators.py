@@ -25,7 +25,7 @@ from pyroute2 import NetNS
 
 from agent.acting.levers import FIELDS, shows
 from agent.adapters import shaping_netlink
-from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.netlink_shaper import NetlinkShaper
 from agent.adapters.shaping_rates import CLASS_HANDLE, ROOT_HANDLE
 from agent.ports import Hypervisor
 from bench.report import Figure, options, publish
@@ -72,7 +72,7 @@ def accuracy(quick: bool) -> Iterator[Figure]:
     """Errors of ceilings and guarantees in per cent, from what arrives."""
     seconds = 3.0 if quick else 8.0
     with ShapingLab(2) as lab:
-        shaper = Pyroute2Shaper(lab.namespace(), 20 * MBIT)
+        shaper = NetlinkShaper(lab.namespace(), 20 * MBIT)
         for kind in (TX, RX):
             arrivals = lab.from_guest(0) if kind is TX else lab.to_guest(0)
             for mbit in (4, 15) if quick else (2, 4, 8, 15):
@@ -111,7 +111,7 @@ def many_taps(lab: ShapingLab) -> Iterator[list[str]]:
 def cost() -> Iterator[Figure]:
     """CPU of reading and changing 100 taps, and what their entries cost the packets of one that comes after them."""
     with ShapingLab(1) as lab, many_taps(lab) as taps:
-        shaper = Pyroute2Shaper(lab.namespace(), 100_000 * MBIT)
+        shaper = NetlinkShaper(lab.namespace(), 100_000 * MBIT)
         run(f"ip -n {lab.host}g0 link set eth0 gso_max_segs 1")  # every frame by itself: what a packet costs shows
         speeds = {"unshaped": tcp_kframes(lab)}
         shaper.set_ceiling(lab.tap(0), TX, 90_000 * MBIT)

@@ -14,7 +14,7 @@ from agent.adapters.libvirt_collectors import LibvirtCollectors
 from agent.adapters.libvirt_connection import LibvirtConnection
 from agent.adapters.libvirt_hypervisor import CommitLimits, LibvirtHypervisor
 from agent.adapters.libvirt_statistics import Connections, libvirt_statistics
-from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.netlink_shaper import NetlinkShaper
 from agent.ports import RawHost
 from agent.sampling.numa import read_numa
 from agent.sampling.sampler import RunningDomain, Sampler
@@ -35,7 +35,7 @@ class LibvirtHost(LibvirtHypervisor):
     Renewing the list of domains sweeps away what belonged to taps that are gone, and tells the collectors which VMs run.
     """
 
-    def __init__(self, uri: str, files: RootedFiles, shaper: Pyroute2Shaper, limits: CommitLimits, collectors: LibvirtCollectors) -> None:
+    def __init__(self, uri: str, files: RootedFiles, shaper: NetlinkShaper, limits: CommitLimits, collectors: LibvirtCollectors) -> None:
         super().__init__(uri, files, shaper, limits)
         self._owned = shaper
         self.collectors = collectors
@@ -111,7 +111,7 @@ def open_libvirt_host(
     network namespace cannot be entered; libvirtd itself is first asked at the first call.
     """
     files = RootedFiles(proc=Path(proc_root), sys=Path(sys_root), cgroup=Path(cgroup_root))
-    shaper = Pyroute2Shaper(network_namespace, net_bits_per_s)
+    shaper = NetlinkShaper(network_namespace, net_bits_per_s)
     try:
         limits = CommitLimits(
             cpu_commit_ratio=cpu_commit_ratio,

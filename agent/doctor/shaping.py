@@ -37,7 +37,7 @@ def _try_all() -> Iterator[Finding]:
     from pyroute2 import IPRoute  # noqa: PLC0415  # slow to import
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
-    from agent.adapters.pyroute2_shaper import Pyroute2Shaper  # noqa: PLC0415
+    from agent.adapters.netlink_shaper import NetlinkShaper  # noqa: PLC0415
     from agent.adapters.shaping_netlink import TrafficControl, load_marking_program  # noqa: PLC0415
 
     with IPRoute() as routes:
@@ -48,7 +48,7 @@ def _try_all() -> Iterator[Finding]:
             return
         index = routes.link_lookup(ifname=_DEVICE)[0]
         routes.link("set", index=index, state="up")
-        shaper, control = Pyroute2Shaper(), TrafficControl()
+        shaper, control = NetlinkShaper(), TrafficControl()
         try:
             yield _try(shaper, StepKind.NET_RX, "HTB towards the guest", "modprobe sch_htb; CONFIG_NET_SCH_HTB")
             mend = "modprobe -a sch_ingress cls_u32 act_mirred; CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED"
@@ -75,9 +75,9 @@ def _try_all() -> Iterator[Finding]:
 
 
 def _try(shaper: object, kind: StepKind, what: str, mend: str) -> Finding:
-    from agent.adapters.pyroute2_shaper import Pyroute2Shaper  # noqa: PLC0415
+    from agent.adapters.netlink_shaper import NetlinkShaper  # noqa: PLC0415
 
-    assert isinstance(shaper, Pyroute2Shaper)
+    assert isinstance(shaper, NetlinkShaper)
     try:
         shaper.set_ceiling(_DEVICE, kind, _PROBE_BITS_PER_S)
         seen = shaper.ceiling(_DEVICE, kind)

@@ -1,4 +1,4 @@
-"""Pyroute2Shaper against the kernel: the contract, and what only it has (foreign qdiscs, sweeping, one dump). Needs root."""
+"""NetlinkShaper against the kernel: the contract, and what only it has (foreign qdiscs, sweeping, one dump). Needs root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memory_shaper import MemoryShaper
 from shaper_contract import RX, TX, ShaperContract
 
 from agent.adapters import shaping_netlink
-from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.netlink_shaper import NetlinkShaper
 from agent.adapters.shaping_rates import client_handle
 from agent.adapters.shaping_tree import SHARED_IFB
 from agent.sampling.sampler import ShapingReading
@@ -70,7 +70,7 @@ class TestMemoryShaper(ShaperContract):
 
 
 @pytest.mark.realhost
-class TestPyroute2Shaper(ShaperContract):
+class TestNetlinkShaper(ShaperContract):
     @pytest.fixture
     def tap(self, taps: tuple[str, str]) -> str:
         return taps[0]
@@ -80,14 +80,14 @@ class TestPyroute2Shaper(ShaperContract):
         return taps[1]
 
     @pytest.fixture
-    def shaper(self, namespace: str) -> Iterator[Pyroute2Shaper]:
-        shaper = Pyroute2Shaper(f"/run/netns/{namespace}")
+    def shaper(self, namespace: str) -> Iterator[NetlinkShaper]:
+        shaper = NetlinkShaper(f"/run/netns/{namespace}")
         yield shaper
         shaper.release(TAP)
         shaper.release(OTHER)
         shaper.close()
 
-    def test_nothing_of_ours_is_left_after_release(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_nothing_of_ours_is_left_after_release(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         before = run(f"tc -n {namespace} qdisc show"), run(f"ip -n {namespace} -o link").count("\n")
         shaper.set_ceiling(tap, RX, MBIT)
         shaper.set_ceiling(tap, TX, MBIT)
@@ -95,9 +95,9 @@ class TestPyroute2Shaper(ShaperContract):
         shaper.release(tap)
         assert (run(f"tc -n {namespace} qdisc show"), run(f"ip -n {namespace} -o link").count("\n")) == before
 
-    def test_a_new_process_finds_what_the_last_one_made(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_a_new_process_finds_what_the_last_one_made(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, TX, 3 * MBIT)
-        second = Pyroute2Shaper(f"/run/netns/{namespace}")
+        second = NetlinkShaper(f"/run/netns/{namespace}")
         assert second.ceiling(tap, TX) == 3 * MBIT
         second.set_ceiling(tap, TX, 4 * MBIT)
         second.close()
@@ -112,7 +112,7 @@ class TestPyroute2Shaper(ShaperContract):
             (TX, "qdisc add dev {tap} clsact"),
         ],
     )
-    def test_foreign_shaping_is_refused_and_left_alone(self, shaper: Pyroute2Shaper, tap: str, namespace: str, kind, foreign: str) -> None:
+    def test_foreign_shaping_is_refused_and_left_alone(self, shaper: NetlinkShaper, tap: str, namespace: str, kind, foreign: str) -> None:
         run(f"tc -n {namespace} {foreign.format(tap=tap)}")
         before = run(f"tc -n {namespace} qdisc show dev {tap}")
         with pytest.raises(Refusal) as refusal:
@@ -122,7 +122,7 @@ class TestPyroute2Shaper(ShaperContract):
         shaper.release(tap)
         assert run(f"tc -n {namespace} qdisc show dev {tap}") == before
 
-    def test_foreign_filter_on_ingress_is_refused_and_left_alone(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_foreign_filter_on_ingress_is_refused_and_left_alone(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         run(f"tc -n {namespace} qdisc add dev {tap} ingress")
         assert shaper.foreign(tap, TX) is None, "an empty ingress limits nothing"
         run(f"tc -n {namespace} filter add dev {tap} parent ffff: prio 5 protocol all u32 match u32 0 0 flowid 1:1")
@@ -131,12 +131,12 @@ class TestPyroute2Shaper(ShaperContract):
         shaper.release(tap)
         assert "pref 5" in run(f"tc -n {namespace} filter show dev {tap} parent ffff:")
 
-    def test_libvirts_noqueue_is_no_shaping(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_libvirts_noqueue_is_no_shaping(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         run(f"tc -n {namespace} qdisc add dev {tap} root handle 8003: noqueue")
         shaper.set_ceiling(tap, RX, MBIT)
         assert shaper.ceiling(tap, RX) == MBIT
 
-    def test_half_made_shaping_is_completed(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_half_made_shaping_is_completed(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         run(f"tc -n {namespace} qdisc add dev {tap} root handle 7a10: htb default 10")
         run(f"ip -n {namespace} link add {SHARED_IFB} type ifb")
         for kind in (RX, TX):
@@ -144,7 +144,7 @@ class TestPyroute2Shaper(ShaperContract):
             shaper.set_ceiling(tap, kind, MBIT)
             assert shaper.ceiling(tap, kind) == MBIT
 
-    def test_tap_of_a_restarted_vm_is_not_taken_for_shaped(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_tap_of_a_restarted_vm_is_not_taken_for_shaped(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, TX, MBIT)
         run(f"ip -n {namespace} link del {tap}")
         assert shaper.ceiling(tap, TX) == UNLIMITED
@@ -156,7 +156,7 @@ class TestPyroute2Shaper(ShaperContract):
         assert shaper.ceiling(tap, TX) == 2 * MBIT
 
     @pytest.mark.parametrize("again", [MBIT, UNLIMITED])
-    def test_redirect_to_a_deleted_ifb_is_mended(self, shaper: Pyroute2Shaper, tap: str, namespace: str, again: int) -> None:
+    def test_redirect_to_a_deleted_ifb_is_mended(self, shaper: NetlinkShaper, tap: str, namespace: str, again: int) -> None:
         shaper.set_ceiling(tap, TX, MBIT)
         run(f"ip -n {namespace} link del {SHARED_IFB}")
         assert shaper.ceiling(tap, TX) == UNLIMITED
@@ -166,7 +166,7 @@ class TestPyroute2Shaper(ShaperContract):
         shown = run(f"tc -n {namespace} filter show dev {tap} parent ffff:") if target else run(f"tc -n {namespace} qdisc show dev {tap}")
         assert (f"Redirect to device {target}" in shown) if target else ("ingress" not in shown)
 
-    def test_sweep_takes_what_no_tap_leads_to(self, shaper: Pyroute2Shaper, tap: str, other: str, namespace: str) -> None:
+    def test_sweep_takes_what_no_tap_leads_to(self, shaper: NetlinkShaper, tap: str, other: str, namespace: str) -> None:
         shaper.set_ceiling(tap, TX, MBIT)
         shaper.assign(other, "acme", Priority.HIGH)
         shaper.set_ceiling(other, TX, MBIT)
@@ -178,7 +178,7 @@ class TestPyroute2Shaper(ShaperContract):
         assert len(shaper.sweep()) == 2
         assert SHARED_IFB not in run(f"ip -n {namespace} -o link")
 
-    def test_one_tree_holds_clients_and_their_vms(self, shaper: Pyroute2Shaper, tap: str, other: str, namespace: str) -> None:
+    def test_one_tree_holds_clients_and_their_vms(self, shaper: NetlinkShaper, tap: str, other: str, namespace: str) -> None:
         for name, priority, rate in ((tap, Priority.LOW, 30 * MBIT), (other, Priority.CRITICAL, 10 * MBIT)):
             shaper.assign(name, "acme", priority)
             shaper.set_ceiling(name, TX, 90 * MBIT)
@@ -201,22 +201,22 @@ class TestPyroute2Shaper(ShaperContract):
         assert client not in classes(namespace)
         assert (shaper.rate(other), shaper.ceiling(other, TX)) == (10 * MBIT, 90 * MBIT)
 
-    def test_a_new_process_keeps_client_and_priority(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_a_new_process_keeps_client_and_priority(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.assign(tap, "acme", Priority.CRITICAL)
         shaper.set_rate(tap, 3 * MBIT)
-        second = Pyroute2Shaper(f"/run/netns/{namespace}")
+        second = NetlinkShaper(f"/run/netns/{namespace}")
         second.set_ceiling(tap, TX, 4 * MBIT)
         second.close()
         shown = classes(namespace)["7a10:1010"]
         assert "prio 0" in shown and "rate 3Mbit ceil 4Mbit" in shown and f"parent 7a10:{client_handle('acme') & 0xFFFF:x}" in shown
 
-    def test_another_uplink_is_taken_over_by_the_next_change(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_another_uplink_is_taken_over_by_the_next_change(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_rate(tap, 3 * MBIT)
-        narrow = Pyroute2Shaper(f"/run/netns/{namespace}", uplink_bits_per_s=20 * MBIT)
+        narrow = NetlinkShaper(f"/run/netns/{namespace}", uplink_bits_per_s=20 * MBIT)
         narrow.set_ceiling(tap, TX, 8 * MBIT)
         assert "rate 20Mbit ceil 20Mbit" in classes(namespace)["7a10:1"]
         assert (narrow.rate(tap), narrow.ceiling(tap, TX)) == (3 * MBIT, 8 * MBIT)
-        tiny = Pyroute2Shaper(f"/run/netns/{namespace}", uplink_bits_per_s=2 * MBIT)
+        tiny = NetlinkShaper(f"/run/netns/{namespace}", uplink_bits_per_s=2 * MBIT)
         tiny.set_ceiling(tap, TX, 7 * MBIT)
         assert tiny.rate(tap) == 3 * MBIT, "what was promised stays"
         tiny.set_rate(tap, MBIT)
@@ -228,7 +228,7 @@ class TestPyroute2Shaper(ShaperContract):
         assert narrow.rate(tap) == 0
         narrow.close()
 
-    def test_missing_names_what_somebody_else_deleted(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_missing_names_what_somebody_else_deleted(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, RX, MBIT)
         shaper.set_ceiling(tap, TX, MBIT)
         assert shaper.missing() == ()
@@ -239,7 +239,7 @@ class TestPyroute2Shaper(ShaperContract):
         run(f"ip -n {namespace} link del {tap}")
         assert shaper.missing() == (), "without a tap there is nothing to shape"
 
-    def test_a_filter_beside_ours_stays_when_ours_goes(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_a_filter_beside_ours_stays_when_ours_goes(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, TX, MBIT)
         run(f"tc -n {namespace} filter add dev {tap} parent ffff: prio 5 protocol all u32 match u32 0 0 flowid 1:1")
         assert shaper.foreign(tap, TX) is not None
@@ -248,7 +248,7 @@ class TestPyroute2Shaper(ShaperContract):
         shown = run(f"tc -n {namespace} filter show dev {tap} parent ffff:")
         assert "pref 5 " in shown and "mirred" not in shown
 
-    def test_the_leaf_is_the_best_that_the_kernel_has(self, shaper: Pyroute2Shaper, tap: str, namespace: str) -> None:
+    def test_the_leaf_is_the_best_that_the_kernel_has(self, shaper: NetlinkShaper, tap: str, namespace: str) -> None:
         shaper.set_ceiling(tap, RX, 100 * MBIT)
         shaper.set_ceiling(tap, TX, 100 * MBIT)
         probe = subprocess.run(f"tc -n {namespace} qdisc add dev lo root fq_codel".split(), capture_output=True, check=False)
@@ -258,7 +258,7 @@ class TestPyroute2Shaper(ShaperContract):
             assert all(text in leaf for text in expected)
 
     def test_who_finds_the_other_kind_of_redirect_keeps_it(
-        self, shaper: Pyroute2Shaper, tap: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+        self, shaper: NetlinkShaper, tap: str, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         load = shaping_netlink.load_marking_program
         for first, then in ((load, lambda target: None), (lambda target: None, load)):
@@ -284,8 +284,8 @@ class TestWhereBpfIsNotAllowed(ShaperContract):
         return taps[0]
 
     @pytest.fixture
-    def shaper(self, namespace: str) -> Iterator[Pyroute2Shaper]:
-        shaper = Pyroute2Shaper(f"/run/netns/{namespace}")
+    def shaper(self, namespace: str) -> Iterator[NetlinkShaper]:
+        shaper = NetlinkShaper(f"/run/netns/{namespace}")
         yield shaper
         shaper.release(TAP)
         shaper.close()
@@ -302,7 +302,7 @@ class TestKilledChanges:
         tap = taps[0]
         begun = change.startswith(("release", "assign"))
         for count in range(1, 20):
-            shaper = Pyroute2Shaper(f"/run/netns/{namespace}")
+            shaper = NetlinkShaper(f"/run/netns/{namespace}")
             shaper.release(tap)
             if begun:
                 shaper.set_ceiling(tap, TX, 3 * MBIT)
@@ -328,13 +328,13 @@ class TestKilledChanges:
 
 
 KILLED = """
-from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.netlink_shaper import NetlinkShaper
 from shared.plan import StepKind
 RX, TX, TAP = StepKind.NET_RX, StepKind.NET_TX, {tap!r}
-Pyroute2Shaper("/run/netns/{netns}").{change}
+NetlinkShaper("/run/netns/{netns}").{change}
 """
 
 
 def test_a_namespace_that_does_not_exist_is_named() -> None:
     with pytest.raises(HostError, match="/run/netns/none-such"):
-        Pyroute2Shaper("/run/netns/none-such")
+        NetlinkShaper("/run/netns/none-such")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypervisor_contract import HypervisorContract
+from libvirt_contract import LibvirtContract
 from real_host import WITHOUT_MEMORY_HIGH, Guest, RealHost, wait_for
 
 from agent.adapters.libvirt_host import open_libvirt_host
@@ -58,7 +58,7 @@ def over(sampler: Sampler, guest: Guest, seconds: float) -> VmSample:
     return derive(first, sampler.read(), {guest.vm_id: 128 * MIB}).vms[guest.vm_id]
 
 
-class TestLibvirtHypervisor(HypervisorContract):
+class TestLibvirtHypervisor(LibvirtContract):
     """A plain guest: no agent, no disk, no memory devices. tests/realhost/test_levers.py has one with all of them."""
 
     CANNOT = {
@@ -68,23 +68,6 @@ class TestLibvirtHypervisor(HypervisorContract):
         StepKind.DISK_BYTES: "no disk",
         StepKind.DISK_OPS: "no disk",
     } | WITHOUT_MEMORY_HIGH
-    UNPLUG = "TCG"
-
-    @pytest.fixture
-    def hypervisor(self, host: Host) -> LibvirtHypervisor:
-        return host[0]
-
-    @pytest.fixture
-    def reader(self, host: Host) -> Sampler:
-        return host[1]
-
-    @pytest.fixture
-    def vm_id(self, guest: Guest) -> str:
-        return guest.vm_id
-
-    @pytest.fixture
-    def settle(self) -> Callable[[Callable[[], bool]], None]:
-        return lambda condition: wait_for(condition, "the value to be in force", 20)
 
 
 def test_domain_carries_its_policy(host: Host, guest: Guest) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from hypervisor_contract import HypervisorContract
+from libvirt_contract import LibvirtContract
 from real_host import WITHOUT_MEMORY_HIGH, Guest, RealHost, wait_for
 
 from agent.adapters.libvirt_host import open_libvirt_host
@@ -65,25 +65,8 @@ def all_online(host: Host, guest: Guest) -> int:
     return plugged
 
 
-class TestLibvirtLevers(HypervisorContract):
+class TestLibvirtLevers(LibvirtContract):
     CANNOT = WITHOUT_MEMORY_HIGH
-    UNPLUG = "TCG"
-
-    @pytest.fixture
-    def hypervisor(self, host: Host) -> LibvirtHypervisor:
-        return host[0]
-
-    @pytest.fixture
-    def reader(self, host: Host) -> Sampler:
-        return host[1]
-
-    @pytest.fixture
-    def vm_id(self, guest: Guest) -> str:
-        return guest.vm_id
-
-    @pytest.fixture
-    def settle(self) -> Callable[[Callable[[], bool]], None]:
-        return lambda condition: wait_for(condition, "the value to be in force", 40)
 
 
 def test_added_vcpu_is_online_in_the_guest(host: Host, guest: Guest) -> None:

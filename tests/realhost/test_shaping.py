@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.adapters import shaping_netlink
-from agent.adapters.pyroute2_shaper import Pyroute2Shaper
+from agent.adapters.netlink_shaper import NetlinkShaper
 from agent.adapters.shaping_tree import SHARED_IFB
 from bench.shaping_lab import ShapingLab, kept, rates, run
 from shared.model import Priority
@@ -33,8 +33,8 @@ def lab() -> Iterator[ShapingLab]:
 
 
 @pytest.fixture
-def shaper(lab: ShapingLab) -> Iterator[Pyroute2Shaper]:
-    shaper = Pyroute2Shaper(lab.namespace(), UPLINK)
+def shaper(lab: ShapingLab) -> Iterator[NetlinkShaper]:
+    shaper = NetlinkShaper(lab.namespace(), UPLINK)
     yield shaper
     for i in range(lab.guests):
         lab.guest_sends(i, 0)
@@ -44,7 +44,7 @@ def shaper(lab: ShapingLab) -> Iterator[Pyroute2Shaper]:
 
 @pytest.mark.parametrize(("kind", "first", "second"), [(TX, 8, 3), (RX, 8, 12)])
 def test_ceiling_holds_within_2_percent_and_changes_in_place(
-    lab: ShapingLab, shaper: Pyroute2Shaper, kind: StepKind, first: int, second: int
+    lab: ShapingLab, shaper: NetlinkShaper, kind: StepKind, first: int, second: int
 ) -> None:
     arrivals = lab.from_guest(0) if kind is TX else lab.to_guest(0)
     shaper.set_ceiling(lab.tap(0), kind, first * MBIT)
@@ -61,7 +61,7 @@ def test_ceiling_holds_within_2_percent_and_changes_in_place(
 
 @pytest.mark.parametrize("bpf", [True, False])
 def test_the_class_on_the_packet_and_the_entry_for_its_interface_each_suffice(
-    lab: ShapingLab, shaper: Pyroute2Shaper, monkeypatch: pytest.MonkeyPatch, bpf: bool
+    lab: ShapingLab, shaper: NetlinkShaper, monkeypatch: pytest.MonkeyPatch, bpf: bool
 ) -> None:
     if not bpf:
         monkeypatch.setattr(shaping_netlink, "load_marking_program", lambda target: None)
@@ -78,7 +78,7 @@ def test_the_class_on_the_packet_and_the_entry_for_its_interface_each_suffice(
     assert kept(arrivals, [2 * MBIT, 5 * MBIT]) == pytest.approx([2 * MBIT, 5 * MBIT], rel=0.02)
 
 
-def test_guarantee_holds_within_2_percent_of_a_full_uplink(lab: ShapingLab, shaper: Pyroute2Shaper) -> None:
+def test_guarantee_holds_within_2_percent_of_a_full_uplink(lab: ShapingLab, shaper: NetlinkShaper) -> None:
     """The other VM may take all that is left, by its priority: then the guaranteed one gets its guarantee, no more and no less."""
     arrivals = [lab.from_guest(i) for i in range(2)]
     shaper.assign(lab.tap(0), "a", Priority.LOW)
@@ -94,7 +94,7 @@ def test_guarantee_holds_within_2_percent_of_a_full_uplink(lab: ShapingLab, shap
     assert kept(arrivals[1:], [UPLINK])[0] == pytest.approx(UPLINK, rel=0.02), "what nobody uses is lent"
 
 
-def test_priority_decides_who_gets_what_is_left(lab: ShapingLab, shaper: Pyroute2Shaper) -> None:
+def test_priority_decides_who_gets_what_is_left(lab: ShapingLab, shaper: NetlinkShaper) -> None:
     arrivals = [lab.from_guest(i) for i in range(2)]
     for i, priority in enumerate((Priority.LOW, Priority.CRITICAL)):
         shaper.assign(lab.tap(i), "a", priority)
@@ -111,7 +111,7 @@ def test_priority_decides_who_gets_what_is_left(lab: ShapingLab, shaper: Pyroute
     assert equal == pytest.approx(UPLINK / 2, rel=0.02)
 
 
-def test_a_client_lends_to_its_own_vms_first(lab: ShapingLab, shaper: Pyroute2Shaper) -> None:
+def test_a_client_lends_to_its_own_vms_first(lab: ShapingLab, shaper: NetlinkShaper) -> None:
     """VM 0 is guaranteed 10 and sends 2: its 8 go to its sibling 1 before the stranger 2 sees any. Without clients both would get 9.
 
     Of the 10 that are left beyond that each gets a part; HTB does not say how large.
@@ -130,7 +130,7 @@ def test_a_client_lends_to_its_own_vms_first(lab: ShapingLab, shaper: Pyroute2Sh
     assert owner + sibling + stranger == pytest.approx(UPLINK, rel=0.02)
 
 
-def test_a_guest_that_forges_its_address_stays_in_its_class(lab: ShapingLab, shaper: Pyroute2Shaper) -> None:
+def test_a_guest_that_forges_its_address_stays_in_its_class(lab: ShapingLab, shaper: NetlinkShaper) -> None:
     run(f"ip -n {lab.host}g0 link set eth0 down")
     stolen = run(f"ip -n {lab.host}g1 -br link show eth0").split()[2]
     honest = run(f"ip -n {lab.host}g0 -br link show eth0").split()[2]

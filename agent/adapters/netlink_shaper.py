@@ -46,7 +46,7 @@ _DIRECTIONS: Final = (StepKind.NET_RX, StepKind.NET_TX)
 _T = TypeVar("_T")
 
 
-class Pyroute2Shaper:
+class NetlinkShaper:
     """TrafficShaper and ShapingSource for the taps of one network namespace."""
 
     def __init__(self, network_namespace: str = "", uplink_bits_per_s: int = 10_000_000_000) -> None:
