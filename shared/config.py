@@ -151,6 +151,10 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grow_at_permille: Annotated[int, Meta(ge=100, le=1000, description="grow when use passes this share of the value in force")] = 850
     headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1400
     shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 600
+    turn_window_s: Annotated[
+        int,
+        Meta(ge=60, le=604_800, description="a shrink that follows a growth looks at the largest use of this long, or of shrink_window_s"),
+    ] = 1800
     planned_memory_grow_at_permille: Annotated[
         int, Meta(ge=100, le=1000, description="under a live plan: grow memory when use passes this share of the value in force")
     ] = 950

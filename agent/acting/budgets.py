@@ -10,6 +10,7 @@ The flap budget counts per VM *and lever*; turns of one lever never use up anoth
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from shared.plan import StepKind
@@ -40,6 +41,11 @@ class Turns:
         times = self._times.setdefault(kind, deque())
         times.append(now_ns)
         _forget_before(times, now_ns - window_ns)
+
+    @property
+    def growing(self) -> AbstractSet[StepKind]:
+        """Levers whose last change was a growth; follows what is noted later."""
+        return self._growing
 
     def would_turn(self, kind: StepKind) -> bool:
         """A shrink now would be a turn."""

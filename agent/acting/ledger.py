@@ -111,7 +111,7 @@ class VmRecord:
         """Take over a (new) definition."""
         self.domain = domain
         limits = {kind: bounds(kind, domain, config) for kind in FIELDS}
-        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours)
+        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours, self.turns.growing)
 
     def note_sample(self, reading: VmSample, wall_ns: int, seen_ns: int) -> None:
         """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value.

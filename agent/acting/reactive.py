@@ -6,6 +6,8 @@ demand of 8x the limit is reached in four samples instead of ten. Otherwise the 
 growth ends at 80 % use, below the trigger, and does not repeat itself.
 Shrink only to the largest demand of the whole sliding window x margin, when that lies more than 10 % below the limit, and only when the
 window has been watched without a gap: what was not seen is not evidence. The same 80 % keeps a shrink from causing the next growth.
+A shrink that follows a growth is a turn, and the guard allows few of them: it looks at a longer window (`turn_window_s`), because a turn
+that the next busy minutes take back leaves the VM grown for hours. A shrink that continues a shrink is free and stays eager.
 Under a live plan memory is corrected later and by less (`planned_memory_*`): the plan sizes it close to the need, a balloon shrinks in
 small strides, and a growth by the usual headroom would have to be taken back stride by stride.
 vCPUs are added when the quota wanted passes vcpus x 1000; they are never removed, the quota takes their place.
@@ -90,10 +92,11 @@ class Track:
 class Demand:
     """What the rule remembers of one VM."""
 
-    __slots__ = ("tracks",)
+    __slots__ = ("lasting", "tracks")
 
     def __init__(self) -> None:
         self.tracks = {kind: Track() for kind in LEVERS}
+        self.lasting = {kind: Track() for kind in LEVERS}  # the same demand over the window of a turn, in coarser slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class Situation:
     vcpus_max: int
     net_max_bits_per_s: int
     ours: AbstractSet[StepKind] = frozenset()  # levers whose value in force may be of our making
+    growing: AbstractSet[StepKind] = frozenset()  # levers whose last change was a growth: a shrink would be a turn
 
 
 class ReactiveRule:
@@ -113,6 +117,7 @@ class ReactiveRule:
     def __init__(self, config: ReactiveConfig) -> None:
         self.config = config
         self._window_ns = config.shrink_window_s * NS_PER_S
+        self._turn_window_ns = max(config.turn_window_s, config.shrink_window_s) * NS_PER_S
 
     def asks(
         self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, *, planned: bool = False, sustained: bool = False
@@ -125,7 +130,7 @@ class ReactiveRule:
         asks: list[Ask] = []
         for kind in LEVERS:
             track = demand.tracks[kind]
-            ask = self._lever(kind, reading, situation, track, now_ns, planned)
+            ask = self._lever(kind, reading, situation, demand, now_ns, planned)
             track.wanting_run = track.wanting_run + 1 if ask is not None and ask.grow else 0
             if ask is None or (sustained and ask.grow and track.wanting_run < SUSTAINED_SAMPLES and not _short_of_memory(ask)):
                 continue
@@ -138,19 +143,22 @@ class ReactiveRule:
         return asks
 
     def _lever(  # noqa: PLR0917  # private, and called once a lever and sample
-        self, kind: StepKind, reading: VmSample, situation: Situation, track: Track, now_ns: int, planned: bool
+        self, kind: StepKind, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, planned: bool
     ) -> Ask | None:
         limit = _limit(kind, situation)
         use = used(reading, kind)
         if limit is None or limit <= 0:
             return None
         censored = pressed(reading, kind)
+        track = demand.tracks[kind]
         track.censored_run = track.censored_run + 1 if censored else 0
         if use is None and not censored:
             return None
         use = use or 0
         # A censored sample proves a demand of at least the limit; what it would have been stays unknown.
-        track.observe(max(use, limit) if censored else use, self._window_ns, now_ns)
+        shown = max(use, limit) if censored else use
+        track.observe(shown, self._window_ns, now_ns)
+        demand.lasting[kind].observe(shown, self._turn_window_ns, now_ns)
         low, high = situation.bounds[kind]
         grow_at, headroom = self.config.grow_at_permille, self.config.headroom_permille
         if planned and kind is StepKind.MEMORY:
@@ -167,7 +175,8 @@ class ReactiveRule:
             if kind is StepKind.MEMORY and reading.guest_oom_kills:
                 return Ask(kind, target, True, "guest_oom")
             return Ask(kind, target, True, "pressure" if censored else "high_use")
-        peak = track.peak(self._window_ns)
+        turns = kind in situation.growing
+        peak = demand.lasting[kind].peak(self._turn_window_ns) if turns else track.peak(self._window_ns)
         if peak is None:
             return None
         target = max(low, peak * self.config.shrink_margin_permille // 1000)

@@ -281,3 +281,31 @@ def test_ever_smaller_demands_take_one_entry_a_slot() -> None:
         track.observe(10_000 - second, window, second * NS_PER_S)
         assert len(track._falling) <= SLOTS + 1
     assert track.peak(window) == 10_000 - 1740  # of the oldest slot that the window still touches
+
+
+def test_a_shrink_that_would_be_a_turn_looks_at_a_longer_window() -> None:
+    """Busy until minute 5, idle after it: a lever that shrank last follows after ten minutes, one that grew last after half an hour."""
+    rule = ReactiveRule(ReactiveConfig(shrink_window_s=600, turn_window_s=1800))
+
+    def first_shrink_s(growing: frozenset[StepKind]) -> int | None:
+        demand = Demand()
+        where = Situation(situation().in_force, BOUNDS, 4, 10**9, growing=growing)
+        for now_s in range(0, 7200, 5):
+            use = 800 if now_s < 300 else 200
+            found = rule.asks(VmSample(cpu_used_millicores=use), where, demand, now_s * NS_PER_S)
+            if found:
+                assert [(a.kind, a.value, a.grow) for a in found] == [(Q, 250, False)]
+                return now_s
+        return None
+
+    eager, patient = first_shrink_s(frozenset()), first_shrink_s(frozenset({Q}))
+    assert eager is not None and 900 <= eager <= 940  # the window and at most two of its slots after the last busy sample
+    assert patient is not None and 2100 <= patient <= 2220
+    assert first_shrink_s(frozenset({M})) == eager
+
+
+def test_a_turn_never_looks_at_less_than_any_shrink() -> None:
+    rule, demand = ReactiveRule(ReactiveConfig(shrink_window_s=600, turn_window_s=60)), Demand()
+    where = Situation(situation().in_force, BOUNDS, 4, 10**9, growing=frozenset({Q}))
+    asked = [bool(rule.asks(VmSample(cpu_used_millicores=200), where, demand, s * NS_PER_S)) for s in range(0, 605, 5)]
+    assert asked == [False] * 120 + [True]
