@@ -305,6 +305,8 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 1
     dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 20
+    flap_reversals: Annotated[int, Meta(ge=0, le=1000, description="turns that plans count on: as the hosts' guard.flap_reversals")] = 2
+    flap_window_s: Annotated[int, Meta(ge=60, le=604_800, description="as the hosts' guard.flap_window_s")] = 21_600
 
 
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

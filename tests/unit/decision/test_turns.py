@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from coordinator.model import LeverTurns
+from coordinator.settings import sizing_policy
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import size_host
 from coordinator.sizing.turns import TurnLog
-from shared.config import GuardConfig
+from shared.config import GuardConfig, SizingConfig
 from shared.plan import Outcome, OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
 from shared.units import CPU, MEMORY, NS_PER_S
@@ -132,6 +133,9 @@ def test_a_budget_that_cannot_run_out_asks_for_no_patience(make: Any) -> None:
 def test_the_policy_knows_the_guards_own_budget() -> None:
     policy, guard = SizingPolicy(), GuardConfig()
     assert (policy.turns, policy.turn_window_s) == (guard.flap_reversals, guard.flap_window_s)
+    assert sizing_policy(SizingConfig()) == policy
+    owners = sizing_policy(SizingConfig(flap_reversals=9, flap_window_s=600))
+    assert (owners.turns, owners.turn_window_s) == (9, 600.0)
 
 
 def test_memory_turns_by_itself(make: Any) -> None:
