@@ -53,7 +53,7 @@ class Flights:
         )
         self.actuator.begin(flight)
         self._ledger.begun(step.vm_id, kind, before, value, now_ns, unplanned=unplanned)
-        self._ownership.begun(step.vm_id, kind, before, value)
+        self._ownership.begun(step.vm_id, kind, before, value, now_ns=now_ns)
         intent = Intent(step=submitted, asked=step.value, before=before, origin=origin, at_ns=now_ns, goal=goal)
         self._teller.out += (WriteJournal(entry=intent), SubmitStep(step=submitted))
         self._teller.record(
@@ -125,7 +125,7 @@ class Flights:
         step = flight.step
         undo = msgspec.structs.replace(step, id=self._teller.next_id(), value=value, before=step.value, reason="undo")
         self.actuator.undo(flight, undo, now_ns)
-        self._ownership.begun(step.vm_id, step.kind, flight.before, step.value, value)
+        self._ownership.begun(step.vm_id, step.kind, flight.before, step.value, value, now_ns=now_ns)
         intent = Intent(step=undo, asked=value, before=step.value, origin=flight.origin, at_ns=now_ns, undo_of=step.id)
         self._teller.out += (WriteJournal(entry=intent), SubmitStep(step=undo))
         self._teller.record(undo, flight.origin, before=step.value, now_ns=now_ns, verdict=Verb.UNDO, code=None, detail=why)

@@ -40,6 +40,8 @@ from shared.model import Allocation, Domain, HostCapacity, VmSample
 from shared.plan import StepKind
 from shared.units import NS_PER_S, UNLIMITED
 
+# QEMU tells libvirt of its balloon once a second at most, and libvirt's statistics show what it was told last; a read-back asks QEMU.
+HEARD_NS: Final = 2 * NS_PER_S
 # Decisions kept per VM for `why VM`: an hour of a busy VM, a day of a quiet one.
 STORY_LENGTH: Final = 20
 # A memory step that follows one of the same direction this closely is the next stride of it: it is bounded by its size and by having been
@@ -116,14 +118,15 @@ class VmRecord:
     def note_sample(self, reading: VmSample, wall_ns: int, seen_ns: int) -> None:
         """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value.
 
-        A balloon figure that libvirt was asked for before three strides were read back would undo them in our eyes.
+        A balloon figure of before three strides that were read back would undo them in our eyes, and the next growth from there would take
+        memory away.
         """
         self.reading, self.reading_at_ns = reading, wall_ns
         if reading.guest_oom_kills:
             self.oom_at_ns = wall_ns
         if short_of_memory(reading):
             self.short_at_ns = wall_ns
-        if seen_ns <= self._read_at_ns:
+        if seen_ns <= self._read_at_ns + HEARD_NS:
             return
         columns = _sample_columns(reading)
         if columns != self._columns:  # most samples of most VMs show what the one before showed

@@ -150,15 +150,21 @@ class Ownership:
         """The VM stopped or left; True when something was known of it."""
         return self._vms.pop(vm_id, None) is not None
 
-    def begun(self, vm_id: str, kind: StepKind, *values: int) -> None:
-        """A step (or its undo) is being submitted; `values`: before and after. The first one of a run takes the owner's default down."""
+    def begun(self, vm_id: str, kind: StepKind, *values: int, now_ns: int | None = None) -> None:
+        """A step (or its undo) is being submitted; `values`: before and after. The first one of a run takes the owner's default down.
+
+        Strides follow each other faster than samples do, and QEMU tells libvirt of its balloon once a second: what an earlier stride, not
+        settled at `now_ns`, began with may still be shown after the last one.
+        """
         vm = self._vms.setdefault(vm_id, _Vm())
         vm.defaults.setdefault(kind, values[0])
         if kind is StepKind.MEMORY:
             vm.filling_since_ns = None
         reach = vm.reach.get(kind)
-        if reach is not None and reach.until_ns is None:
+        settling = reach is not None and now_ns is not None and reach.active(now_ns) and not reach.doubtful
+        if reach is not None and (reach.until_ns is None or settling):
             reach.points.update(values)
+            reach.until_ns = None
         else:
             vm.reach[kind] = Reach(set(values))
 

@@ -248,3 +248,14 @@ def test_a_reboot_while_a_balloon_is_first_filled_is_news_too() -> None:
     rebooted(ownership)
     assert ownership.judge("vm", {M: 64 * MIB}, T0 + 1) == ([], True)
     assert ownership.judge("vm", {M: 63 * MIB}, T0 + 2) == ([], False)  # within its rounding: it stands still
+
+
+def test_a_reading_from_before_the_first_of_several_quick_strides_is_no_change() -> None:
+    ownership = known(memory=100 * MIB)
+    for n in range(4):
+        at_ns = T0 + n * NS_PER_S // 10
+        ownership.begun("vm", M, (100 + 5 * n) * MIB, (105 + 5 * n) * MIB, now_ns=at_ns)
+        ownership.ended("vm", M, (105 + 5 * n) * MIB, sure=True, now_ns=at_ns)
+    assert found(ownership, M, 100 * MIB, T0 + 2 * NS_PER_S) == [], "libvirt has not heard of the balloon yet"
+    assert found(ownership, M, 120 * MIB, T0 + 7 * NS_PER_S) == []
+    assert found(ownership, M, 100 * MIB, T0 + 60 * NS_PER_S) == [(120 * MIB, 100 * MIB)], "long after, somebody took it"
