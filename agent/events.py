@@ -11,9 +11,11 @@ from enum import StrEnum
 
 import msgspec
 
+from agent.ports import MigrationProgress
+from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Inventory, Outcomes, Samples, Status
 from shared.model import Allocation, Domain, HostSample, Mode
-from shared.plan import Outcome, Plan, Step
+from shared.plan import Outcome, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 
 
@@ -32,9 +34,15 @@ class InventoryRead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """One derived sampling round."""
+    """One derived sampling round. `runs`: VM -> identity of its present run (RawVm.epoch), which changes with a restart or a migration.
+
+    `seen_ns`: wall time of its oldest reading (libvirt is asked ahead of the round); None = the sample's own. What was read back later
+    than that is newer than the sample.
+    """
 
     sample: HostSample
+    runs: dict[str, str] = {}
+    seen_ns: int | None = None
 
 
 class PlanArrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +61,53 @@ class ModePinned(msgspec.Struct, frozen=True, kw_only=True):
     """The owner's command on the host; None takes the pin away."""
 
     mode: Mode | None
+
+
+class PauseOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """The kill switch, by "owner" (command line), "file" or "coordinator"; each holds or lets go its own."""
+
+    paused: bool
+    by: str
+
+
+class UndoOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """The owner wants steps taken back: one by id, or every one begun since a wall time; of one VM where it is named."""
+
+    step_id: str = ""
+    since_ns: int | None = None
+    vm_id: str = ""
+
+
+class SettingsChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration was read anew and is valid."""
+
+    guard: GuardConfig
+    reactive: ReactiveConfig
+    migration: MigrationConfig
+
+
+class MigrationProgressed(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to WatchMigration; None = no migration of this VM is under way."""
+
+    vm_id: str
+    progress: MigrationProgress | None
+
+
+class MigrationEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The migrate call returned: moved, or (with `code` or `detail`) not."""
+
+    step_id: str
+    moved: bool
+    code: RefusalCode | None = None
+    detail: str = ""
+    progress: MigrationProgress | None = None  # final figures, where the hypervisor gave any
+
+
+class LimitsArrived(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM came here by migration; these limits were in force where it came from."""
+
+    vm_id: str
+    limits: Allocation
 
 
 class LinkUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +168,12 @@ Event = (
     | StepAccepted
     | StepRejected
     | AllocationRead
+    | PauseOrdered
+    | UndoOrdered
+    | SettingsChanged
+    | MigrationProgressed
+    | MigrationEnded
+    | LimitsArrived
     | Tick
 )
 
@@ -150,7 +211,24 @@ class Shipped(msgspec.Struct, frozen=True, kw_only=True, tag="shipped"):
     sequence: int
 
 
-JournalEntry = Intent | Closed | PlanAccepted | Shipped
+class Owned(msgspec.Struct, frozen=True, kw_only=True, tag="owned"):
+    """What is ours and what is the owner's of one VM, whole; replaces every earlier one of this VM. No values at all: the VM is forgotten.
+
+    `foreign`: the levers that somebody else was just seen to change; steps of ours on them are no longer ours to take back.
+    """
+
+    vm_id: str
+    at_ns: int
+    run: str = ""
+    believed: dict[StepKind, int] = {}
+    defaults: dict[StepKind, int] = {}  # before the first touch by us in this run
+    held: dict[StepKind, int] = {}  # lever -> until when nobody but the owner touches it
+    yielded_until_ns: int = 0
+    oom_at_ns: int | None = None  # newest sample in which its guest had killed for want of memory
+    foreign: tuple[StepKind, ...] = ()
+
+
+JournalEntry = Intent | Closed | PlanAccepted | Shipped | Owned
 
 
 class WriteJournal(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +275,46 @@ class PersistMode(msgspec.Struct, frozen=True, kw_only=True):
     ordered: Mode | None
 
 
+class PersistPause(msgspec.Struct, frozen=True, kw_only=True):
+    """Store who holds the kill switch, so that it survives a restart ("file" is not stored: the file itself says so)."""
+
+    by: tuple[str, ...]
+
+
+class StartMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Call Migrator.migrate in a thread of its own; answer with MigrationEnded."""
+
+    step: Step
+    uri: str
+    bits_per_s: int
+    limits: Allocation
+
+
+class WatchMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask how far it is; answer with MigrationProgressed."""
+
+    vm_id: str
+
+
+class TuneMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Change what a running migration may use."""
+
+    vm_id: str
+    bits_per_s: int
+
+
+class AbortMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """Give up a running migration."""
+
+    vm_id: str
+
+
+class TakenUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits that travelled with this VM are in force or refused: Migrator.taken_up."""
+
+    vm_id: str
+
+
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """A line for the log; `level` is debug, info, warning or error."""
 
@@ -205,7 +323,22 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str | int]
 
 
-Instruction = WriteJournal | SubmitStep | ReadBack | SpoolFrame | TrimSpool | SendMessage | PersistMode | Note
+Instruction = (
+    WriteJournal
+    | SubmitStep
+    | ReadBack
+    | SpoolFrame
+    | TrimSpool
+    | SendMessage
+    | PersistMode
+    | PersistPause
+    | StartMigration
+    | WatchMigration
+    | TuneMigration
+    | AbortMigration
+    | TakenUp
+    | Note
+)
 
 
 class Verb(StrEnum):
@@ -214,6 +347,7 @@ class Verb(StrEnum):
     SUBMITTED = "submitted"
     UNDO = "undo"
     WAITING = "waiting"
+    FOREIGN = "foreign"
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

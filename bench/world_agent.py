@@ -23,9 +23,10 @@ from agent.sampling.derive import derive
 from bench.world_checks import HostChecks
 from shared.errors import HostError, Refusal
 from shared.frame import decode_coordinator, encode
-from shared.messages import Ack, Goodbye, Outcomes, Samples, SendPlan, SetMode, Welcome
+from shared.messages import Ack, Goodbye, Outcomes, Samples, SendPlan, SetMode, SetPause, Welcome
 from shared.model import Mode, effective_mode
 from shared.plan import StepKind
+from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
 from shared.workload import WorkloadFile
 
@@ -46,6 +47,7 @@ class AgentNode:
         self.default_mode = world.settings.modes(index)
         self.pinned: Mode | None = None  # as commanded, before the core heard of it
         self.ordered: Mode | None = None
+        self.paused_by: tuple[str, ...] = ()  # as on its disk
         self.host = SimulatedHost(
             Workload(file),
             lambda: (world.now_ns, world.now_ns - world.start_ns),
@@ -69,7 +71,7 @@ class AgentNode:
     @property
     def mode(self) -> Mode:
         """What the owner and the coordinator have commanded, as far as it has reached the host."""
-        return effective_mode(self.pinned, self.ordered, self.default_mode)
+        return Mode.OFF if self.paused_by else effective_mode(self.pinned, self.ordered, self.default_mode)
 
     def start(self) -> None:
         """The process starts: state from its disk only."""
@@ -88,6 +90,7 @@ class AgentNode:
             frame_samples=settings.frame_samples,
             next_sequence=self.next_sequence,
             recovered=reconcile(self.journal, local_prefix(self.host_id, boot_id)),
+            paused_by=self.paused_by,
         )
         self._previous = None
         self.handle(ev.InventoryRead(domains=tuple(self.host.domains())))
@@ -164,6 +167,8 @@ class AgentNode:
         match message:
             case Welcome():
                 self.checks.acknowledged(message.acked)
+                if message.paused is not None:
+                    self.handle(ev.PauseOrdered(paused=message.paused, by="coordinator"))
                 self.handle(ev.LinkUp(epoch=message.epoch, acked=message.acked))
                 if message.mode is not None:
                     self.handle(ev.ModeOrdered(mode=message.mode))
@@ -177,6 +182,8 @@ class AgentNode:
                 self.handle(ev.PlanArrived(plan=message.plan))
             case SetMode():
                 self.handle(ev.ModeOrdered(mode=message.mode))
+            case SetPause():
+                self.handle(ev.PauseOrdered(paused=message.paused, by="coordinator"))
             case Goodbye():
                 self._retry_s = message.retry_after_s
 
@@ -212,8 +219,20 @@ class AgentNode:
                     self.wire.to_coordinator(encode(instruction.message))
             case ev.PersistMode():
                 self.checks.mode_persisted(instruction)
+            case ev.PersistPause():
+                self.paused_by = instruction.by
+            case ev.StartMigration():
+                # Hosts of a world have no migrator: the answer of a host where no VM can be moved.
+                ended = ev.MigrationEnded(step_id=instruction.step.id, moved=False, code=RefusalCode.NOT_CAPABLE, detail="simulated")
+                self._later(0.01, partial(self.handle, ended))
+            case ev.WatchMigration():
+                self._later(0.01, partial(self.handle, ev.MigrationProgressed(vm_id=instruction.vm_id, progress=None)))
+            case ev.TuneMigration() | ev.AbortMigration() | ev.TakenUp():
+                pass  # nothing moves, nothing came
             case ev.Note():
                 self.world.record(self.host_id, instruction)
+                if instruction.event == "foreign_change":
+                    self.world.violated(f"{self.host_id}: nobody but the agent changes anything here, but it saw {instruction.fields}")
 
     def _spool(self, sequence: int, message: Samples | Outcomes) -> None:
         frame = encode(message)
@@ -260,7 +279,7 @@ class AgentNode:
         self.checks.in_force(raw)
         if sample.period_ns:
             self.checks.sampled(sample)
-            self.handle(ev.Sampled(sample=sample))
+            self.handle(ev.Sampled(sample=sample, runs={vm.vm_id: vm.epoch for vm in raw.vms}))
         self._tick()
         self._later(self.world.settings.sample_period_s, self._sample)
 

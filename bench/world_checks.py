@@ -13,9 +13,11 @@ import msgspec
 
 from agent import events as ev
 from agent.ports import RawHost, RawVm
+from bench.world_rules import Pace
+from shared.errors import HostError
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
-from shared.model import HostSample, VmSample
+from shared.model import Allocation, HostSample, VmSample
 from shared.plan import Step, StepKind
 from shared.units import BUCKET_NS, BUCKET_S, MIB, NS_PER_S, UNLIMITED, bucket_start_s
 from shared.workload import VmWorkload
@@ -48,7 +50,16 @@ class HostChecks:
         self._newest_plan: ev.PlanAccepted | None = None
         self._readings: dict[str, VmSample] = {}
         self._untouched: dict[str, tuple[int | None, ...]] = {}
+        self._within: dict[str, tuple[int | None, ...]] = {}  # VM -> values that were last found within its bounds, which never change
         self._submitted_ns = -(10**18)
+        initial = {spec.vm_id: spec.initial for spec in node.file.vms}
+        self.pace = Pace(world.settings.guard, initial, self._shown, self._violated)
+
+    def _shown(self, vm_id: str) -> Allocation | None:
+        try:
+            return self._node.host.allocation(vm_id)
+        except HostError:  # one of the world's faults
+            return None
 
     def shipped(self, sequence: int, frame: bytes) -> None:
         """A frame went into the spool."""
@@ -105,6 +116,7 @@ class HostChecks:
             self.undos.add(step.id)
             return
         self.steps[step.id] = step
+        self.pace.submitted(intent, self._world.now_ns)
         if intent.origin in ("plan", "operator"):
             self._check_plan_step((intent.goal or step).id)
         core = self._node.core
@@ -129,17 +141,17 @@ class HostChecks:
         self._check_commit(vms)
 
     def _check_bounds(self, vm: RawVm) -> None:
-        spec = self._specs[vm.vm_id]
-        for kind, value in (
-            (StepKind.VCPUS, vm.vcpus),
-            (StepKind.CPU_QUOTA, vm.cpu_quota_millicores),
-            (StepKind.NET_RX, vm.net_rx_ceil_bits_per_s),
-            (StepKind.NET_TX, vm.net_tx_ceil_bits_per_s),
-            (StepKind.MEMORY, vm.memory_actual_bytes),
-        ):
+        values = (vm.vcpus, vm.cpu_quota_millicores, vm.net_rx_ceil_bits_per_s, vm.net_tx_ceil_bits_per_s, _balloon(vm))
+        if self._within.get(vm.vm_id) == values:
+            return
+        spec, broken = self._specs[vm.vm_id], False
+        for kind, value in zip(_BOUNDED, values, strict=True):
             floor, slack = self._floors(kind), MEMORY_SLACK if kind is StepKind.MEMORY else 0
             if value is not None and not within(spec, kind, value, floor, slack):
                 self._violated(f"{kind} of {spec.name} in force is {value}, floor {floor}, policy {spec.policy}")
+                broken = True
+        if not broken:
+            self._within[vm.vm_id] = values
 
     def _check_untouched(self, vms: tuple[RawVm, ...]) -> None:
         """A balloon that an earlier mode set off may still follow a guest that frees memory late: left out once the host has acted."""
@@ -192,9 +204,13 @@ class HostChecks:
             used = max(reading.cpu_used_millicores or 0, reading.cpu_used_peak_millicores or 0)
             room = min(_limited(reading.cpu_quota_millicores, 2**60), (reading.vcpus or 0) * 1000)
             return used >= share * room or (reading.cpu_throttled_permille or 0) > 0
-        if step.kind is StepKind.MEMORY:
+        if step.kind in (StepKind.MEMORY, StepKind.MEMORY_HIGH, StepKind.VIRTIO_MEM, StepKind.DIMM):
+            limit = limit if step.kind is StepKind.MEMORY else 2**53  # the others give way when the whole is short
             stalled = bool(reading.psi_memory_some_permille or reading.memory_swap_bytes_per_s)
-            return stalled or (reading.memory_used_bytes or 0) >= share * limit
+            # strides follow each other at once: all of them are judged by the size at the sample that asked for them
+            return stalled or (reading.memory_used_bytes or 0) >= share * min(limit, reading.memory_allocated_bytes or limit)
+        if step.kind in (StepKind.DISK_BYTES, StepKind.DISK_OPS):
+            return bool(reading.psi_io_some_permille)
         rx = step.kind is StepKind.NET_RX
         used = (reading.net_rx_bits_per_s if rx else reading.net_tx_bits_per_s) or 0
         return used >= share * limit or bool(reading.net_rx_dropped_per_s if rx else reading.net_tx_dropped_per_s)
@@ -211,17 +227,41 @@ class HostChecks:
         self._world.violated(f"{self._node.host_id}: {what}")
 
 
+_BOUNDED = (StepKind.VCPUS, StepKind.CPU_QUOTA, StepKind.NET_RX, StepKind.NET_TX, StepKind.MEMORY)
+_RANGES = {  # levers whose values no policy bounds
+    StepKind.CPU_PERIOD: (1_000, 1_000_000),
+    StepKind.MEMORY_HIGH: (1, 2**53),
+    StepKind.DISK_OPS: (1, 2**53),
+    StepKind.DISK_WEIGHT: (1, 1000),
+    StepKind.NET_TX_RATE: (0, 2**53),
+}
+
+
+def _balloon(vm: RawVm) -> int | None:
+    """The balloon's part of what the guest has."""
+    return None if vm.memory_actual_bytes is None else vm.memory_actual_bytes - (vm.virtio_mem_bytes or 0) - (vm.dimm_bytes or 0)
+
+
 def within(spec: VmWorkload, kind: StepKind, value: int, floor: int, slack: int = 0) -> bool:
     """Whether `value` lies within the VM's policy and its domain's maxima; `floor` is the host's own, `slack` how far below it is fine."""
     policy = spec.policy
+    low: int | None
+    high: int | None
     if kind is StepKind.CPU_SHARES:
         return 2 <= value <= 262_144
-    if kind is StepKind.VCPUS:
+    if kind in _RANGES:
+        low, most = _RANGES[kind]
+        return low <= value <= most or (value == UNLIMITED and kind in (StepKind.MEMORY_HIGH, StepKind.DISK_OPS))
+    if kind in (StepKind.VCPUS, StepKind.VCPUS_ONLINE):
         return 1 <= value <= spec.vcpus_max
+    if kind in (StepKind.VIRTIO_MEM, StepKind.DIMM):
+        return 0 <= value <= spec.memory_max_bytes
     if kind is StepKind.MEMORY:
         low, high, most = policy.memory_floor_bytes, policy.memory_ceiling_bytes, spec.memory_max_bytes
     elif kind is StepKind.CPU_QUOTA:
         low, high, most = policy.cpu_floor_millicores, policy.cpu_ceiling_millicores, spec.vcpus_max * 1000
+    elif kind is StepKind.DISK_BYTES:
+        low, high, most = policy.disk_floor_bytes_per_s, policy.disk_ceiling_bytes_per_s, 2**53
     else:
         low, high, most = policy.net_floor_bits_per_s, policy.net_ceiling_bits_per_s, spec.net_max_bits_per_s
     if value == UNLIMITED:

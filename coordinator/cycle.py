@@ -226,7 +226,7 @@ class DecisionCycle:
         ripe_s = now_ns // NS_PER_S - BUCKET_S - self.config.bucket_grace_s
         for start_s in sorted(s for s in self._folder.open_starts() if s <= ripe_s):
             bucket = self._folder.close(start_s)
-            self.fleet.close_bucket()
+            self.fleet.close_bucket(bucket)
             self.bucket = bucket
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
             self.ledger.bucket(bucket, modes)

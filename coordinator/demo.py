@@ -213,6 +213,7 @@ def agent_settings(home: Path, host_id: str, files: CertificateFiles, agents_por
         "host_id": host_id,
         "state_dir": str(home),
         "socket_path": str(home / "control.sock"),
+        "pause_file": str(home / "PAUSE"),  # the kill switch of this machine is not the one of a simulated fleet
         "log_level": "warning",
         "coordinator_urls": [f"wss://127.0.0.1:{agents_port}"],
         "tls": _tls(files),

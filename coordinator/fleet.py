@@ -6,13 +6,15 @@ rebuilt from the registry, the log of frames and the agents' next messages.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 
-from coordinator.model import N_RESOURCES, BucketBlock, HistoryBlock, HostState, VmState
+from coordinator.model import F64, N_RESOURCES, BucketBlock, HistoryBlock, HostState, VmState
+from coordinator.sizing.turns import RECENT_BUCKETS, TurnLog
 from shared.messages import Hello, Inventory, Status
 from shared.model import Allocation, Domain, HostCapacity, HostSample, Mode, Policy
 from shared.plan import Outcome, OutcomeState
@@ -35,6 +37,8 @@ class VmRecord:
     pressured: bool = False
     pressured_now: bool = False
     grown_ns: int = -(10**18)
+    turns: TurnLog = field(default_factory=TurnLog)
+    peaks: deque[F64] = field(default_factory=lambda: deque(maxlen=RECENT_BUCKETS))  # [r] of the newest buckets
     seen_ns: int = 0
 
 
@@ -52,6 +56,8 @@ class HostRecord:
     seen_ns: int = 0
     spool_frames: int = 0
     spool_dropped: int = 0
+    paused_by: tuple[str, ...] = ()
+    vms_yielded: int = 0
     cpu_used_millicores: float = float("nan")
     memory_available_bytes: float = float("nan")
     plan_sequence: int = 0
@@ -96,6 +102,7 @@ class Fleet:
         record = self.host(host_id)
         record.mode, record.pinned, record.seen_ns = message.mode, message.mode_pinned, now_ns
         record.spool_frames, record.spool_dropped = message.spool_frames, message.spool_dropped
+        record.paused_by, record.vms_yielded = message.paused_by, message.vms_yielded
 
     def lost(self, host_id: str, why: str) -> None:
         """The host fell silent: from now on it counts as full."""
@@ -121,14 +128,19 @@ class Fleet:
             vm.pressured_now |= (cell.psi_memory_some_permille or 0) > PRESSURE_PERMILLE or (cell.memory_swap_bytes_per_s or 0) > 0
 
     def outcome(self, outcome: Outcome) -> None:
-        """Remember the newest verified growth of a VM."""
+        """Remember the newest verified growth of a VM, and its levers' turns."""
         vm = self.vms.get(outcome.step.vm_id)
+        if vm is not None:
+            vm.turns.record(outcome)
         grew = outcome.step.before is not None and outcome.value is not None and outcome.value > outcome.step.before >= 0
         if vm is not None and grew and outcome.state in (OutcomeState.VERIFIED, OutcomeState.PARTIAL):
             vm.grown_ns = max(vm.grown_ns, outcome.finished_ns)
 
-    def close_bucket(self) -> None:
-        """A bucket ended: roll the working sets and pressure marks."""
+    def close_bucket(self, bucket: BucketBlock) -> None:
+        """A bucket ended: keep its peaks, roll the working sets and pressure marks."""
+        for vm_id, peak in zip(bucket.vm_ids, bucket.peak, strict=True):
+            if vm_id in self.vms:
+                self.vms[vm_id].peaks.append(peak)
         for vm in self.vms.values():
             if not np.isnan(vm.need_now):
                 vm.needs = [*vm.needs[-2:], vm.need_now]
@@ -193,6 +205,8 @@ class Fleet:
             working_set_bytes=float(np.nanmax([*vm.needs, vm.need_now])) if vm.needs or not np.isnan(vm.need_now) else float("nan"),
             since_grow_s=min(1e9, (now_ns - vm.grown_ns) / NS_PER_S),
             pressured=vm.pressured or vm.pressured_now,
+            turns=vm.turns.view(now_ns),
+            recent_peak=tuple(np.fmax.reduce([unknown, *vm.peaks]).tolist()),
         )
 
 

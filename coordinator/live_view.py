@@ -26,6 +26,7 @@ from coordinator.service.view import (
     ModeScore,
     MoveAdvice,
     OutcomeView,
+    PauseView,
     ResourceHistory,
     ResourceState,
     Scores,
@@ -235,6 +236,14 @@ class LiveView:
         self._of.audit("set_mode", actor=actor, host=host_id, mode=mode)
         return self._host(record)
 
+    async def set_pause(self, host_id: str | None, paused: bool, actor: str) -> PauseView:
+        # the switch first, its record after: a slow disk must not delay a stop
+        self._of.gateway.order_pause(host_id, paused)
+        await self._of.read(self._of.registry.save_pause, host_id, paused)
+        self._of.audit("set_pause", actor=actor, host=host_id or "fleet", paused=paused)
+        held = await self._of.read(self._of.registry.pauses)
+        return PauseView(fleet=None in held, hosts=tuple(sorted(name for name in held if name is not None)))
+
     async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:
         wanted = Adjustment(vcpus=request.vcpus, memory_bytes=request.memory_bytes, cpu_quota_millicores=request.cpu_quota_millicores)
         plan, instructions = self._of.cycle.adjust(vm_id, wanted, self._of.clock.wall_ns(), request.dry_run)
@@ -260,6 +269,9 @@ class LiveView:
             mode=record.mode,
             mode_pinned=record.pinned,
             mode_ordered=self._of.gateway.core.ordered(record.host_id),
+            paused=self._of.gateway.paused(record.host_id),
+            paused_by=record.paused_by,
+            vms_yielded=record.vms_yielded,
             capacity=record.capacity,
             committed=_committed([self._of.cycle.fleet.vms[vm_id].allocation for vm_id in sorted(record.vm_ids)]),
             cpu_used_millicores=_integer(record.cpu_used_millicores),

@@ -94,6 +94,7 @@ class Coordinator:
                 GatewaySettings(epoch=epoch, stale_host_s=config.cycle.stale_host_s),
                 acked=self.wal.high_water(),
                 modes=self.registry.modes(),
+                paused=self.registry.pauses(),
             ),
             self.wal,
             self._on_message,

@@ -7,6 +7,7 @@ Unknown is NaN. Units are those of RESOURCES.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -105,6 +106,15 @@ class ForecastBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeverTurns:
+    """How often a lever turned from growing to shrinking, as outcomes told it."""
+
+    turning: bool = False  # its last change was a growth: a shrink would be a turn
+    ago_s: tuple[float, ...] = ()  # seconds since each turn, oldest first
+    refused_s: float = math.inf  # since the host last refused one more
+
+
+@dataclass(frozen=True, kw_only=True)
 class VmState:
     """What the decision cycle knows of one VM now. Floats [r]; NaN unknown."""
 
@@ -117,6 +127,8 @@ class VmState:
     working_set_bytes: float  # largest guest-reported need of late; NaN = no fresh reading
     since_grow_s: float = 1e9  # since the last verified growth, any resource
     pressured: bool = False  # memory or swap pressure in the newest bucket
+    turns: tuple[LeverTurns, ...] = (LeverTurns(),) * N_RESOURCES  # [r]
+    recent_peak: tuple[float, ...] = (math.nan,) * N_RESOURCES  # [r] largest 5-second demand of the last hour's buckets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,8 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
         lower_quantile=(low, normal, high, critical),
         shrink_evidence=(config.shrink_evidence_buckets,) * 5,
         dead_band=(config.dead_band_permille / 1000,) * 5,
+        turns=config.flap_reversals,
+        turn_window_s=float(config.flap_window_s),
     )
 
 

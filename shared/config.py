@@ -26,9 +26,11 @@ __all__ = [
     "CycleConfig",
     "GuardConfig",
     "ListenConfig",
+    "MigrationConfig",
     "PriorityTable",
     "QuantileTable",
     "ReactiveConfig",
+    "SamplingConfig",
     "SizingConfig",
     "TlsConfig",
     "load",
@@ -91,6 +93,8 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cpu_floor_millicores: Annotated[int, Meta(ge=10, le=2**30, description="no VM's CPU quota goes below this")] = 100
     memory_floor_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**53, description="no VM's balloon goes below this")] = 128 * MIB
     net_floor_bits_per_s: Annotated[int, Meta(ge=1_000, le=2**53, description="no VM's rx or tx ceiling goes below this")] = 1_000_000
+    disk_floor_bytes_per_s: Annotated[int, Meta(ge=4_096, le=2**53, description="no VM's disk limit goes below this")] = MIB
+    disk_floor_ops_per_s: Annotated[int, Meta(ge=1, le=2**53, description="no VM's limit of disk operations goes below this")] = 50
     memory_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of memory in one step")] = 50
     cpu_shrink_max_permille: Annotated[int, Meta(ge=1, le=1000, description="largest cut of CPU or network in one step")] = 500
     shrink_cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="wait between two shrinks of one VM and resource")] = 60
@@ -104,6 +108,37 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     backoff_initial_s: Annotated[int, Meta(ge=1, le=86_400, description="wait after a VM's first failed step; doubles each time")] = 30
     backoff_max_s: Annotated[int, Meta(ge=1, le=86_400, description="longest wait after failed steps")] = 3600
     step_timeout_s: Annotated[int, Meta(ge=1, le=3600, description="a step not seen in force after this long has failed")] = 30
+    unplug_timeout_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="a vCPU or DIMM that the guest has not let go of after this long stays")
+    ] = 300
+    memory_grow_max_permille: Annotated[int, Meta(ge=1, le=10_000, description="largest growth of the balloon in one step")] = 50
+    memory_cut_per_hour_permille: Annotated[
+        int, Meta(ge=1, le=1000, description="most of its memory that a VM may lose within an hour")
+    ] = 500
+    flap_reversals: Annotated[
+        int, Meta(ge=0, le=1000, description="turns from growing to shrinking that a VM may make in flap_window_s")
+    ] = 2
+    flap_window_s: Annotated[int, Meta(ge=60, le=604_800, description="window of flap_reversals")] = 21_600
+    blast_radius_permille: Annotated[
+        int, Meta(ge=1, le=1000, description="share of the host's VMs that may be cut within a minute; at least one")
+    ] = 500
+    circuit_failures: Annotated[int, Meta(ge=1, le=10_000, description="failed steps in circuit_window_s that stop shrinks and moves")] = 10
+    circuit_window_s: Annotated[int, Meta(ge=10, le=86_400, description="window of circuit_failures")] = 300
+    circuit_open_s: Annotated[int, Meta(ge=10, le=86_400, description="how long shrinks and moves stop after too many failures")] = 600
+    growth_budget_permille: Annotated[
+        int,
+        Meta(ge=0, le=100_000, description="growth without a plan that a VM may take per growth_budget_window_s, of what it began with"),
+    ] = 1000
+    growth_budget_window_s: Annotated[int, Meta(ge=60, le=604_800, description="window of growth_budget_permille")] = 3600
+    after_oom_s: Annotated[int, Meta(ge=0, le=2_592_000, description="no shrink this long after the guest killed for want of memory")] = (
+        86_400
+    )
+    foreign_yield_s: Annotated[
+        int, Meta(ge=0, le=2_592_000, description="a VM that somebody else changed is left alone this long; 0 = not at all")
+    ] = 3600
+    lease_s: Annotated[
+        int, Meta(ge=60, le=2_592_000, description="without a coordinator for this long, limits go back to the owner's defaults")
+    ] = 3600
 
     def __post_init__(self) -> None:
         if self.backoff_initial_s > self.backoff_max_s:
@@ -116,6 +151,10 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grow_at_permille: Annotated[int, Meta(ge=100, le=1000, description="grow when use passes this share of the value in force")] = 850
     headroom_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a growth aims at use times this")] = 1400
     shrink_window_s: Annotated[int, Meta(ge=60, le=604_800, description="a shrink looks at the largest use of this long")] = 600
+    turn_window_s: Annotated[
+        int,
+        Meta(ge=60, le=604_800, description="a shrink that follows a growth looks at the largest use of this long, or of shrink_window_s"),
+    ] = 1800
     planned_memory_grow_at_permille: Annotated[
         int, Meta(ge=100, le=1000, description="under a live plan: grow memory when use passes this share of the value in force")
     ] = 950
@@ -123,6 +162,42 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int, Meta(ge=1000, le=10_000, description="under a live plan: a growth of memory aims at use times this")
     ] = 1100
     shrink_margin_permille: Annotated[int, Meta(ge=1000, le=10_000, description="a shrink leaves that largest use times this")] = 1250
+
+
+class MigrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where this host's owner allows VMs to be moved to, and how."""
+
+    targets: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*=\S+$", max_length=512)], ...],
+        Meta(max_length=4096, description='destinations as "HOST_ID=LIBVIRT_URI"; a host that is not named is refused'),
+    ] = ()
+    peer_to_peer: Annotated[bool, Meta(description="libvirtd talks to libvirtd; false = the agent connects to both")] = True
+    migrate_uri: Annotated[
+        str, Meta(max_length=512, description="where memory is sent, {host} = destination; empty = libvirt's choice")
+    ] = ""
+    max_outgoing: Annotated[int, Meta(ge=1, le=64, description="migrations away from this host at a time")] = 2
+    bits_per_s_max: Annotated[int, Meta(ge=1_000_000, le=2**50, description="most that one migration may use of the network")] = (
+        8_000_000_000
+    )
+    no_progress_s: Annotated[int, Meta(ge=5, le=86_400, description="a migration that got no nearer for this long is given up")] = 150
+    deadline_s: Annotated[int, Meta(ge=10, le=86_400, description="a migration that took this long is given up")] = 1800
+
+    def uri_of(self, host_id: str) -> str | None:
+        """libvirt URI of a destination; None when it is not allowed."""
+        return next((uri for name, _, uri in (target.partition("=") for target in self.targets) if name == host_id), None)
+
+
+class SamplingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is read beside the counters that cost next to nothing."""
+
+    subsample_s: Annotated[int, Meta(ge=0, le=30, description="CPU and run delay are also read this often within a period; 0 = not")] = 1
+    perf: Annotated[bool, Meta(description="count context switches, migrations, faults and, where the PMU allows, cycles per VM")] = True
+    guest_probe_s: Annotated[
+        int, Meta(ge=0, le=86_400, description="ask guest agents this often for processes killed for want of memory; 0 = never")
+    ] = 60
+    starved_permille: Annotated[
+        int, Meta(ge=1, le=1000, description="above this CPU pressure of the host the sampling period doubles, up to four times")
+    ] = 800
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,8 +228,18 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = ""
     cgroup_root: Annotated[str, Meta(min_length=1, description="where the cgroup hierarchies are mounted")] = "/sys/fs/cgroup"
     proc_root: Annotated[str, Meta(min_length=1, description="where procfs is mounted")] = "/proc"
+    exporter_socket: Annotated[str, Meta(max_length=107, description="UNIX socket that serves /metrics; empty = off")] = ""
+    exporter_vm_series: Annotated[bool, Meta(description="export series of every VM, not only of the host and the agent")] = False
+    pause_file: Annotated[str, Meta(min_length=1, description="while this file exists, nothing is changed on this host")] = (
+        "/etc/tidegate-agent/PAUSE"
+    )
+    uplink: Annotated[
+        str, Meta(max_length=15, description="interface whose counters are the host's network; empty = of the default route")
+    ] = ""
+    sampling: SamplingConfig = SamplingConfig()
     guard: GuardConfig = GuardConfig()
     reactive: ReactiveConfig = ReactiveConfig()
+    migration: MigrationConfig = MigrationConfig()
     workload: Annotated[str, Meta(description="file that describes the simulated VMs; hypervisor simulated only")] = ""
     clock: ClockConfig = ClockConfig()
     cpu_commit_ratio: Annotated[float, Meta(ge=0.1, le=64, description="sum of CPU quotas allowed, per core of the host")] = 4.0
@@ -220,6 +305,8 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     shrink_evidence_buckets: Annotated[int, Meta(ge=1, le=2016, description="buckets in a row that agree before a shrink")] = 1
     dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 20
+    flap_reversals: Annotated[int, Meta(ge=0, le=1000, description="turns that plans count on: as the hosts' guard.flap_reversals")] = 2
+    flap_window_s: Annotated[int, Meta(ge=60, le=604_800, description="as the hosts' guard.flap_window_s")] = 21_600
 
 
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

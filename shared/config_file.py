@@ -42,14 +42,20 @@ def load(path: Path | None, type: type[T], env: Mapping[str, str], prefix: str) 
 
     Raises ConfigError for everything that is wrong with either.
     """
+    return load_with_origins(path, type, env, prefix)[0]
+
+
+def load_with_origins(path: Path | None, type: type[T], env: Mapping[str, str], prefix: str) -> tuple[T, dict[str, str]]:
+    """As `load`, and where each setting that is not a default comes from: dotted key -> "file PATH" or "environment variable NAME"."""
     tree = _read(path) if path else {}
-    origins: dict[str, str] = {}
     known = {setting.key: setting for setting in settings(type)}
     _check_keys(tree, known, "", f"file {path}")
+    origins: dict[str, str] = {}
+    written = {key: f"file {path}" for key in known if _is_written(tree, key)}
     _apply_environment(tree, origins, type, env, prefix)
     _check_finite(tree, known, origins, "", f"file {path}")
     try:
-        return msgspec.convert(tree, type)
+        return msgspec.convert(tree, type), written | origins
     except msgspec.ValidationError as error:
         raise _explain(error, tree, known, origins, f"file {path}") from None
 
@@ -71,7 +77,7 @@ def _read(path: Path) -> Tree:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, brackets without end
         raise ConfigError(f"config file {path}: not valid TOML: {error}") from None
 
 
@@ -79,6 +85,8 @@ def _check_keys(tree: Tree, known: Mapping[str, Setting], above: str, origin: st
     for name, value in tree.items():
         key = f"{above}{name}"
         if key in known:
+            if isinstance(value, dict):
+                raise ConfigError(f"{key} = a table in {origin}: allowed is {known[key].allowed}")
             continue
         inside = f"{key}."
         if not any(candidate.startswith(inside) for candidate in known):
@@ -86,6 +94,15 @@ def _check_keys(tree: Tree, known: Mapping[str, Setting], above: str, origin: st
         if not isinstance(value, dict):
             raise ConfigError(f"{key} = {value!r} in {origin}: allowed is a table of settings, [{key}]")
         _check_keys(value, known, inside, origin)
+
+
+def _is_written(tree: Tree, key: str) -> bool:
+    value: Any = tree
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _nearest(key: str, candidates: Mapping[str, Setting]) -> str:

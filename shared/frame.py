@@ -41,7 +41,17 @@ HOST_COLUMNS: Final = (
     "memory_available_bytes",
     "psi_cpu_some_permille",
     "psi_memory_some_permille",
+    "psi_io_some_permille",
+    "cpu_steal_permille",
+    "memory_overhead_bytes",
+    "net_rx_bits_per_s",
+    "net_tx_bits_per_s",
+    "net_dropped_per_s",
 )
+
+
+# The cells of a VM that a sample does not hold.
+_ABSENT: Final = (None,) * len(VM_COLUMNS)
 
 
 class _Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,14 +115,15 @@ def encode_block(samples: Sequence[HostSample]) -> bytes:
     if not samples or len(samples) * len(vm_ids) > MAX_CELLS:
         raise ValueError(f"{len(samples)} samples x {len(vm_ids)} VMs: allowed 1 sample to {MAX_CELLS} cells")
     host = {name: _pack([getattr(s, name) for s in samples]) for name in HOST_COLUMNS}
-    rows = [[sample.vms.get(vm_id) for vm_id in vm_ids] for sample in samples]
-    cells = [vm for row in rows for vm in row]
-    columns = {}
-    for name in VM_COLUMNS:
-        values = [None if vm is None else getattr(vm, name) for vm in cells]
-        if any(value is not None for value in values):
-            columns[name] = _pack(values)
-    present = bytes(vm is not None for vm in cells)
+    cells = [sample.vms.get(vm_id) for sample in samples for vm_id in vm_ids]
+    rows = [_ABSENT if vm is None else msgspec.structs.astuple(vm) for vm in cells]
+    # strict: without any VM there is no row, and no column either
+    columns = {
+        name: _pack(values)
+        for name, values in zip(VM_COLUMNS, zip(*rows, strict=True), strict=bool(rows))
+        if values.count(None) < len(values)
+    }
+    present = bytes([vm is not None for vm in cells])
     return _encode(_Block(n=len(samples), vm_ids=vm_ids, host=host, present=present, columns=columns))
 
 
@@ -128,7 +139,9 @@ def decode_block(block: bytes) -> tuple[HostSample, ...]:
     if len(parsed.present) != n * width:
         raise PeerError(f"sample block: presence map of {len(parsed.present)} bytes for {n * width} cells")
     host = {name: _unpack(parsed.host.get(name), n, name) for name in HOST_COLUMNS}
-    columns = {name: _unpack(parsed.columns.get(name), n * width, name) for name in VM_COLUMNS}
+    known = [name for name in VM_COLUMNS if name in parsed.columns]
+    columns = [_unpack(parsed.columns[name], n * width, name) for name in known]
+    rows = list(zip(*columns, strict=True)) if known else [()] * (n * width)
     for name in ("wall_ns", "monotonic_ns", "period_ns"):
         if any(value is None or value < 0 for value in host[name]):
             raise PeerError(f"sample block: {name} missing or negative")
@@ -138,25 +151,22 @@ def decode_block(block: bytes) -> tuple[HostSample, ...]:
         for j, vm_id in enumerate(parsed.vm_ids):
             cell = i * width + j
             if parsed.present[cell]:
-                vms[vm_id] = VmSample(**{name: column[cell] for name, column in columns.items()})
+                vms[vm_id] = VmSample(**dict(zip(known, rows[cell], strict=True)))
         samples.append(HostSample(**{name: column[i] for name, column in host.items()}, vms=vms))  # type: ignore[arg-type]  # required columns were checked above
     return tuple(samples)
 
 
 def _pack(values: Sequence[int | None]) -> bytes:
-    packed = array("q", (UNKNOWN_I64 if value is None else value for value in values))
+    packed = array("q", [UNKNOWN_I64 if value is None else value for value in values])
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tobytes()
 
 
-def _unpack(column: bytes | None, cells: int, name: str) -> list[int | None]:
+def _unpack(column: bytes | None, cells: int, name: str) -> Sequence[int | None]:
     if column is None:
-        return [None] * cells
+        return (None,) * cells
     if len(column) != cells * 8:
         raise PeerError(f"sample block: column {name} has {len(column)} bytes for {cells} cells")
-    unpacked = array("q")
-    unpacked.frombytes(column)
-    if sys.byteorder == "big":
-        unpacked.byteswap()
-    return [None if value == UNKNOWN_I64 else value for value in unpacked]
+    unpacked: tuple[int, ...] = struct.unpack(f"<{cells}q", column)
+    return [None if value == UNKNOWN_I64 else value for value in unpacked] if UNKNOWN_I64 in unpacked else unpacked

@@ -1,4 +1,4 @@
-"""Log lines on stderr: one JSON object per line, or coloured text where stderr is a terminal.
+"""Log lines: native fields of the journal under systemd; else on stderr, one JSON object per line, or coloured text on a terminal.
 
 Invariant: no value whose key names a secret leaves the process, at any depth. Lines of libraries (standard logging) take the same way,
 from severity warning up. Log times are the machine's real time even where decisions run on a simulated clock.
@@ -6,22 +6,28 @@ from severity warning up. Log times are the machine's real time even where decis
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from shared.journald import JournalSender, is_journal
+
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_STDERR: Final = 2
 REDACTED: Final = "[redacted]"
 _SECRET_WORDS: Final = ("token", "password", "secret", "authorization", "private_key", "cookie")
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Set up logging for this process, once, at its start. `level`: a key of LEVELS; `stream`: stderr unless given."""
+def configure(level: str, stream: TextIO | None = None, program: str = "tidegate") -> None:
+    """Set up logging for this process at its start, and again when the level changes. `level`: a key of LEVELS; `stream`: stderr unless
+    given; `program`: what the journal calls us."""
     out = stream if stream is not None else sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -30,7 +36,9 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         redact,
     ]
     last: list[Processor]
-    if out.isatty():
+    if stream is None and is_journal(_STDERR, os.environ):
+        last = [structlog.processors.dict_tracebacks, _journalled(_sender(program).send)]
+    elif out.isatty():
         last = [structlog.dev.ConsoleRenderer()]
     else:
         last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_one_line)]
@@ -40,7 +48,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,  # a logger made at import must follow a later configure
     )
-    handler = logging.StreamHandler(out)
+    handler = _LineHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared],
@@ -50,6 +58,34 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, LEVELS[level]))
+
+
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """A library's line that the journal has taken is empty here."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if line := self.format(record):
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
+
+
+@functools.cache
+def _sender(program: str) -> JournalSender:
+    """One socket for the life of the process, however often the level changes."""
+    return JournalSender(program)
+
+
+def _journalled(send: Callable[[Mapping[str, Any]], bool]) -> Processor:
+    """The last step under systemd: what the journal does not take goes to stderr, which is the journal's stream as well."""
+
+    def last(_logger: WrappedLogger | None, _method: str, event: EventDict) -> str:
+        if send(event):
+            if isinstance(_logger, structlog.WriteLogger):
+                raise structlog.DropEvent
+            return ""
+        return _one_line(event)
+
+    return last
 
 
 def redact(_logger: WrappedLogger | None, _method: str, event: EventDict) -> EventDict:

@@ -61,6 +61,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     spool_dropped: Sequence = 0
     plan_epoch: Sequence = 0
     plan_sequence: Sequence = 0
+    paused_by: Annotated[tuple[Label, ...], Meta(max_length=8)] = ()  # who holds the kill switch: "owner", "file", "coordinator"
+    vms_yielded: Sequence = 0  # VMs left to somebody else who changed them
 
 
 AgentMessage = Hello | Inventory | Samples | Outcomes | Status
@@ -73,6 +75,7 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     wall_ns: int
     acked: Annotated[int, Meta(ge=-1, le=2**53)]
     mode: Mode | None = None
+    paused: bool | None = None
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
@@ -94,6 +97,12 @@ class SetMode(msgspec.Struct, frozen=True, kw_only=True, tag="mode"):
     mode: Mode
 
 
+class SetPause(msgspec.Struct, frozen=True, kw_only=True, tag="pause"):
+    """The fleet's kill switch, for this host. Wins over everything, a local pin included."""
+
+    paused: bool
+
+
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
     """Why the coordinator closes the connection, and when to try again."""
 
@@ -101,4 +110,4 @@ class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
     retry_after_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 
-CoordinatorMessage = Welcome | Ack | SendPlan | SetMode | Goodbye
+CoordinatorMessage = Welcome | Ack | SendPlan | SetMode | SetPause | Goodbye

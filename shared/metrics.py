@@ -33,6 +33,16 @@ class Metric(msgspec.Struct, frozen=True):
     buckets: tuple[float, ...] = ()
 
 
+class VmMetric(msgspec.Struct, frozen=True):
+    """One row of the table of per-VM gauges: the value is `field` of a VmSample or VmDetail over `per`; a limit may be none."""
+
+    name: str
+    help: str
+    field: str
+    per: int = 1
+    limit: bool = False
+
+
 AGENT_METRICS: Final = (
     Metric("tidegate_agent_samples_total", "counter", "Sampling rounds finished"),
     Metric("tidegate_agent_sample_duration_seconds", "histogram", "Time that one sampling round took", buckets=_FAST),
@@ -48,6 +58,147 @@ AGENT_METRICS: Final = (
     Metric("tidegate_agent_steps_total", "counter", "Steps that ended, by lever, outcome and who asked", ("kind", "outcome", "origin")),
     Metric("tidegate_agent_refusals_total", "counter", "Steps and plans refused on this host, by refusal code", ("code",)),
     Metric("tidegate_agent_mode", "gauge", "1 for the control mode in force, 0 for the others", ("mode",)),
+    Metric("tidegate_agent_vms_not_exported", "gauge", "VMs without series of their own, because there are too many or it is switched off"),
+    Metric("tidegate_agent_paused", "gauge", "1 where the owner, the pause file or the coordinator holds the kill switch", ("by",)),
+    Metric("tidegate_agent_steps_in_flight", "gauge", "Steps submitted and not yet ended"),
+    Metric("tidegate_agent_cpu_seconds_total", "counter", "CPU time of the agent's own process"),
+    Metric("tidegate_agent_resident_memory_bytes", "gauge", "Resident memory of the agent's own process"),
+    Metric("tidegate_agent_threads", "gauge", "Threads of the agent's own process"),
+    Metric("tidegate_agent_open_fds", "gauge", "Open descriptors of the agent's own process"),
+    Metric("tidegate_agent_sample_period_seconds", "gauge", "Time between two sampling rounds; grows while the host starves"),
+    Metric("tidegate_agent_sample_timestamp_seconds", "gauge", "Unix time of the newest sample, by the agent's clock"),
+    Metric("tidegate_agent_reloads_total", "counter", "Reloads of the configuration, by result: changed or refused", ("result",)),
+    Metric("tidegate_agent_coordinator_clock_offset_seconds", "gauge", "Coordinator's clock less the host's when the link came up"),
+    Metric("tidegate_agent_host_cpu_cores", "gauge", "CPUs of the host"),
+    Metric("tidegate_agent_host_cpu_commit_limit_cores", "gauge", "Most that all CPU quotas may sum up to"),
+    Metric("tidegate_agent_host_cpu_used_cores", "gauge", "CPU time used on the host per wall time"),
+    Metric("tidegate_agent_host_cpu_steal_cores", "gauge", "CPU time that another hypervisor took from this host per wall time"),
+    Metric("tidegate_agent_host_cpu_pressure_ratio", "gauge", "Share of time in which some task of the host waited for a CPU"),
+    Metric("tidegate_agent_host_memory_bytes", "gauge", "Memory of the host"),
+    Metric("tidegate_agent_host_memory_commit_limit_bytes", "gauge", "Most that all VMs' memory may sum up to"),
+    Metric("tidegate_agent_host_memory_available_bytes", "gauge", "Memory available on the host without swapping"),
+    Metric("tidegate_agent_host_memory_overhead_bytes", "gauge", "Memory of QEMU processes beyond their guests' own"),
+    Metric("tidegate_agent_host_memory_pressure_ratio", "gauge", "Share of time in which some task of the host waited for memory"),
+    Metric("tidegate_agent_host_io_pressure_ratio", "gauge", "Share of time in which some task of the host waited for a disk"),
+    Metric("tidegate_agent_host_network_receive_bytes_per_second", "gauge", "Received on the uplink"),
+    Metric("tidegate_agent_host_network_transmit_bytes_per_second", "gauge", "Sent on the uplink"),
+    Metric("tidegate_agent_host_network_drops_per_second", "gauge", "Packets dropped on the uplink"),
+)
+
+# Gauges with the labels vm_id and name, where exporter_vm_series is on. They come from the newest sample and die with their VM.
+AGENT_VM_METRICS: Final = (
+    VmMetric("tidegate_agent_vm_cpu_used_cores", "CPU time used per wall time", "cpu_used_millicores", 1000),
+    VmMetric("tidegate_agent_vm_cpu_used_peak_cores", "Largest CPU use of a second within the sample", "cpu_used_peak_millicores", 1000),
+    VmMetric("tidegate_agent_vm_cpu_quota_cores", "CPU quota in force; +Inf = none", "cpu_quota_millicores", 1000, limit=True),
+    VmMetric("tidegate_agent_vm_cpu_shares", "CPU shares in force (v1 scale)", "cpu_shares"),
+    VmMetric("tidegate_agent_vm_cpu_throttled_ratio", "Share of time in which the quota held the VM back", "cpu_throttled_permille", 1000),
+    VmMetric(
+        "tidegate_agent_vm_cpu_ready_ratio",
+        "Time its vCPUs waited for a CPU, less the quota's doing, per wall time",
+        "cpu_ready_permille",
+        1000,
+    ),
+    VmMetric("tidegate_agent_vm_cpu_ready_peak_ratio", "Largest such share of a second within the sample", "cpu_ready_peak_permille", 1000),
+    VmMetric(
+        "tidegate_agent_vm_cpu_pressure_ratio", "Share of time in which some task of it waited for a CPU", "psi_cpu_some_permille", 1000
+    ),
+    VmMetric(
+        "tidegate_agent_vm_memory_pressure_ratio",
+        "Share of time in which some task of it waited for memory",
+        "psi_memory_some_permille",
+        1000,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_memory_full_pressure_ratio",
+        "Share of time in which all its tasks waited for memory",
+        "psi_memory_full_permille",
+        1000,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_io_pressure_ratio", "Share of time in which some task of it waited for a disk", "psi_io_some_permille", 1000
+    ),
+    VmMetric("tidegate_agent_vm_vcpus", "vCPUs plugged in", "vcpus"),
+    VmMetric("tidegate_agent_vm_vcpus_online", "vCPUs that the guest keeps online", "vcpus_online"),
+    VmMetric("tidegate_agent_vm_memory_allocated_bytes", "Balloon in force", "memory_allocated_bytes"),
+    VmMetric("tidegate_agent_vm_memory_used_bytes", "What the guest itself needs: allocated less usable", "memory_used_bytes"),
+    VmMetric("tidegate_agent_vm_memory_usable_bytes", "What the guest could use without swapping", "memory_usable_bytes"),
+    VmMetric("tidegate_agent_vm_memory_resident_bytes", "Resident memory of its process on the host", "memory_rss_bytes"),
+    VmMetric("tidegate_agent_vm_memory_high_bytes", "memory.high in force; +Inf = none", "memory_high_bytes", 1, limit=True),
+    VmMetric("tidegate_agent_vm_memory_reading_age_seconds", "Age of the guest's own memory reading", "memory_reading_age_ms", 1000),
+    VmMetric("tidegate_agent_vm_memory_major_faults_per_second", "Major faults", "memory_major_faults_per_s"),
+    VmMetric("tidegate_agent_vm_memory_swap_bytes_per_second", "Swapped in and out by the guest", "memory_swap_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_memory_dirty_bytes_per_second", "Newest measured dirty rate", "dirty_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_oom_kills", "Processes that the guest killed for want of memory within the sample", "guest_oom_kills"),
+    VmMetric("tidegate_agent_vm_disk_read_bytes_per_second", "Read from disks", "disk_read_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_disk_write_bytes_per_second", "Written to disks", "disk_write_bytes_per_s"),
+    VmMetric("tidegate_agent_vm_disk_read_operations_per_second", "Reads", "disk_read_ops_per_s"),
+    VmMetric("tidegate_agent_vm_disk_write_operations_per_second", "Writes", "disk_write_ops_per_s"),
+    VmMetric("tidegate_agent_vm_disk_latency_seconds", "Mean time of a disk operation", "disk_latency_us", 1000000),
+    VmMetric("tidegate_agent_vm_disk_limit_bytes_per_second", "Disk limit in force; +Inf = none", "disk_limit_bytes_per_s", 1, limit=True),
+    VmMetric("tidegate_agent_vm_network_receive_bytes_per_second", "Received by the guest", "net_rx_bits_per_s", 8),
+    VmMetric("tidegate_agent_vm_network_transmit_bytes_per_second", "Sent by the guest", "net_tx_bits_per_s", 8),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_drops_per_second",
+        "Dropped or over limit at our ceiling towards the guest",
+        "net_rx_dropped_per_s",
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_drops_per_second", "Dropped or over limit at our ceiling from the guest", "net_tx_dropped_per_s"
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_limit_bytes_per_second",
+        "Ceiling towards the guest; +Inf = none",
+        "net_rx_ceil_bits_per_s",
+        8,
+        limit=True,
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_limit_bytes_per_second",
+        "Ceiling from the guest; +Inf = none",
+        "net_tx_ceil_bits_per_s",
+        8,
+        limit=True,
+    ),
+    VmMetric("tidegate_agent_vm_cpu_periods_per_second", "CFS periods in which the VM ran", "periods_per_s"),
+    VmMetric(
+        "tidegate_agent_vm_cpu_throttled_periods_ratio", "Share of them in which the quota held it back", "throttled_periods_permille", 1000
+    ),
+    VmMetric(
+        "tidegate_agent_vm_cpu_full_pressure_ratio", "Share of time in which all its tasks waited for a CPU", "psi_cpu_full_permille", 1000
+    ),
+    VmMetric("tidegate_agent_vm_memory_current_bytes", "Charged to its control group", "memory_current_bytes"),
+    VmMetric("tidegate_agent_vm_memory_anon_bytes", "Of that, anonymous memory", "memory_anon_bytes"),
+    VmMetric("tidegate_agent_vm_memory_file_bytes", "Of that, cached files", "memory_file_bytes"),
+    VmMetric("tidegate_agent_vm_memory_unused_bytes", "Free in the guest", "memory_unused_bytes"),
+    VmMetric("tidegate_agent_vm_memory_high_events_per_second", "Times that memory.high was passed", "memory_high_events_per_s"),
+    VmMetric("tidegate_agent_vm_memory_refaults_per_second", "Pages read again soon after they were reclaimed", "memory_refaults_per_s"),
+    VmMetric("tidegate_agent_vm_network_receive_packets_per_second", "Packets received by the guest", "net_rx_packets_per_s"),
+    VmMetric("tidegate_agent_vm_network_transmit_packets_per_second", "Packets sent by the guest", "net_tx_packets_per_s"),
+    VmMetric("tidegate_agent_vm_network_receive_tap_drops_per_second", "Dropped by the tap towards the guest", "net_rx_tap_dropped_per_s"),
+    VmMetric("tidegate_agent_vm_network_transmit_tap_drops_per_second", "Dropped by the tap from the guest", "net_tx_tap_dropped_per_s"),
+    VmMetric(
+        "tidegate_agent_vm_network_receive_overlimits_per_second",
+        "Times over limit in our class towards the guest",
+        "net_rx_overlimits_per_s",
+    ),
+    VmMetric(
+        "tidegate_agent_vm_network_transmit_overlimits_per_second",
+        "Times over limit in our class from the guest",
+        "net_tx_overlimits_per_s",
+    ),
+    VmMetric("tidegate_agent_vm_network_receive_backlog_bytes", "Waiting in our class towards the guest", "net_rx_backlog_bytes"),
+    VmMetric("tidegate_agent_vm_network_transmit_backlog_bytes", "Waiting in our class from the guest", "net_tx_backlog_bytes"),
+    VmMetric("tidegate_agent_vm_vcpu_task_cores", "CPU time of its vCPU threads, by perf", "task_clock_millicores", 1000),
+    VmMetric("tidegate_agent_vm_context_switches_per_second", "Context switches of its vCPU threads", "context_switches_per_s"),
+    VmMetric("tidegate_agent_vm_cpu_migrations_per_second", "Moves of its vCPU threads between CPUs", "cpu_migrations_per_s"),
+    VmMetric("tidegate_agent_vm_page_faults_per_second", "Page faults of its vCPU threads", "page_faults_per_s"),
+    VmMetric("tidegate_agent_vm_cycles_per_second", "CPU cycles", "cycles_per_s"),
+    VmMetric("tidegate_agent_vm_instructions_per_second", "Instructions", "instructions_per_s"),
+    VmMetric("tidegate_agent_vm_cache_misses_per_second", "Cache misses", "cache_misses_per_s"),
+    VmMetric("tidegate_agent_vm_instructions_per_cycle", "Instructions per cycle (IPC)", "instructions_per_kilocycle", 1000),
+)
+AGENT_VM_KVM: Final = Metric(
+    "tidegate_agent_vm_kvm_events_per_second", "gauge", "KVM's own counters per second, by libvirt's name", ("vm_id", "name", "counter")
 )
 
 COORDINATOR_METRICS: Final = (

@@ -55,6 +55,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_ceiling_bytes: Count | None = None
     net_floor_bits_per_s: Count | None = None
     net_ceiling_bits_per_s: Count | None = None
+    disk_floor_bytes_per_s: Count | None = None
+    disk_ceiling_bytes_per_s: Count | None = None
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,16 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     shape_rx: Label | None = None
     shape_tx: Label | None = None
     migrate: Label | None = "not probed"
+    vcpu_unplug: Label | None = "not probed"  # by ACPI
+    vcpu_offline: Label | None = "not probed"  # by the guest agent
+    virtio_mem: Label | None = "not probed"
+    dimm: Label | None = "not probed"
+    memory_high: Label | None = "not probed"
+    disk_limit: Label | None = "not probed"
+    disk_weight: Label | None = "not probed"
+    net_rate: Label | None = "not probed"
+    guest_agent: Label | None = "not probed"
+    perf: Label | None = "not probed"
 
 
 class Domain(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +90,8 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     memory_max_bytes: Annotated[int, Meta(ge=1, le=2**53)]
     net_max_bits_per_s: Annotated[int, Meta(ge=0, le=2**53)] = 10_000_000_000
     tap: Label | None = None
+    virtio_mem_max_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    dimm_max_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
     policy: Policy = Policy()
     capabilities: Capabilities = Capabilities()
 
@@ -92,6 +106,14 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes_per_s: int | None = None
     net_rx_bits_per_s: int | None = None
     net_tx_bits_per_s: int | None = None
+    vcpus_online: int | None = None
+    cpu_period_us: int | None = None
+    virtio_mem_bytes: int | None = None
+    dimm_bytes: int | None = None
+    memory_high_bytes: int | None = None
+    disk_ops_per_s: int | None = None
+    disk_weight: int | None = None
+    net_tx_rate_bits_per_s: int | None = None
 
 
 class VmSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +150,21 @@ class VmSample(msgspec.Struct, frozen=True, kw_only=True):
     net_rx_ceil_bits_per_s: int | None = None
     net_tx_ceil_bits_per_s: int | None = None
     cpu_used_peak_millicores: int | None = None  # largest sub-sample within the period, where there was one
+    cpu_ready_peak_permille: int | None = None
+    psi_io_full_permille: int | None = None
+    disk_read_ops_per_s: int | None = None
+    disk_write_ops_per_s: int | None = None
+    disk_latency_us: int | None = None  # mean over the operations of the period, None without any
+    guest_oom_kills: int | None = None  # processes that the guest's kernel killed for want of memory within the period
+    dirty_bytes_per_s: int | None = None  # newest measured dirty rate; measured on request only
+    vcpus_online: int | None = None
+    cpu_period_us: int | None = None
+    virtio_mem_bytes: int | None = None
+    dimm_bytes: int | None = None
+    memory_high_bytes: int | None = None
+    disk_ops_limit_per_s: int | None = None
+    disk_weight: int | None = None
+    net_tx_rate_bits_per_s: int | None = None
 
     def allocation(self) -> Allocation:
         """The allocation columns as an Allocation."""
@@ -139,6 +176,14 @@ class VmSample(msgspec.Struct, frozen=True, kw_only=True):
             disk_bytes_per_s=self.disk_limit_bytes_per_s,
             net_rx_bits_per_s=self.net_rx_ceil_bits_per_s,
             net_tx_bits_per_s=self.net_tx_ceil_bits_per_s,
+            vcpus_online=self.vcpus_online,
+            cpu_period_us=self.cpu_period_us,
+            virtio_mem_bytes=self.virtio_mem_bytes,
+            dimm_bytes=self.dimm_bytes,
+            memory_high_bytes=self.memory_high_bytes,
+            disk_ops_per_s=self.disk_ops_limit_per_s,
+            disk_weight=self.disk_weight,
+            net_tx_rate_bits_per_s=self.net_tx_rate_bits_per_s,
         )
 
 
@@ -166,6 +211,12 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     memory_available_bytes: int | None = None
     psi_cpu_some_permille: int | None = None
     psi_memory_some_permille: int | None = None
+    psi_io_some_permille: int | None = None
+    cpu_steal_permille: int | None = None  # of one CPU, summed over CPUs: this host is itself a guest that waits
+    memory_overhead_bytes: int | None = None  # resident in QEMU processes beyond their guests' memory
+    net_rx_bits_per_s: int | None = None  # of the uplink, as the host counts
+    net_tx_bits_per_s: int | None = None
+    net_dropped_per_s: int | None = None
     vms: dict[str, VmSample] = {}
 
 

@@ -45,6 +45,19 @@ class RefusalCode(StrEnum):
     NO_BENEFICIAL_MOVE = "no_beneficial_move"
     ADVICE_ONLY = "advice_only"
     QUARANTINED = "quarantined"
+    PAUSED = "paused"
+    FLAP_BUDGET = "flap_budget"
+    RATE_OF_CHANGE = "rate_of_change"
+    BLAST_RADIUS = "blast_radius"
+    CIRCUIT_OPEN = "circuit_open"
+    GROWTH_BUDGET = "growth_budget"
+    AFTER_OOM = "after_oom"
+    YIELDED = "yielded"
+    FOREIGN_LIMIT = "foreign_limit"
+    TARGET_UNKNOWN = "target_unknown"
+    MIGRATION_BUSY = "migration_busy"
+    NOT_CONVERGING = "not_converging"
+    NOTHING_TO_UNDO = "nothing_to_undo"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -82,4 +95,17 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.NO_BENEFICIAL_MOVE: "no placement beats the present one by more than its moves cost",
     RefusalCode.ADVICE_ONLY: "moves are advice in this release; nothing was migrated",
     RefusalCode.QUARANTINED: "the VM's monitor did not answer in time; it is left alone for a while",
+    RefusalCode.PAUSED: "the host is paused: nothing is changed until it is resumed",
+    RefusalCode.FLAP_BUDGET: "the VM turned from growing to shrinking too often of late: no further shrink for a while",
+    RefusalCode.RATE_OF_CHANGE: "the VM would lose too much within an hour",
+    RefusalCode.BLAST_RADIUS: "too many VMs of this host are being cut within a short time",
+    RefusalCode.CIRCUIT_OPEN: "too many steps failed on this host of late: no shrinks and no moves until it calms down",
+    RefusalCode.GROWTH_BUDGET: "the VM has used up what the host grants it without a plan",
+    RefusalCode.AFTER_OOM: "the guest killed processes for want of memory within the last day: no shrink",
+    RefusalCode.YIELDED: "somebody else changed this VM: it is left to them for a while",
+    RefusalCode.FOREIGN_LIMIT: "a limit that is not ours is on this resource",
+    RefusalCode.TARGET_UNKNOWN: "the destination of the migration is not among those that this host's owner allows",
+    RefusalCode.MIGRATION_BUSY: "as many migrations as this host allows are under way",
+    RefusalCode.NOT_CONVERGING: "the migration made no progress and was given up; the VM stays where it was",
+    RefusalCode.NOTHING_TO_UNDO: "no such step of ours to take back",
 }

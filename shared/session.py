@@ -23,6 +23,7 @@ from shared.messages import (
     Samples,
     SendPlan,
     SetMode,
+    SetPause,
     Status,
     Welcome,
 )
@@ -58,7 +59,7 @@ AGENT_SAYS: Final[_Table] = {
 COORDINATOR_SAYS: Final[_Table] = {
     SessionState.CONNECTING: {Goodbye: SessionState.CLOSED},
     SessionState.HELLO: {Welcome: SessionState.OPEN, Goodbye: SessionState.CLOSED},
-    SessionState.OPEN: {**dict.fromkeys((Ack, SendPlan, SetMode), SessionState.OPEN), Goodbye: SessionState.CLOSED},
+    SessionState.OPEN: {**dict.fromkeys((Ack, SendPlan, SetMode, SetPause), SessionState.OPEN), Goodbye: SessionState.CLOSED},
     SessionState.CLOSED: {},
 }
 

@@ -2,8 +2,12 @@
 
 Invariant: a flight ends VERIFIED only when a read-back shows its value; submitted, accepted and "no error" prove nothing.
 A flight that is not seen in force within the timeout is taken back once: a shrink to its before-image; a growth to what is in force,
-or the before-image where that is more, so that an undo never takes away what the guest already has. vCPUs cannot be taken back.
+or the before-image where that is more, so that an undo never takes away what the guest already has.
+The guest lets go of a vCPU or DIMM when it likes: such a request is pending for `unplug_timeout`, cannot be taken back, and ends PARTIAL or
+FAILED; so does virtio-mem, of which the guest may keep a block for ever, and a vCPU that was added.
 A submit call that failed without saying whether it took effect (timeout, lost connection) is observed like an accepted one.
+A flight found open after a restart is looked at for RESOLVE_NS: it shows its value (VERIFIED), its before-image (FAILED, never submitted
+again), or neither; then it is driven to whichever of the two gives the guest more.
 """
 
 from __future__ import annotations
@@ -11,11 +15,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from agent.acting.levers import FIELDS, grows, shows
 from shared.model import Allocation
 from shared.plan import OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
+from shared.units import NS_PER_S
+
+# A call that reached libvirtd before the kill is carried out within a moment; two sampling cycles are the bar for being done with it.
+RESOLVE_NS: Final = 3 * NS_PER_S
+# No step of these can be taken back: the hypervisor has no such request, or the guest's half is final.
+_FINAL: Final = frozenset({StepKind.VCPUS, StepKind.VIRTIO_MEM})
+
+
+def asynchronous(kind: StepKind, *, growing: bool) -> bool:
+    """The guest decides whether and when, minutes later perhaps."""
+    return not growing and kind in (StepKind.VCPUS, StepKind.DIMM)
+
+
+def irrevocable(kind: StepKind, *, growing: bool) -> bool:
+    """Once submitted there is no undo that means anything."""
+    return kind in _FINAL or asynchronous(kind, growing=growing)
 
 
 class Phase(StrEnum):
@@ -42,12 +63,18 @@ class Flight:
     goal: Step | None = None
     undo: Step | None = None
     relented: bool = False  # a shrink taken back because the VM came under pressure
-    recovered: bool = False  # found open in the journal after a restart: closed by what is read, never undone
+    recovered: bool = False  # found open in the journal after a restart and not yet resolved
+    seen_ns: int | None = None  # first read-back of a recovered one
 
     @property
     def key(self) -> tuple[str, StepKind]:
         """VM and lever."""
         return self.step.vm_id, self.step.kind
+
+    @property
+    def growing(self) -> bool:
+        """The step gives the VM more."""
+        return grows(self.before, self.step.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +89,8 @@ class Ending:
 
     @property
     def failed(self) -> bool:
-        """Counts towards the lever's back-off. A shrink that was given up for the VM's sake does not: the lever works."""
-        if self.flight.relented and self.state is not OutcomeState.FAILED:
+        """Counts towards the lever's back-off. What was given up for the VM's or its owner's sake does not: the lever works."""
+        if self.code is RefusalCode.YIELDED or (self.flight.relented and self.state is not OutcomeState.FAILED):
             return False
         return self.state in (OutcomeState.FAILED, OutcomeState.UNDONE) or (
             self.state is OutcomeState.PARTIAL and self.flight.undo is not None
@@ -73,8 +100,10 @@ class Ending:
 class Actuator:
     """All flights of the host."""
 
-    def __init__(self, timeout_ns: int) -> None:
-        self._timeout_ns = timeout_ns
+    def __init__(self, timeout_ns: int, unplug_timeout_ns: int | None = None) -> None:
+        """Both may be replaced at any time. `unplug_timeout_ns` is for what the guest must let go of; None = the same."""
+        self.timeout_ns = timeout_ns
+        self.unplug_timeout_ns = unplug_timeout_ns or timeout_ns
         self._flights: dict[tuple[str, StepKind], Flight] = {}
         self._by_id: dict[str, Flight] = {}
 
@@ -119,11 +148,15 @@ class Actuator:
             return None
         return self._end(flight, OutcomeState.FAILED, in_force, None, detail)
 
-    def observed(self, vm_id: str, allocation: Allocation) -> list[Ending]:
+    def observed(self, vm_id: str, allocation: Allocation, now_ns: int = 0) -> list[Ending]:
         """A read-back arrived: end the flights of this VM that it shows as done."""
         endings = []
         for flight in self.of(vm_id):
+            if flight.step.kind not in FIELDS:
+                continue  # a move is not read back
             value: int | None = getattr(allocation, FIELDS[flight.step.kind][0])
+            if value is not None and flight.seen_ns is None:
+                flight.seen_ns = now_ns
             if flight.phase is Phase.OBSERVING and shows(flight.step.kind, flight.step.value, value):
                 clipped = flight.code is not None and flight.step.value != flight.asked.value
                 state = OutcomeState.PARTIAL if clipped else OutcomeState.VERIFIED
@@ -134,8 +167,16 @@ class Actuator:
 
     def overdue(self, flight: Flight, now_ns: int) -> bool:
         """Past the timeout of its phase (twice that for a submit call that has not answered), or the clock was set back further."""
-        allowed_ns = 2 * self._timeout_ns if flight.phase is Phase.SUBMITTED else self._timeout_ns
+        unplug = flight.phase is Phase.OBSERVING and asynchronous(flight.step.kind, growing=flight.growing)
+        allowed_ns = self.unplug_timeout_ns if unplug else self.timeout_ns
+        if flight.phase is Phase.SUBMITTED:
+            allowed_ns *= 2
         return not -allowed_ns < now_ns - flight.phase_ns < allowed_ns
+
+    def renew(self, now_ns: int) -> None:
+        """Every phase begins anew: nobody looked for a while."""
+        for flight in self:
+            flight.phase_ns = now_ns
 
     def give_up(self, flight: Flight, in_force: int | None, *, may_undo: bool) -> Ending | int:
         """What to do with an overdue flight: the value to submit as its undo, or its ending."""
@@ -146,20 +187,55 @@ class Actuator:
         if flight.phase is Phase.SUBMITTED:
             # An undo could overtake the call that hangs, and be overwritten by it.
             return self._end(flight, OutcomeState.FAILED, in_force, flight.code, f"the submit call never answered; {detail}")
-        if flight.step.kind is StepKind.VCPUS:
-            moved = in_force is not None and grows(flight.before, in_force)
-            return self._end(flight, OutcomeState.PARTIAL if moved else OutcomeState.FAILED, in_force, flight.code, detail)
+        if irrevocable(flight.step.kind, growing=flight.growing):
+            return self._end(flight, self._reached(flight, in_force), in_force, flight.code, detail)
         if flight.recovered or not may_undo:
-            why = "found after a restart" if flight.recovered else "the mode forbids the undo"
+            why = "it could not be read after a restart" if flight.recovered else "the mode forbids it"
             return self._end(flight, OutcomeState.FAILED, in_force, flight.code, f"{detail}; not undone: {why}")
-        if grows(flight.before, flight.step.value) and in_force is not None and grows(flight.before, in_force):
+        if flight.growing and in_force is not None and grows(flight.before, in_force):
             return in_force
         return flight.before
 
+    def resolve(self, flight: Flight, in_force: int | None, now_ns: int, *, may_undo: bool) -> Ending | int | None:
+        """What to do with a recovered flight that no read-back has ended: the value to drive it to, its ending, or None: look again."""
+        if flight.seen_ns is None or 0 <= now_ns - flight.seen_ns < RESOLVE_NS:
+            return None
+        kind, step = flight.step.kind, flight.step
+        if flight.phase is Phase.OBSERVING:
+            # A balloon that has hardly moved may be about to: a shrink is called back rather than taken for one that never was.
+            slow = not flight.growing and (kind is StepKind.MEMORY or asynchronous(kind, growing=False))
+            if in_force is not None and shows(kind, flight.before, in_force) and not slow:
+                return self._end(flight, OutcomeState.FAILED, in_force, flight.code, f"{step.value} was not in force after a restart")
+            if irrevocable(kind, growing=flight.growing):
+                return None  # the guest may still be at it: the timeout ends it
+        if not may_undo:
+            detail = f"{in_force} in force after a restart, {step.value} was to be; the mode forbids to go on"
+            return self._end(flight, OutcomeState.FAILED, in_force, flight.code, detail)
+        if flight.phase is Phase.UNDOING and flight.undo is not None:
+            return flight.undo.value
+        return step.value if flight.growing else flight.before
+
+    def _reached(self, flight: Flight, in_force: int | None) -> OutcomeState:
+        """PARTIAL when the lever moved the way it should."""
+        if in_force is None or shows(flight.step.kind, flight.before, in_force):
+            return OutcomeState.FAILED
+        return OutcomeState.PARTIAL if grows(flight.before, in_force) is flight.growing else OutcomeState.FAILED
+
     def undo(self, flight: Flight, step: Step, now_ns: int) -> None:
-        """The flight's undo is being submitted as `step`."""
+        """The flight's undo is being submitted as `step`; an earlier one was lost with the process that submitted it."""
+        if flight.undo is not None:
+            del self._by_id[flight.undo.id]
+        flight.recovered = flight.recovered and flight.seen_ns is None
         flight.undo, flight.phase, flight.phase_ns = step, Phase.UNDOING, now_ns
         self._by_id[step.id] = flight
+
+    def cede(self, vm_id: str, kind: StepKind, found: int) -> Ending | None:
+        """Somebody else set the lever: the flight ends there, with no undo. None when there is none."""
+        flight = self._flights.get((vm_id, kind))
+        if flight is None:
+            return None
+        detail = f"somebody else set {found} while this was in flight"
+        return self._end(flight, OutcomeState.FAILED, found, RefusalCode.YIELDED, detail)
 
     def drop(self, vm_id: str, code: RefusalCode) -> list[Ending]:
         """The VM is gone or stopped: nothing of it can be verified any more."""
@@ -170,6 +246,8 @@ class Actuator:
         flight = self._flights.get((vm_id, kind))
         if flight is None or flight.phase is not Phase.OBSERVING or flight.recovered or not grows(flight.step.value, flight.before):
             return None
+        if irrevocable(kind, growing=False):
+            return None
         return flight
 
     def of(self, vm_id: str) -> list[Flight]:
@@ -177,8 +255,11 @@ class Actuator:
         return [flight for flight in self if flight.step.vm_id == vm_id] if self._flights else []
 
     def _undone(self, flight: Flight, value: int | None) -> Ending:
-        moved = value is not None and not shows(flight.step.kind, flight.before, value)
+        kind = flight.step.kind
+        moved = value is not None and not shows(kind, flight.before, value)
         state = OutcomeState.PARTIAL if moved else OutcomeState.UNDONE
+        if moved and shows(kind, flight.step.value, value):
+            return self._end(flight, OutcomeState.VERIFIED, value, flight.code, "found half way after a restart: driven on")
         why = "the VM came under pressure: taken back" if flight.relented else "not seen in force in time: taken back"
         return self._end(flight, state, value, flight.code, f"{flight.step.value} {why}")
 

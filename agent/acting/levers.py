@@ -1,6 +1,11 @@
 """The levers in one place: where each is read, when a value counts as shown, its bounds, and what it takes of the host's promise.
 
 Invariant: `shows` is the only comparison of a wanted with a read value, so "nothing to do" and "verified" cannot disagree.
+
+What a host commits of memory: the balloon, virtio-mem and DIMMs, each at what is in force or on its way. `memory_bytes` is what the balloon
+leaves of the memory that the domain booted with: QEMU's own figure holds DIMMs and libvirt's `current` virtio-mem as well, so the adapter
+takes both off, and the three together are what the guest may touch.
+memory.high promises nothing: it takes pages that the balloon was charged for. A guarantee to the network is a promise of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from typing import Final
 from shared.config import GuardConfig
 from shared.model import Domain, HostCapacity
 from shared.plan import StepKind
-from shared.units import KBIT, MIB, UNLIMITED
+from shared.units import GIB, KBIT, MIB, UNLIMITED
 
 # kind -> (field of Allocation, column of VmSample)
 FIELDS: Final = {
@@ -21,11 +26,64 @@ FIELDS: Final = {
     StepKind.MEMORY: ("memory_bytes", "memory_allocated_bytes"),
     StepKind.NET_RX: ("net_rx_bits_per_s", "net_rx_ceil_bits_per_s"),
     StepKind.NET_TX: ("net_tx_bits_per_s", "net_tx_ceil_bits_per_s"),
+    StepKind.VCPUS_ONLINE: ("vcpus_online", "vcpus_online"),
+    StepKind.CPU_PERIOD: ("cpu_period_us", "cpu_period_us"),
+    StepKind.VIRTIO_MEM: ("virtio_mem_bytes", "virtio_mem_bytes"),
+    StepKind.DIMM: ("dimm_bytes", "dimm_bytes"),
+    StepKind.MEMORY_HIGH: ("memory_high_bytes", "memory_high_bytes"),
+    StepKind.DISK_BYTES: ("disk_bytes_per_s", "disk_limit_bytes_per_s"),
+    StepKind.DISK_OPS: ("disk_ops_per_s", "disk_ops_limit_per_s"),
+    StepKind.DISK_WEIGHT: ("disk_weight", "disk_weight"),
+    StepKind.NET_TX_RATE: ("net_tx_rate_bits_per_s", "net_tx_rate_bits_per_s"),
+}
+
+# kind -> field of Capabilities, where it is not the quota's
+_CAPABILITY: Final = {
+    StepKind.VCPUS: "vcpu_hot_add",
+    StepKind.MEMORY: "balloon",
+    StepKind.NET_RX: "shape_rx",
+    StepKind.NET_TX: "shape_tx",
+    StepKind.VCPUS_ONLINE: "vcpu_offline",
+    StepKind.VIRTIO_MEM: "virtio_mem",
+    StepKind.DIMM: "dimm",
+    StepKind.MEMORY_HIGH: "memory_high",
+    StepKind.DISK_BYTES: "disk_limit",
+    StepKind.DISK_OPS: "disk_limit",
+    StepKind.DISK_WEIGHT: "disk_weight",
+    StepKind.NET_TX_RATE: "net_rate",
+    StepKind.MIGRATE: "migrate",
 }
 
 SHARES_MIN: Final = 2
 SHARES_MAX: Final = 262_144
+WEIGHT_MIN: Final = 1
+WEIGHT_MAX: Final = 1000
+# What the kernel takes as a CFS period (Documentation/scheduler/sched-bwc.rst).
+PERIOD_MIN_US: Final = 1_000
+PERIOD_MAX_US: Final = 1_000_000
+# Memory is hot-plugged in sections of this size on x86.
+DIMM_BYTES: Final = 128 * MIB
 
+# How something is shared or counted out, not how much of it there is: no promise, no working set, neither growth nor cut.
+WEIGHTS: Final = frozenset({StepKind.CPU_SHARES, StepKind.CPU_PERIOD, StepKind.DISK_WEIGHT})
+# What the guest's memory consists of.
+MEMORY_LEVERS: Final = (StepKind.MEMORY, StepKind.VIRTIO_MEM, StepKind.DIMM)
+MEMORY_DEVICES: Final = frozenset({StepKind.VIRTIO_MEM, StepKind.DIMM})
+# Values that are counts of vCPUs: one is the smallest change.
+VCPU_COUNTS: Final = frozenset({StepKind.VCPUS, StepKind.VCPUS_ONLINE})
+# Levers for which 0 is a value: nothing plugged in, nothing guaranteed.
+_MAY_BE_ZERO: Final = frozenset({StepKind.VIRTIO_MEM, StepKind.DIMM, StepKind.NET_TX_RATE})
+_RANGES: Final = {
+    StepKind.CPU_SHARES: (SHARES_MIN, SHARES_MAX),
+    StepKind.CPU_PERIOD: (PERIOD_MIN_US, PERIOD_MAX_US),
+    StepKind.DISK_WEIGHT: (WEIGHT_MIN, WEIGHT_MAX),
+}
+_TAKES_UNLIMITED: Final = frozenset(
+    {
+        *(StepKind.CPU_QUOTA, StepKind.NET_RX, StepKind.NET_TX, StepKind.MEMORY_HIGH),
+        *(StepKind.DISK_BYTES, StepKind.DISK_OPS, StepKind.MIGRATE),
+    }
+)
 
 # cgroup v2 keeps shares as a weight of 1..10000: one weight is 26.2 shares.
 _SHARES_PER_WEIGHT: Final = 27
@@ -33,8 +91,23 @@ _SHARES_PER_WEIGHT: Final = 27
 _QUOTA_ROUNDING_MILLICORES: Final = 10
 # HTB rates are kept in bytes/s.
 _NET_ROUNDING_BITS: Final = 8 * KBIT
-# The balloon moves in pages and the guest keeps a few.
+# The balloon moves in pages and the guest keeps a few; a guest keeps a block of virtio-mem back for ever (REALHOST: 2048 KiB).
 _MEMORY_ROUNDING_BYTES: Final = 2 * MIB
+_ROUNDING: Final = {
+    StepKind.MEMORY: _MEMORY_ROUNDING_BYTES,
+    StepKind.VIRTIO_MEM: _MEMORY_ROUNDING_BYTES,
+    StepKind.MEMORY_HIGH: _MEMORY_ROUNDING_BYTES,
+    StepKind.CPU_QUOTA: _QUOTA_ROUNDING_MILLICORES,
+    StepKind.CPU_SHARES: _SHARES_PER_WEIGHT,
+    StepKind.NET_RX: _NET_ROUNDING_BITS,
+    StepKind.NET_TX: _NET_ROUNDING_BITS,
+    StepKind.NET_TX_RATE: _NET_ROUNDING_BITS,
+}
+_EXACT: Final = frozenset({*VCPU_COUNTS, StepKind.DIMM, StepKind.CPU_PERIOD})
+# No domain has a maximum of its disk: what an unlimited one counts for when the size of its first cut is judged (one NVMe disk, roughly).
+_DISK_FULL: Final = {StepKind.DISK_BYTES: GIB, StepKind.DISK_OPS: 100_000}
+# A limit of a disk is never a promise; this only keeps the numbers sane.
+_DISK_MOST: Final = 2**53
 
 
 class Promise(StrEnum):
@@ -44,35 +117,30 @@ class Promise(StrEnum):
     MEMORY = "memory"
     NET_RX = "net_rx"
     NET_TX = "net_tx"
+    NET_TX_RATE = "net_tx_rate"
 
 
 PROMISE_OF: Final = {
     StepKind.VCPUS: Promise.CPU,
     StepKind.CPU_QUOTA: Promise.CPU,
     StepKind.MEMORY: Promise.MEMORY,
+    StepKind.VIRTIO_MEM: Promise.MEMORY,
+    StepKind.DIMM: Promise.MEMORY,
     StepKind.NET_RX: Promise.NET_RX,
     StepKind.NET_TX: Promise.NET_TX,
+    StepKind.NET_TX_RATE: Promise.NET_TX_RATE,
 }
 
 
 def shows(kind: StepKind, want: int, got: int | None) -> bool:
-    """True when the value read counts as the value wanted: vcpus exact, others 1 % or the lever's own rounding."""
+    """True when the value read counts as the value wanted: counts, DIMMs and periods exact, others 1 % or the lever's own rounding."""
     if got is None:
         return False
     if want == got:
         return True
-    if kind is StepKind.VCPUS or UNLIMITED in (want, got):
+    if kind in _EXACT or UNLIMITED in (want, got):
         return False
-    allowed = want // 100
-    if kind is StepKind.MEMORY:
-        allowed = max(allowed, _MEMORY_ROUNDING_BYTES)
-    elif kind is StepKind.CPU_QUOTA:
-        allowed = max(allowed, _QUOTA_ROUNDING_MILLICORES)
-    elif kind is StepKind.CPU_SHARES:
-        allowed = max(allowed, _SHARES_PER_WEIGHT)
-    else:
-        allowed = max(allowed, _NET_ROUNDING_BITS)
-    return abs(want - got) <= allowed
+    return abs(want - got) <= max(want // 100, _ROUNDING.get(kind, 0))
 
 
 def grows(before: int, after: int) -> bool:
@@ -82,46 +150,85 @@ def grows(before: int, after: int) -> bool:
     return after == UNLIMITED or after > before
 
 
-def incapable(kind: StepKind, domain: Domain) -> str | None:
-    """Why the domain cannot take steps of this kind; None = it can."""
-    capabilities = domain.capabilities
-    if kind is StepKind.VCPUS:
-        return capabilities.vcpu_hot_add
-    if kind is StepKind.MEMORY:
-        return capabilities.balloon
-    if kind is StepKind.NET_RX:
-        return capabilities.shape_rx
-    if kind is StepKind.NET_TX:
-        return capabilities.shape_tx
-    return capabilities.cpu_quota
+def incapable(kind: StepKind, domain: Domain, growing: bool = True) -> str | None:
+    """Why the domain cannot take steps of this kind in this direction; None = it can."""
+    if kind is StepKind.VCPUS and not growing:
+        return domain.capabilities.vcpu_unplug
+    reason: str | None = getattr(domain.capabilities, _CAPABILITY.get(kind, "cpu_quota"))
+    return reason
+
+
+def invalid(kind: StepKind, value: int) -> str | None:
+    """Why `value` is none of this lever's, whatever the VM; None = it is one."""
+    if kind in _RANGES:
+        least, most = _RANGES[kind]
+        return None if least <= value <= most else f"allowed {least} to {most}"
+    if kind in _TAKES_UNLIMITED and value == UNLIMITED:
+        return None
+    if kind is StepKind.DIMM and value % DIMM_BYTES:
+        return f"allowed multiples of {DIMM_BYTES}"
+    if value > 0 or (value == 0 and kind in _MAY_BE_ZERO):
+        return None
+    unlimited = f"{UNLIMITED} (unlimited) or " if kind in _TAKES_UNLIMITED else ""
+    return f"allowed {unlimited}{'0 or more' if kind in _MAY_BE_ZERO else 'more than 0'}"
+
+
+def domain_maximum(kind: StepKind, domain: Domain) -> int:
+    """The most that the domain's definition allows of a lever."""
+    if kind in _RANGES:
+        return _RANGES[kind][1]
+    match kind:
+        case StepKind.CPU_QUOTA:
+            return domain.vcpus_max * 1000
+        case StepKind.VCPUS | StepKind.VCPUS_ONLINE:
+            return domain.vcpus_max
+        case StepKind.MEMORY:
+            return domain.memory_max_bytes
+        case StepKind.VIRTIO_MEM:
+            return domain.virtio_mem_max_bytes
+        case StepKind.DIMM:
+            return domain.dimm_max_bytes
+        case StepKind.MEMORY_HIGH:
+            return domain.memory_max_bytes + domain.virtio_mem_max_bytes + domain.dimm_max_bytes
+        case StepKind.DISK_BYTES | StepKind.DISK_OPS:
+            return _DISK_MOST
+        case _:
+            return domain.net_max_bits_per_s
 
 
 def bounds(kind: StepKind, domain: Domain, config: GuardConfig) -> tuple[int, int]:
-    """(floor, ceiling) of one lever: the policy's, else the guard's floor and the domain's maximum. The ceiling wins over the floor."""
+    """(floor, ceiling) of one lever: the policy's, else the guard's floor and the domain's maximum. The ceiling wins over the floor.
+
+    A device's memory may go to 0: the floor of the VM's memory in sum is the guard's business, it knows the rest of it.
+    """
     policy = domain.policy
-    low: int | None
-    high: int | None
-    if kind is StepKind.CPU_QUOTA:
-        low, high, least, most = (
-            policy.cpu_floor_millicores,
-            policy.cpu_ceiling_millicores,
-            config.cpu_floor_millicores,
-            domain.vcpus_max * 1000,
-        )
-    elif kind is StepKind.MEMORY:
-        low, high, least, most = policy.memory_floor_bytes, policy.memory_ceiling_bytes, config.memory_floor_bytes, domain.memory_max_bytes
-    elif kind is StepKind.VCPUS:
-        ceiling = policy.cpu_ceiling_millicores
-        low, high, least, most = None, None if ceiling is None else max(1, -(-ceiling // 1000)), 1, domain.vcpus_max
-    elif kind is StepKind.CPU_SHARES:
-        low, high, least, most = None, None, SHARES_MIN, SHARES_MAX
-    else:
-        low, high, least, most = (
-            policy.net_floor_bits_per_s,
-            policy.net_ceiling_bits_per_s,
-            config.net_floor_bits_per_s,
-            domain.net_max_bits_per_s,
-        )
+    low: int | None = None
+    high: int | None = None
+    least = 1
+    match kind:
+        case StepKind.CPU_SHARES | StepKind.CPU_PERIOD | StepKind.DISK_WEIGHT:
+            return _RANGES[kind]
+        case StepKind.CPU_QUOTA:
+            low, high, least = policy.cpu_floor_millicores, policy.cpu_ceiling_millicores, config.cpu_floor_millicores
+        case StepKind.VCPUS | StepKind.VCPUS_ONLINE:
+            # Rounded up on both sides: half a vCPU of floor or ceiling is still one.
+            low = None if policy.cpu_floor_millicores is None else max(1, -(-policy.cpu_floor_millicores // 1000))
+            high = None if policy.cpu_ceiling_millicores is None else max(1, -(-policy.cpu_ceiling_millicores // 1000))
+        case StepKind.MEMORY:
+            low, high, least = policy.memory_floor_bytes, policy.memory_ceiling_bytes, config.memory_floor_bytes
+        case StepKind.MEMORY_HIGH:
+            low, least = policy.memory_floor_bytes, config.memory_floor_bytes
+        case StepKind.VIRTIO_MEM | StepKind.DIMM:
+            least = 0
+        case StepKind.DISK_BYTES:
+            low, high, least = policy.disk_floor_bytes_per_s, policy.disk_ceiling_bytes_per_s, config.disk_floor_bytes_per_s
+        case StepKind.DISK_OPS:
+            least = config.disk_floor_ops_per_s
+        case StepKind.NET_TX_RATE:
+            high, least = policy.net_ceiling_bits_per_s, 0
+        case _:
+            low, high, least = policy.net_floor_bits_per_s, policy.net_ceiling_bits_per_s, config.net_floor_bits_per_s
+    most = domain_maximum(kind, domain)
     # A policy may raise the guard's floor, never lower it: the floor is what keeps a guest alive.
     top = most if high is None else min(high, most)
     bottom = least if low is None else max(low, least)
@@ -130,24 +237,49 @@ def bounds(kind: StepKind, domain: Domain, config: GuardConfig) -> tuple[int, in
 
 def may_be_unlimited(kind: StepKind, domain: Domain) -> bool:
     """True where UNLIMITED is a value of this lever and no ceiling of the policy forbids it."""
+    policy = domain.policy
+    ceiling = {
+        StepKind.CPU_QUOTA: policy.cpu_ceiling_millicores,
+        StepKind.NET_RX: policy.net_ceiling_bits_per_s,
+        StepKind.NET_TX: policy.net_ceiling_bits_per_s,
+        StepKind.DISK_BYTES: policy.disk_ceiling_bytes_per_s,
+    }.get(kind)
+    return kind in _TAKES_UNLIMITED and ceiling is None
+
+
+def extent(kind: StepKind, value: int, domain: Domain, vcpus: int) -> int:
+    """What a value counts for where sizes are compared: itself; an unlimited quota = vcpus x 1000, other unlimited ones = all there is."""
+    if value != UNLIMITED:
+        return value
     if kind is StepKind.CPU_QUOTA:
-        return domain.policy.cpu_ceiling_millicores is None
-    return kind in (StepKind.NET_RX, StepKind.NET_TX) and domain.policy.net_ceiling_bits_per_s is None
+        return vcpus * 1000
+    return _DISK_FULL.get(kind, domain_maximum(kind, domain))
 
 
 def charge(kind: StepKind, value: int | None, domain: Domain, vcpus: int) -> int:
-    """What a value takes of the host's promise. Unknown = full; an unlimited quota = vcpus x 1000; an unlimited NIC = its maximum."""
-    if kind is StepKind.MEMORY:
-        return domain.memory_max_bytes if value is None else value
-    if kind is StepKind.CPU_QUOTA:
-        if value is None:
-            return domain.vcpus_max * 1000
-        return vcpus * 1000 if value == UNLIMITED else value
-    if kind in (StepKind.NET_RX, StepKind.NET_TX):
-        if value is None and incapable(kind, domain) is not None:
-            return 0  # nothing of ours limits it and nothing ever will: it is no part of what we promise
-        return domain.net_max_bits_per_s if value is None or value == UNLIMITED else value
-    return 0
+    """What a value takes of the host's promise. Unknown = full, unless nothing of ours limits it and nothing ever will."""
+    if kind not in PROMISE_OF or kind is StepKind.VCPUS:
+        return 0
+    if value is not None:
+        return extent(kind, value, domain, vcpus)
+    if kind not in (StepKind.CPU_QUOTA, StepKind.MEMORY) and incapable(kind, domain) is not None:
+        return 0
+    return domain_maximum(kind, domain)
+
+
+def smallest_change(kind: StepKind, config: GuardConfig) -> int:
+    """The least that one step of a lever must be able to move, however small a share the settings allow; 0 = no such least."""
+    if kind in VCPU_COUNTS:
+        return 1
+    if kind is StepKind.DIMM:
+        return DIMM_BYTES
+    # A guarantee falls to nothing at last, which no share of itself ever does.
+    return config.net_floor_bits_per_s if kind is StepKind.NET_TX_RATE else 0
+
+
+def tellable(kind: StepKind, current: int) -> int:
+    """The least growth of memory that a read-back can tell from standing still: relief must not be refused for being small."""
+    return DIMM_BYTES if kind is StepKind.DIMM else max(current // 99, _ROUNDING.get(kind, 0)) + 1
 
 
 def commit_limit(promise: Promise, capacity: HostCapacity) -> int:

@@ -26,7 +26,10 @@ DRIFT_PERMILLE: Final = 20
 
 @dataclass(slots=True, kw_only=True)
 class Pursuit:
-    """A step on its way to its value. `moved`: a stride took effect; `flying`: one is in flight; `code`, `detail`: why it waits."""
+    """A step on its way to its value. `moved`: a stride took effect; `flying`: one is in flight; `code`, `detail`: why it waits.
+
+    `origin`: who wants it when it is the host's own ("operator": an undo, "migration", "autonomy": the decay): plans do not replace it.
+    """
 
     step: Step
     deadline_ns: int
@@ -38,6 +41,13 @@ class Pursuit:
     ends_with: RefusalCode | None = None  # set when it must end as soon as its flight has
     code: RefusalCode | None = None
     detail: str = ""
+    origin: str = ""
+    restoring: bool = False  # an owner's undo, or limits that travelled: not held up by what keeps changes rare
+
+    @property
+    def author(self) -> str:
+        """Whom the outcome names."""
+        return self.origin or ("operator" if self.step.reason == "operator" else "plan")
 
     @property
     def begun(self) -> bool:

@@ -15,14 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.adapters.simulated_levers import check_value, simulated_domain
 from agent.adapters.simulated_vm import TRUTH_RESOURCES, SimulatedVm, SimulationFaults
 from agent.adapters.workload import SLOT_NS, Workload
 from agent.ports import RawHost, RawVm
 from shared.errors import ConfigError, HostError, Refusal
-from shared.model import Allocation, Capabilities, Domain, HostCapacity
+from shared.model import Allocation, Domain, HostCapacity
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
-from shared.units import BUCKET_S, NS_PER_S, UNLIMITED
+from shared.units import BUCKET_S, NS_PER_S
 from shared.workload import SLOT_S, mix64
 
 OVERHEAD_SHARE: Final = 0.02  # of the VMs' CPU time that the host itself needs for them
@@ -60,6 +61,7 @@ class SimulatedHost:
         demands = workload.demands(wall_ns // SLOT_NS)
         self._vms = [SimulatedVm(spec, i, wall_ns, demands[i]) for i, spec in enumerate(workload.vms)]
         self._by_id = {vm.spec.vm_id: vm for vm in self._vms}
+        self._domains = [simulated_domain(spec, i) for i, spec in enumerate(workload.vms)]
         if snapshot is not None:
             self._restore(snapshot)
 
@@ -72,20 +74,8 @@ class SimulatedHost:
         return self._workload.file.capacity
 
     def domains(self) -> Sequence[Domain]:
-        """Every VM of the file; none of them can migrate yet."""
-        return [
-            Domain(
-                vm_id=spec.vm_id,
-                name=spec.name,
-                vcpus_max=spec.vcpus_max,
-                memory_max_bytes=spec.memory_max_bytes,
-                net_max_bits_per_s=spec.net_max_bits_per_s,
-                tap=f"sim{i}",
-                policy=spec.policy,
-                capabilities=Capabilities(migrate="simulated"),
-            )
-            for i, spec in enumerate(self._workload.vms)
-        ]
+        """Every VM of the file; all their levers work but migration."""
+        return self._domains
 
     def allocation(self, vm_id: str) -> Allocation:
         """What is in force now. Raises Refusal(UNKNOWN_VM), HostError for a stuck VM."""
@@ -98,14 +88,17 @@ class SimulatedHost:
         with self._lock:
             self._advance()
             vm = self._answering(vm_id)
-            _check(vm, kind, value)
+            check_value(self._domains[vm.index], kind, value, vm.vcpus)
             self._submits += 1
             draw = mix64(self._workload.file.seed ^ mix64(self._submits)) % 1000
             if draw < self.faults.submit_failure_permille:
                 raise HostError(f"simulated failure of {kind} on {vm.spec.name}")
             if draw < self.faults.submit_failure_permille + self.faults.submit_lost_permille:
                 return
-            vm.submit(kind, value, self._reached_ns + self.faults.latency_ns(kind))
+            vm.submit(kind, value, self._reached_ns, self.faults)
+
+    def subsample(self) -> None:
+        """Nothing to do: a workload is even between two rounds, so its peak is its mean."""
 
     def read(self) -> RawHost:
         """All counters and gauges now; stuck VMs are left out and named in `failures`."""
@@ -176,7 +169,8 @@ class SimulatedHost:
             self._reached_ns, self._since_ns, self._submits = state["host_state"]
             self._busy_ns, self._psi_cpu_us, self._psi_memory_us = state["totals"]
             for vm_id, values in state["vms"].items():
-                for name, value in zip(SimulatedVm.STATE, values, strict=True):
+                names = SimulatedVm.FIRST_STATE if len(values) == len(SimulatedVm.FIRST_STATE) else SimulatedVm.STATE
+                for name, value in zip(names, values, strict=True):
                     setattr(self._by_id[vm_id], name, value)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a snapshot of a simulated host: {error}") from error
@@ -199,14 +193,17 @@ class SimulatedHost:
             stop = min(end, (start // self._step_ns + 1) * self._step_ns)
             for vm in self._vms:
                 if vm.pending:
-                    vm.settle(start)
+                    self._settle(vm, start)
                     stop = min([stop, *(due for due, _, _ in vm.pending)])
             self._step(start, stop)
             self._reached_ns = stop
         for vm in self._vms:
             if vm.pending:
-                vm.settle(self._reached_ns)
+                self._settle(vm, self._reached_ns)
         return monotonic_ns
+
+    def _settle(self, vm: SimulatedVm, wall_ns: int) -> None:
+        vm.settle(wall_ns, vm.named(self.faults.keeping_guests))
 
     def _step(self, start: int, stop: int) -> None:
         """One sub-step, within one slot (or `step_s`), during which no lever changes."""
@@ -237,29 +234,6 @@ def share_out(wants: Sequence[float], shares: Sequence[int], available: float) -
         available -= grants[i]
         weight -= shares[i]
     return grants
-
-
-def _check(vm: SimulatedVm, kind: StepKind, value: int) -> None:
-    spec = vm.spec
-    if kind is StepKind.VCPUS:
-        lowest, highest, unlimited = 1, spec.vcpus_max, False
-        if 1 <= value < vm.vcpus:
-            raise Refusal(RefusalCode.NOT_CAPABLE, f"vcpus {value}: {spec.name} has {vm.vcpus} and vCPUs are only ever added")
-    elif kind is StepKind.MEMORY:
-        lowest, highest, unlimited = 1, spec.memory_max_bytes, False
-    elif kind is StepKind.CPU_SHARES:
-        lowest, highest, unlimited = 2, 262_144, False
-    elif kind is StepKind.CPU_QUOTA:
-        lowest, highest, unlimited = 10, 2**40, True  # the kernel's least quota is 1 ms in 100 ms
-    else:
-        lowest, highest, unlimited = 1, 2**53, True
-    if (unlimited and value == UNLIMITED) or lowest <= value <= highest:
-        return
-    numbers = {"value": value, "lowest": lowest, "highest": highest}
-    if value > highest and kind in (StepKind.VCPUS, StepKind.MEMORY):
-        raise Refusal(RefusalCode.ABOVE_DOMAIN_MAXIMUM, f"{kind} {value} of {spec.name}: at most {highest}", numbers)
-    also = f" or {UNLIMITED}" if unlimited else ""
-    raise Refusal(RefusalCode.INVALID_VALUE, f"{kind} {value} of {spec.name}: allowed {lowest} to {highest}{also}", numbers)
 
 
 def _truth_of(vm: SimulatedVm) -> dict[str, Any]:

@@ -14,17 +14,16 @@ Source: Documentation/admin-guide/cgroup-v2.rst, scheduler/sched-bwc.rst, man 7 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from agent.sampling.files import KernelFiles, parse_flat, read_int
+from agent.sampling.files import KernelFiles
 from shared.units import UNLIMITED
 
 UNIFIED = ""  # the key of cgroup v2 in /proc/PID/cgroup, where a controller's name stands for v1
 _LEAF = re.compile(r"^(emulator|vcpu\d+|iothread\d+)$")
-_VCPU = re.compile(r"^vcpu\d+$")
 _DOMAIN_GROUP = re.compile(r"(\.libvirt-qemu|^machine-qemu.*\.scope)$")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 DEFAULT_SHARES = 1024  # v1
@@ -40,21 +39,15 @@ class CgroupMount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Directories of one VM; None where it has no group of its own. `domain` groups go from the innermost outwards."""
+    """Directories of one VM; None where it has no group of its own. Tuples go from the innermost outwards."""
 
     cpu: tuple[Path, ...] = ()  # where quota and shares are
     cpu_is_v2: bool = False
     unified: Path | None = None  # v2: usage and pressure
     cpuacct: Path | None = None  # v1: usage
-
-
-class CpuReading(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU accounting and limits of one VM."""
-
-    used_ns_total: int | None = None
-    throttled_ns_total: int | None = None  # of the domain's groups and of each vCPU's; not of emulator and I/O threads
-    quota_millicores: int | None = None  # over all vCPUs; UNLIMITED = none
-    shares: int | None = None  # v1 scale
+    memory: tuple[Path, ...] = ()
+    memory_is_v2: bool = False
+    disk: Path | None = None  # where the weight is that libvirt sets: on the outermost
 
 
 def parse_proc_cgroup(text: str) -> dict[str, str]:
@@ -101,13 +94,19 @@ def domain_group(path: str) -> str | None:
     return "/".join(parts) if _DOMAIN_GROUP.search(inner[0]) else None
 
 
-def locate(files: KernelFiles, pid: int) -> VmGroups:
-    """The groups of the QEMU process `pid`. Looks through our own mounts first, then through those of the process."""
+def read_mounts(files: KernelFiles) -> tuple[CgroupMount, ...]:
+    """The cgroup mounts that we see."""
+    return parse_mountinfo(files.read(files.proc / "self" / "mountinfo") or "")
+
+
+def locate(files: KernelFiles, pid: int, mounts: Sequence[CgroupMount] | None = None) -> VmGroups:
+    """The groups of the QEMU process `pid`. Looks through our own mounts (read when not given) first, then through those of the process."""
     paths = parse_proc_cgroup(files.read(files.proc / str(pid) / "cgroup") or "")
-    mounts = parse_mountinfo(files.read(files.proc / "self" / "mountinfo") or "")
+    if mounts is None:
+        mounts = read_mounts(files)
     theirs = files.proc / str(pid)
     found = {}
-    for key in (UNIFIED, "cpu", "cpuacct"):
+    for key in (UNIFIED, "cpu", "cpuacct", "memory", "blkio"):
         group = domain_group(paths.get(key, "/"))
         if group is None:
             continue
@@ -116,36 +115,22 @@ def locate(files: KernelFiles, pid: int) -> VmGroups:
             directory = _directory(parse_mountinfo(files.read(theirs / "mountinfo") or ""), key, group, files.cgroup, theirs / "root")
         if directory is not None:
             found[key] = directory
-    innermost = found.get("cpu", found.get(UNIFIED))
-    cpu: tuple[Path, ...] = ()
-    if innermost is not None:
-        cpu = (innermost, innermost.parent) if innermost.name == "libvirt" else (innermost,)
-    return VmGroups(cpu=cpu, cpu_is_v2="cpu" not in found, unified=found.get(UNIFIED), cpuacct=found.get("cpuacct"))
-
-
-def read_cpu(files: KernelFiles, groups: VmGroups) -> CpuReading:
-    """Usage, throttled time, quota and shares of a VM."""
-    if not groups.cpu:
-        return CpuReading(used_ns_total=_used(files, groups))
-    vcpus = tuple(groups.cpu[0] / name for name in files.names(groups.cpu[0]) if _VCPU.match(name))
-    throttled = [_throttled(files, group) for group in (*groups.cpu, *vcpus)]
-    known = [value for value in throttled if value is not None]
-    return CpuReading(
-        used_ns_total=_used(files, groups),
-        throttled_ns_total=sum(known) if known else None,
-        quota_millicores=_quota(files, groups, vcpus),
-        shares=_shares(files, groups),
+    return VmGroups(
+        cpu=_outwards(found.get("cpu", found.get(UNIFIED))),
+        cpu_is_v2="cpu" not in found,
+        unified=found.get(UNIFIED),
+        cpuacct=found.get("cpuacct"),
+        memory=_outwards(found.get("memory", found.get(UNIFIED))),
+        memory_is_v2="memory" not in found,
+        disk=next(iter(_outwards(found.get("blkio", found.get(UNIFIED)))[-1:]), None),
     )
 
 
-def parse_cpu_max(text: str) -> float | None:
-    """v2 cpu.max, `max 100000` or `20000 100000`: CPUs allowed; infinity = no quota; None = another shape."""
-    fields = text.split()
-    if len(fields) != 2 or not fields[1].isdigit() or int(fields[1]) == 0:
-        return None
-    if fields[0] == "max":
-        return float("inf")
-    return int(fields[0]) / int(fields[1]) if fields[0].isdigit() else None
+def _outwards(innermost: Path | None) -> tuple[Path, ...]:
+    """The domain's own groups: with systemd libvirt makes a group `libvirt` inside the scope, and both belong to the VM alone."""
+    if innermost is None:
+        return ()
+    return (innermost, innermost.parent) if innermost.name == "libvirt" else (innermost,)
 
 
 def quota_millicores(per_vcpu: Sequence[float], overall: Sequence[float]) -> int:
@@ -182,49 +167,3 @@ def _directory(mounts: Sequence[CgroupMount], controller: str, path: str, cgroup
         usual = Path("/sys/fs/cgroup")
         return (cgroup_root / inside.relative_to(usual) if inside.is_relative_to(usual) else inside) / relative
     return None
-
-
-def _used(files: KernelFiles, groups: VmGroups) -> int | None:
-    if groups.unified is not None:
-        microseconds = _stat(files, groups.unified).get("usage_usec")
-        if microseconds is not None:
-            return microseconds * 1000
-    return None if groups.cpuacct is None else read_int(files, groups.cpuacct / "cpuacct.usage")
-
-
-def _stat(files: KernelFiles, group: Path) -> Mapping[str, int]:
-    return parse_flat(files.read(group / "cpu.stat") or "")
-
-
-def _throttled(files: KernelFiles, group: Path) -> int | None:
-    stat = _stat(files, group)
-    if "throttled_time" in stat:
-        return stat["throttled_time"]
-    return stat["throttled_usec"] * 1000 if "throttled_usec" in stat else None
-
-
-def _quota(files: KernelFiles, groups: VmGroups, vcpus: Sequence[Path]) -> int | None:
-    per_vcpu = [_cpus_allowed(files, group, groups.cpu_is_v2) for group in vcpus]
-    overall = [_cpus_allowed(files, group, groups.cpu_is_v2) for group in groups.cpu]
-    known_vcpu = [value for value in per_vcpu if value is not None]
-    known_overall = [value for value in overall if value is not None]
-    if len(known_vcpu) < len(per_vcpu) or not (known_vcpu or known_overall):
-        return None
-    return quota_millicores(known_vcpu, known_overall)
-
-
-def _cpus_allowed(files: KernelFiles, group: Path, is_v2: bool) -> float | None:
-    if is_v2:
-        return parse_cpu_max(files.read(group / "cpu.max") or "")
-    quota, period = read_int(files, group / "cpu.cfs_quota_us"), read_int(files, group / "cpu.cfs_period_us")
-    if quota is None or not period:
-        return None
-    return float("inf") if quota < 0 else quota / period
-
-
-def _shares(files: KernelFiles, groups: VmGroups) -> int | None:
-    outermost = groups.cpu[-1]  # with systemd libvirt sets shares on the scope, which is what competes with the other scopes
-    if groups.cpu_is_v2:
-        weight = read_int(files, outermost / "cpu.weight")
-        return None if weight is None else shares_of_weight(weight)
-    return read_int(files, outermost / "cpu.shares")

@@ -32,6 +32,7 @@ def derive(previous: RawHost | None, current: RawHost, memory_max: Mapping[str, 
     over = elapsed if elapsed <= MAX_GAP_NS else 0
     before = {} if previous is None or not over else {vm.vm_id: vm for vm in previous.vms}
     host = previous or current
+    over_statistics = _between_statistics(host, current, over)
     return HostSample(
         wall_ns=current.wall_ns,
         monotonic_ns=current.monotonic_ns,
@@ -40,7 +41,16 @@ def derive(previous: RawHost | None, current: RawHost, memory_max: Mapping[str, 
         memory_available_bytes=_bounded(current.memory_available_bytes),
         psi_cpu_some_permille=_stall(host.psi_cpu_some_us_total, current.psi_cpu_some_us_total, over),
         psi_memory_some_permille=_stall(host.psi_memory_some_us_total, current.psi_memory_some_us_total, over),
-        vms={vm.vm_id: _vm_sample(before.get(vm.vm_id), vm, current.wall_ns, over, memory_max.get(vm.vm_id)) for vm in current.vms},
+        psi_io_some_permille=_stall(host.psi_io_some_us_total, current.psi_io_some_us_total, over),
+        cpu_steal_permille=rate(host.cpu_steal_ns_total, current.cpu_steal_ns_total, 1000, over),
+        memory_overhead_bytes=_bounded(current.memory_overhead_bytes),
+        net_rx_bits_per_s=rate(host.net_rx_bytes_total, current.net_rx_bytes_total, 8 * NS_PER_S, over),
+        net_tx_bits_per_s=rate(host.net_tx_bytes_total, current.net_tx_bytes_total, 8 * NS_PER_S, over),
+        net_dropped_per_s=rate(host.net_dropped_total, current.net_dropped_total, NS_PER_S, over),
+        vms={
+            vm.vm_id: _vm_sample(before.get(vm.vm_id), vm, current.wall_ns, (over, over_statistics), memory_max.get(vm.vm_id))
+            for vm in current.vms
+        },
     )
 
 
@@ -64,6 +74,13 @@ def ready(delay: tuple[int | None, int | None], throttled: tuple[int | None, int
     return None if waited is None or held is None else rate(0, max(0, waited - held), 1000, elapsed_ns)
 
 
+def _between_statistics(previous: RawHost, current: RawHost, over: int) -> int:
+    """Time between the two readings of balloon and disk counters, which may have been asked for a moment before the round."""
+    if previous.statistics_monotonic_ns is None or current.statistics_monotonic_ns is None or not over:
+        return over
+    return max(0, min(MAX_GAP_NS, current.statistics_monotonic_ns - previous.statistics_monotonic_ns))
+
+
 def _growth(before: int | None, now: int | None) -> int | None:
     return None if before is None or now is None or now < before else now - before
 
@@ -77,18 +94,21 @@ def _bounded(value: int | None, most: int = _LARGEST) -> int | None:
     return value if value is not None and 0 <= value <= most else None
 
 
-def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memory_max: int | None) -> VmSample:
+def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, over: tuple[int, int], memory_max: int | None) -> VmSample:
+    """`over`: time between the two readings, and between those of the counters that come with libvirt's statistics."""
+    elapsed, between = over
     if before is None or before.epoch != vm.epoch:
-        before, elapsed = vm, 0
-    actual = _bounded(vm.memory_actual_bytes, memory_max or _LARGEST)
+        before, elapsed, between = vm, 0, 0
+    plugged = (vm.virtio_mem_bytes or 0) + (vm.dimm_bytes or 0)  # libvirt counts them into the balloon's figure, their levers apart
+    actual = _bounded(vm.memory_actual_bytes, memory_max + plugged if memory_max else _LARGEST)
     usable = None if actual is None else _bounded(vm.memory_usable_bytes, actual)
     age_ms = _reading_age_ms(vm, wall_ns)
+    used = rate(before.cpu_used_ns_total, vm.cpu_used_ns_total, 1000, elapsed)
+    waited = ready((before.run_delay_ns_total, vm.run_delay_ns_total), (before.throttled_ns_total, vm.throttled_ns_total), elapsed)
     return VmSample(
-        cpu_used_millicores=rate(before.cpu_used_ns_total, vm.cpu_used_ns_total, 1000, elapsed),
+        cpu_used_millicores=used,
         cpu_throttled_permille=rate(before.throttled_ns_total, vm.throttled_ns_total, 1000, elapsed),
-        cpu_ready_permille=ready(
-            (before.run_delay_ns_total, vm.run_delay_ns_total), (before.throttled_ns_total, vm.throttled_ns_total), elapsed
-        ),
+        cpu_ready_permille=waited,
         psi_cpu_some_permille=_stall(before.psi_cpu_some_us_total, vm.psi_cpu_some_us_total, elapsed),
         psi_memory_some_permille=_stall(before.psi_memory_some_us_total, vm.psi_memory_some_us_total, elapsed),
         psi_memory_full_permille=_stall(before.psi_memory_full_us_total, vm.psi_memory_full_us_total, elapsed),
@@ -97,10 +117,10 @@ def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memo
         memory_usable_bytes=usable,
         memory_rss_bytes=_bounded(vm.memory_rss_bytes),
         memory_reading_age_ms=age_ms,
-        memory_major_faults_per_s=rate(before.major_faults_total, vm.major_faults_total, NS_PER_S, elapsed),
-        memory_swap_bytes_per_s=rate(before.swap_bytes_total, vm.swap_bytes_total, NS_PER_S, elapsed),
-        disk_read_bytes_per_s=rate(before.disk_read_bytes_total, vm.disk_read_bytes_total, NS_PER_S, elapsed),
-        disk_write_bytes_per_s=rate(before.disk_write_bytes_total, vm.disk_write_bytes_total, NS_PER_S, elapsed),
+        memory_major_faults_per_s=rate(before.major_faults_total, vm.major_faults_total, NS_PER_S, between),
+        memory_swap_bytes_per_s=rate(before.swap_bytes_total, vm.swap_bytes_total, NS_PER_S, between),
+        disk_read_bytes_per_s=rate(before.disk_read_bytes_total, vm.disk_read_bytes_total, NS_PER_S, between),
+        disk_write_bytes_per_s=rate(before.disk_write_bytes_total, vm.disk_write_bytes_total, NS_PER_S, between),
         net_rx_bits_per_s=rate(before.net_rx_bytes_total, vm.net_rx_bytes_total, 8 * NS_PER_S, elapsed),
         net_tx_bits_per_s=rate(before.net_tx_bytes_total, vm.net_tx_bytes_total, 8 * NS_PER_S, elapsed),
         net_rx_dropped_per_s=rate(before.net_rx_dropped_total, vm.net_rx_dropped_total, NS_PER_S, elapsed),
@@ -108,11 +128,45 @@ def _vm_sample(before: RawVm | None, vm: RawVm, wall_ns: int, elapsed: int, memo
         vcpus=vm.vcpus,
         cpu_quota_millicores=vm.cpu_quota_millicores,
         cpu_shares=vm.cpu_shares,
-        memory_allocated_bytes=actual,
+        memory_allocated_bytes=None if actual is None else max(0, actual - plugged),
         disk_limit_bytes_per_s=vm.disk_limit_bytes_per_s,
         net_rx_ceil_bits_per_s=vm.net_rx_ceil_bits_per_s,
         net_tx_ceil_bits_per_s=vm.net_tx_ceil_bits_per_s,
+        cpu_used_peak_millicores=_peak(vm.cpu_used_peak_millicores, used),
+        cpu_ready_peak_permille=_peak(vm.cpu_ready_peak_permille, waited),
+        psi_io_full_permille=_stall(before.psi_io_full_us_total, vm.psi_io_full_us_total, elapsed),
+        disk_read_ops_per_s=rate(before.disk_read_ops_total, vm.disk_read_ops_total, NS_PER_S, between),
+        disk_write_ops_per_s=rate(before.disk_write_ops_total, vm.disk_write_ops_total, NS_PER_S, between),
+        disk_latency_us=_latency_us(before, vm) if between else None,
+        guest_oom_kills=_bounded(_growth(before.guest_oom_kills_total, vm.guest_oom_kills_total)) if elapsed else None,
+        dirty_bytes_per_s=_bounded(vm.dirty_bytes_per_s),
+        vcpus_online=vm.vcpus_online,
+        cpu_period_us=vm.cpu_period_us,
+        virtio_mem_bytes=vm.virtio_mem_bytes,
+        dimm_bytes=vm.dimm_bytes,
+        memory_high_bytes=vm.memory_high_bytes,
+        disk_ops_limit_per_s=vm.disk_ops_limit_per_s,
+        disk_weight=vm.disk_weight,
+        net_tx_rate_bits_per_s=vm.net_tx_rate_bits_per_s,
     )
+
+
+def _peak(peak: int | None, mean: int | None) -> int | None:
+    """A peak is never below the mean: looks between two rounds leave out intervals too short to judge."""
+    return None if peak is None else _bounded(peak if mean is None else max(peak, mean))
+
+
+def _latency_us(before: RawVm, vm: RawVm) -> int | None:
+    """Mean time of the disk operations that ended within the period."""
+    ops = (_growth(before.disk_read_ops_total, vm.disk_read_ops_total), _growth(before.disk_write_ops_total, vm.disk_write_ops_total))
+    took = (
+        _growth(before.disk_read_time_ns_total, vm.disk_read_time_ns_total),
+        _growth(before.disk_write_time_ns_total, vm.disk_write_time_ns_total),
+    )
+    if ops[0] is None or ops[1] is None or took[0] is None or took[1] is None:
+        return None
+    count = ops[0] + ops[1]
+    return _bounded((took[0] + took[1]) // (1000 * count)) if count else None
 
 
 def _reading_age_ms(vm: RawVm, wall_ns: int) -> int | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from agent.sampling.files import KernelFiles
+from agent.sampling.files import KernelFiles, Watched
+
+RESOURCES = ("cpu", "memory", "io")
 
 
 class Pressure(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,22 +22,16 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
     full_us_total: int | None = None
 
 
-def parse_pressure(text: str) -> Pressure:
-    """A pressure file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=5243`, then `full ...`."""
-    totals = {}
+def parse_pressure(text: bytes) -> Pressure:
+    """A pressure file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=5243`, then `full ...` (for the CPU since Linux 5.13)."""
+    totals: dict[bytes, int] = {}
     for line in text.splitlines():
-        kind, _, fields = line.partition(" ")
-        _, found, total = fields.partition("total=")
+        before, found, total = line.partition(b"total=")
         if found and total.isdigit():
-            totals[kind] = int(total)
-    return Pressure(some_us_total=totals.get("some"), full_us_total=totals.get("full"))
+            totals[before[:4]] = int(total)
+    return Pressure(some_us_total=totals.get(b"some"), full_us_total=totals.get(b"full"))
 
 
-def read_host_pressure(files: KernelFiles, resource: str) -> Pressure:
-    """/proc/pressure/{cpu,memory,io}; all None where PSI is off."""
-    return parse_pressure(files.read(files.proc / "pressure" / resource) or "")
-
-
-def read_group_pressure(files: KernelFiles, group: Path | None, resource: str) -> Pressure:
-    """{cpu,memory,io}.pressure of a cgroup v2 group; all None without one."""
-    return Pressure() if group is None else parse_pressure(files.read(group / f"{resource}.pressure") or "")
+def watch_pressure(files: KernelFiles, path: Path) -> Watched[Pressure]:
+    """A kept pressure file; all None where PSI is off."""
+    return Watched(files.opened(path), parse_pressure, Pressure())

@@ -3,7 +3,8 @@
 Files give what files can. libvirt is asked for one thing only, its bulk statistics without waiting (balloon, block), in a thread with a
 deadline: while it does not answer, everything that comes from files goes on, and the silence is named in `failures`. "Without waiting"
 passes by a domain that another call keeps busy. A stuck QEMU hangs the first call, which then is the one that keeps it busy: so a second
-call may run beside it, and gets the statistics of all the others.
+call may run beside it, and gets the statistics of all the others. It goes out to one QEMU after another (2 ms each), so the last look
+before a round sends it ahead, like the list of VMs when it is due, and the round itself waits for nobody.
 The list of VMs is renewed on `invalidate()` (lifecycle), when a process vanishes or an unknown domain shows up, and every minute.
 """
 
@@ -11,40 +12,43 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from agent.ports import RawHost, RawVm
+from agent.ports import REBOOTS, NumaNode, PerfCounts, RawHost, RawVm
 from agent.sampling import cgroup, host, process
-from agent.sampling.block import parse_block
-from agent.sampling.files import KernelFiles
-from agent.sampling.memory import parse_balloon, read_rss
-from agent.sampling.nic import InterfaceCounters, namespace_of, read_interfaces
-from agent.sampling.psi import read_group_pressure, read_host_pressure
-from agent.sampling.sched import read_vcpu_threads
+from agent.sampling.deadline import Deadline
+from agent.sampling.files import KeptFile, KernelFiles
+from agent.sampling.nic import InterfaceCounters, namespace_of, parse_net_dev, read_default_interface
+from agent.sampling.psi import RESOURCES, Pressure
+from agent.sampling.vm_reader import Beside, RunningDomain, ShapingReading, Stats, VmReader
 from shared.clock import Clock
 from shared.errors import HostError, Refusal
 from shared.plan import StepKind
 from shared.units import NS_PER_S, UNLIMITED
 
+__all__ = [
+    "CollectorStat",
+    "DomainSource",
+    "PerfReader",
+    "RunningDomain",
+    "Sampler",
+    "ShapingReading",
+    "ShapingSource",
+    "Stats",
+    "VmFigure",
+]
+
 LIBVIRT_DEADLINE_S: Final = 2.0  # of a 5 s round
-STATS_CALLS: Final = 3  # at once: more than two stuck VMs within one deadline are rare, and libvirtd serves five calls of one client
+STATS_CALLS: Final = 4  # at once: three that hang at a stuck VM are rare, and libvirtd serves five calls of one connection
 REFRESH_NS: Final = 60 * NS_PER_S
-_TICK_NS: Final = 10_000_000  # USER_HZ is 100 on every Linux architecture that runs KVM
 
-Stats = Mapping[str, object]
-Interfaces = dict[int, dict[str, InterfaceCounters]]  # by pid
+_OWN: Final = "self"  # the agent's own network namespace, where the uplink is
 _T = TypeVar("_T")
-
-
-class RunningDomain(msgspec.Struct, frozen=True, kw_only=True):
-    """A running domain as far as sampling needs it."""
-
-    vm_id: str
-    tap: str | None = None
-    vcpus: int | None = None
-    disk_limit_bytes_per_s: int | None = None
+Shaping = Mapping[tuple[str, StepKind], ShapingReading]
 
 
 class DomainSource(Protocol):
@@ -59,18 +63,31 @@ class DomainSource(Protocol):
         ...
 
 
-class ShapingReading(msgspec.Struct, frozen=True, kw_only=True):
-    """Our class on one interface and direction."""
-
-    ceiling_bits_per_s: int
-    dropped_total: int | None = None
-
-
 class ShapingSource(Protocol):
     """All of our traffic classes in one round."""
 
     def readings(self) -> Mapping[tuple[str, StepKind], ShapingReading]:
         """(tap, NET_RX | NET_TX) -> reading; what is not in it is not shaped by us. Raises HostError."""
+        ...
+
+
+class PerfReader(Protocol):
+    """Event counters of VMs. `read` opens what is not open yet."""
+
+    def read(self, vm_id: str, pid: int, tids: Sequence[int], cgroup_dir: Path | None) -> PerfCounts | None:
+        """Counters now; None where this host has none for the VM. Raises HostError."""
+        ...
+
+    def forget(self, vm_id: str) -> None:
+        """Close what is open for a VM that is gone."""
+        ...
+
+
+class VmFigure(Protocol):
+    """A figure of a VM that is measured elsewhere, in its own time."""
+
+    def newest(self, vm_id: str) -> int | None:
+        """The newest value; None when there is none (any more)."""
         ...
 
 
@@ -82,67 +99,148 @@ class CollectorStat(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class _Vm(msgspec.Struct, frozen=True, kw_only=True):
-    domain: RunningDomain
-    pid: int
-    started: int
-    groups: cgroup.VmGroups
-
-
 class Sampler:
-    """Implements HostReader. One caller at a time; `invalidate` may come from any thread."""
+    """Implements HostReader. One caller at a time (`read` and `subsample` from one thread); `invalidate` may come from any thread."""
 
-    def __init__(self, files: KernelFiles, source: DomainSource, clock: Clock, shaping: ShapingSource | None = None) -> None:
+    def __init__(
+        self,
+        files: KernelFiles,
+        source: DomainSource,
+        clock: Clock,
+        shaping: ShapingSource | None = None,
+        *,
+        uplink: str = "",
+        perf: PerfReader | None = None,
+        guest_oom_kills: VmFigure | None = None,
+        dirty_rate: VmFigure | None = None,
+        numa: Callable[[KernelFiles], tuple[NumaNode, ...]] | None = None,
+        kvm: Callable[[Stats], dict[str, int]] | None = None,
+    ) -> None:
+        """`uplink`: the interface whose counters are the host's; empty = that of the default route. None = this collector is absent."""
         self._files = files
         self._source = source
         self._clock = clock
         self._shaping = shaping
-        self._list = _Deadline("domain list", source.running, 1)
-        self._stats = _Deadline("bulk statistics", source.bulk_stats, STATS_CALLS)
-        self._vms: tuple[_Vm, ...] = ()
+        self._uplink_set = uplink
+        self._uplink: str | None = uplink or None
+        self._perf = perf
+        self._guest_oom_kills = guest_oom_kills
+        self._dirty_rate = dirty_rate
+        self._numa = numa
+        self._kvm = kvm
+        self._host = host.HostFiles(files)
+        self._list = Deadline("domain list", source.running, 1)
+        self._stats = Deadline("bulk statistics", source.bulk_stats, STATS_CALLS)
+        self._vms: dict[str, VmReader] = {}
+        self._interfaces: dict[str, tuple[KeptFile, frozenset[str]]] = {}  # namespace -> its net/dev, the interfaces wanted of it
+        self._namespaces: dict[str, str] = {}  # VM -> namespace
+        self._nodes: tuple[NumaNode, ...] = ()
         self._stale = threading.Event()
         self._stale.set()
         self._refreshed_ns = 0
         self._failures: dict[str, str] = {}
+        self._list_ahead = False
+        self._asked_ns: int | None = None  # when the statistics that were sent for ahead were asked for
+        self._read_ns = 0
+        self._period_ns = 0
+        self._looked_ns = 0
         self.collector_stats: dict[str, CollectorStat] = {}
 
     def invalidate(self) -> None:
         """The list of domains may have changed: renew it in the next round."""
         self._stale.set()
 
+    def subsample(self) -> None:
+        """Look at CPU use and run delay of every VM; the next round carries the peaks. A VM that cannot be read is left to the round."""
+        now_ns = self._clock.monotonic_ns()
+        for vm in self._vms.values():
+            try:
+                vm.subsample(self._clock.monotonic_ns())
+            except HostError:
+                self.invalidate()  # the next round says what is wrong with it
+        gap_ns, self._looked_ns = now_ns - max(self._looked_ns, self._read_ns), now_ns
+        due_ns = self._read_ns + self._period_ns
+        # Another look would fit in half a gap before the round: then this one is not the last.
+        if not self._period_ns or now_ns + gap_ns * 3 // 2 <= due_ns:
+            return
+        if self._stats.start():
+            self._asked_ns = now_ns
+        if self._wants_list(due_ns) and self._list.start():
+            self._stale.clear()  # what changes from now on is not in this list any more
+            self._list_ahead = True
+
     def read(self) -> RawHost:
         """Everything once. Raises HostError only where the host itself cannot be identified."""
         self._failures = {}
-        if self._stale.is_set() or self._clock.monotonic_ns() - self._refreshed_ns > REFRESH_NS:
+        if self._list_ahead or self._wants_list(self._clock.monotonic_ns()):
             self._collect("domains", self._refresh, None)
-        boot_id = host.read_boot_id(self._files)
+        boot_id = self._host.boot_id()
+        asked_ns, self._asked_ns = self._asked_ns or self._clock.monotonic_ns(), None
         stats: Mapping[str, Stats] = self._collect("libvirt", lambda: self._stats.call(LIBVIRT_DEADLINE_S), {})
-        if stats.keys() - {vm.domain.vm_id for vm in self._vms}:
+        if stats.keys() - self._vms.keys():
             self.invalidate()
-        shaping: Mapping[tuple[str, StepKind], ShapingReading] | None = (
-            None if self._shaping is None else self._collect("shaping", self._shaping.readings, None)
-        )
-        no_interfaces: Interfaces = {}
+        shaping: Shaping | None = None if self._shaping is None else self._collect("shaping", self._shaping.readings, None)
+        no_interfaces: dict[str, dict[str, InterfaceCounters]] = {}
         interfaces = self._collect("nic", self._read_interfaces, no_interfaces)
+        no_perf: dict[str, PerfCounts] = {}
+        perf = no_perf if self._perf is None else self._collect("perf", self._read_perf, no_perf)
         wall_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
+        self._period_ns = monotonic_ns - self._read_ns if self._read_ns else 0
+        self._read_ns = monotonic_ns
+
+        def beside(vm_id: str, tap: str | None) -> Beside:
+            statistics = stats.get(vm_id, _NO_STATS)
+            return Beside(
+                stats=statistics,
+                nic=None if tap is None else interfaces.get(self._namespaces.get(vm_id, ""), {}).get(tap),
+                receive=_shaped(shaping, tap, StepKind.NET_RX),
+                send=_shaped(shaping, tap, StepKind.NET_TX),
+                perf=perf.get(vm_id),
+                kvm={} if self._kvm is None else self._kvm(statistics),
+                guest_oom_kills=None if self._guest_oom_kills is None else self._guest_oom_kills.newest(vm_id),
+                dirty_bytes_per_s=None if self._dirty_rate is None else self._dirty_rate.newest(vm_id),
+            )
+
         no_vms: tuple[RawVm, ...] = ()
-        vms = self._collect("vms", lambda: self._read_vms(boot_id, stats, interfaces, shaping), no_vms)
-        memory = self._collect("memory", lambda: host.read_memory(self._files), host.HostMemory())
+        vms = self._collect("vms", lambda: self._read_vms(boot_id, beside), no_vms)
+        cpu = self._collect("cpu", self._host.cpu, host.HostCpu())
+        memory = self._collect("memory", self._host.memory, host.HostMemory())
+        pressure = {name: self._collect(f"psi_{name}", partial(self._host.pressure, name), Pressure()).some_us_total for name in RESOURCES}
+        uplink = interfaces.get(_OWN, {}).get(self._uplink or "")
         return RawHost(
             wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
             boot_id=boot_id,
-            cpu_busy_ns_total=self._collect("cpu", host.read_cpu_busy_ns, None),
+            statistics_monotonic_ns=asked_ns,
+            cpu_busy_ns_total=cpu.busy_ns_total,
+            cpu_steal_ns_total=cpu.steal_ns_total,
             memory_available_bytes=memory.available_bytes,
-            psi_cpu_some_us_total=self._collect("psi_cpu", lambda: read_host_pressure(self._files, "cpu").some_us_total, None),
-            psi_memory_some_us_total=self._collect("psi_memory", lambda: read_host_pressure(self._files, "memory").some_us_total, None),
+            hugepages_total=memory.hugepages_total,
+            hugepages_free=memory.hugepages_free,
+            memory_overhead_bytes=_overhead(vms),
+            psi_cpu_some_us_total=pressure["cpu"],
+            psi_memory_some_us_total=pressure["memory"],
+            psi_io_some_us_total=pressure["io"],
+            net_rx_bytes_total=None if uplink is None else uplink.rx_bytes_total,
+            net_tx_bytes_total=None if uplink is None else uplink.tx_bytes_total,
+            net_dropped_total=None if uplink is None else uplink.rx_dropped_total + uplink.tx_dropped_total,
+            numa=self._nodes,
             vms=vms,
             failures=dict(self._failures),
         )
 
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for vm in self._vms.values():
+            vm.close()
+        for file, _ in self._interfaces.values():
+            file.close()
+        self._vms, self._interfaces = {}, {}
+        self._stale.set()
+
     def _collect(self, name: str, collector: Callable[[], _T], missing: _T) -> _T:
         began = self._clock.monotonic_ns()
-        old = self.collector_stats.get(name, CollectorStat())
+        old = self.collector_stats.get(name) or CollectorStat()
         try:
             value = collector()
             succeeded, failed = old.succeeded + 1, old.failed
@@ -153,149 +251,116 @@ class Sampler:
         self.collector_stats[name] = CollectorStat(succeeded=succeeded, failed=failed, seconds=seconds)
         return value
 
+    def _wants_list(self, at_ns: int) -> bool:
+        return self._stale.is_set() or at_ns - self._refreshed_ns > REFRESH_NS
+
     def _refresh(self) -> None:
-        self._stale.clear()
+        if not self._list_ahead:
+            self._stale.clear()
+        self._list_ahead = False
         try:
             domains = self._list.call(LIBVIRT_DEADLINE_S)
         except (HostError, Refusal):
             self._stale.set()  # the old list stays in use
             raise
-        pids = process.find_qemu(self._files)
-        vms = []
+        alive = {vm_id: (vm.pid, vm.started) for vm_id, vm in self._vms.items() if vm.is_alive()}
+        # a domain keeps its process as long as that lives: all of /proc is gone through only for those that have none yet
+        found = {} if alive.keys() >= {domain.vm_id for domain in domains} else process.find_qemu(self._files)
+        mounts = cgroup.read_mounts(self._files)
+        vms = {}
         for domain in domains:
-            pid = pids.get(domain.vm_id)
-            started = None if pid is None else process.start_time(self._files, pid)
+            pid, started = alive.get(domain.vm_id, (found.get(domain.vm_id), None))
+            if pid is not None and started is None:
+                started = process.start_time(self._files, pid)
             if pid is None or started is None:
                 self._failures[domain.vm_id] = "no QEMU process carries this domain's UUID"
                 self._stale.set()
                 continue
-            vms.append(_Vm(domain=domain, pid=pid, started=started, groups=cgroup.locate(self._files, pid)))
-        self._vms = tuple(vms)
+            groups = cgroup.locate(self._files, pid, mounts)
+            vm = self._vms.pop(domain.vm_id, None)
+            if vm is not None and (vm.pid, vm.started, vm.groups) != (pid, started, groups):
+                self._forget(vm)
+                vm = None
+            if vm is None:
+                vm = VmReader(self._files, domain, pid, started, groups)
+            vm.domain = domain
+            vm.retry()
+            vms[domain.vm_id] = vm
+        for gone in self._vms.values():
+            self._forget(gone)
+        self._vms = vms
+        self._find_interfaces()
+        self._nodes = () if self._numa is None else self._numa(self._files)
         self._refreshed_ns = self._clock.monotonic_ns()
 
-    def _read_interfaces(self) -> Interfaces:
-        """pid -> interfaces of its network namespace; each namespace is read once."""
-        by_namespace: dict[str, dict[str, InterfaceCounters]] = {}
-        by_pid = {}
-        for vm in self._vms:
-            namespace = namespace_of(self._files, vm.pid)
-            if namespace is None:
-                continue
-            if namespace not in by_namespace:
-                by_namespace[namespace] = read_interfaces(self._files, vm.pid)
-            by_pid[vm.pid] = by_namespace[namespace]
-        return by_pid
+    def _forget(self, vm: VmReader) -> None:
+        vm.close()
+        if self._perf is not None:
+            self._perf.forget(vm.domain.vm_id)
 
-    def _read_vms(
-        self,
-        boot_id: str,
-        stats: Mapping[str, Stats],
-        interfaces: Interfaces,
-        shaping: Mapping[tuple[str, StepKind], ShapingReading] | None,
-    ) -> tuple[RawVm, ...]:
+    def _find_interfaces(self) -> None:
+        """One file for each network namespace: QEMU does not leave the one it was started in."""
+        self._uplink = self._uplink_set or read_default_interface(self._files)
+        own = namespace_of(self._files, "self") or _OWN
+        wanted: dict[str, set[str]] = {_OWN: {self._uplink} if self._uplink else set()}
+        through: dict[str, str] = {_OWN: "self"}
+        self._namespaces = {}
+        for vm_id, vm in self._vms.items():
+            namespace = namespace_of(self._files, vm.pid)
+            if namespace is None or vm.domain.tap is None:
+                continue
+            key = _OWN if namespace == own else namespace
+            self._namespaces[vm_id] = key
+            wanted.setdefault(key, set()).add(vm.domain.tap)
+            through.setdefault(key, str(vm.pid))
+        for file, _ in self._interfaces.values():
+            file.close()
+        self._interfaces = {
+            key: (self._files.opened(self._files.proc / through[key] / "net" / "dev"), frozenset(names)) for key, names in wanted.items()
+        }
+
+    def _read_interfaces(self) -> dict[str, dict[str, InterfaceCounters]]:
+        return {key: parse_net_dev(file.read() or b"", names) for key, (file, names) in self._interfaces.items() if names}
+
+    def _read_perf(self) -> dict[str, PerfCounts]:
+        found = {}
+        for vm_id, vm in self._vms.items():
+            counts = None if self._perf is None else self._perf.read(vm_id, vm.pid, vm.tids, vm.directory)
+            if counts is not None:
+                found[vm_id] = counts
+        return found
+
+    def _read_vms(self, boot_id: str, beside: Callable[[str, str | None], Beside]) -> tuple[RawVm, ...]:
         vms = []
-        for vm in self._vms:
-            vm_id = vm.domain.vm_id
+        for vm_id, vm in self._vms.items():
             try:
-                if process.start_time(self._files, vm.pid) != vm.started:
-                    raise HostError(f"QEMU process {vm.pid} is gone")
-                nic = interfaces.get(vm.pid, {}).get(vm.domain.tap or "")
-                vms.append(self._read_vm(vm, f"{boot_id}:{vm.pid}:{vm.started}", stats.get(vm_id, {}), nic, shaping))
+                reboots = vm.domain.reboots
+                epoch = f"{boot_id}:{vm.pid}:{vm.started}" + (f"{REBOOTS}{reboots}" if reboots else "")
+                vms.append(vm.read(epoch, self._clock.monotonic_ns(), beside(vm_id, vm.domain.tap)))
             except HostError as error:
                 self._failures[vm_id] = str(error)
                 self.invalidate()
         return tuple(vms)
 
-    def _read_vm(
-        self,
-        vm: _Vm,
-        epoch: str,
-        stats: Stats,
-        nic: InterfaceCounters | None,
-        shaping: Mapping[tuple[str, StepKind], ShapingReading] | None,
-    ) -> RawVm:
-        files, groups = self._files, vm.groups
-        cpu = cgroup.read_cpu(files, groups)
-        used = cpu.used_ns_total
-        if used is None:
-            ticks = process.cpu_ticks(files, vm.pid)
-            used = None if ticks is None else ticks * _TICK_NS
-        threads = read_vcpu_threads(files, vm.pid)
-        pressure = {resource: read_group_pressure(files, groups.unified, resource) for resource in ("cpu", "memory", "io")}
-        balloon = parse_balloon(stats)
-        read, written = parse_block(stats)
-        faults = process.major_faults(files, vm.pid)
-        receive = _shaped(shaping, vm.domain.tap, StepKind.NET_RX)
-        send = _shaped(shaping, vm.domain.tap, StepKind.NET_TX)
-        return RawVm(
-            vm_id=vm.domain.vm_id,
-            epoch=epoch,
-            cpu_used_ns_total=used,
-            throttled_ns_total=cpu.throttled_ns_total,
-            run_delay_ns_total=threads.delay_ns_total,
-            psi_cpu_some_us_total=pressure["cpu"].some_us_total,
-            psi_memory_some_us_total=pressure["memory"].some_us_total,
-            psi_memory_full_us_total=pressure["memory"].full_us_total,
-            psi_io_some_us_total=pressure["io"].some_us_total,
-            memory_actual_bytes=balloon.actual_bytes,
-            memory_usable_bytes=balloon.usable_bytes,
-            memory_unused_bytes=balloon.unused_bytes,
-            memory_rss_bytes=read_rss(files, vm.pid),
-            memory_reading_wall_ns=balloon.reading_wall_ns,
-            # waits for a disk inside the guest and below it; only together, or the guest's share would come and go as a jump
-            major_faults_total=None if faults is None or balloon.major_faults_total is None else faults + balloon.major_faults_total,
-            swap_bytes_total=balloon.swap_bytes_total,
-            disk_read_bytes_total=read,
-            disk_write_bytes_total=written,
-            net_rx_bytes_total=None if nic is None else nic.tx_bytes_total,
-            net_tx_bytes_total=None if nic is None else nic.rx_bytes_total,
-            net_rx_dropped_total=None if receive is None else receive.dropped_total,
-            net_tx_dropped_total=None if send is None else send.dropped_total,
-            vcpus=threads.count or vm.domain.vcpus,
-            cpu_quota_millicores=cpu.quota_millicores,
-            cpu_shares=cpu.shares,
-            disk_limit_bytes_per_s=vm.domain.disk_limit_bytes_per_s,
-            net_rx_ceil_bits_per_s=None if receive is None else receive.ceiling_bits_per_s,
-            net_tx_ceil_bits_per_s=None if send is None else send.ceiling_bits_per_s,
-        )
+
+_NO_STATS: Final[Stats] = {}
 
 
-def _shaped(shaping: Mapping[tuple[str, StepKind], ShapingReading] | None, tap: str | None, kind: StepKind) -> ShapingReading | None:
+def _shaped(shaping: Shaping | None, tap: str | None, kind: StepKind) -> ShapingReading | None:
     """None = not known; a tap that we do not shape is known to be without a ceiling of ours."""
     if shaping is None or tap is None:
         return None
-    return shaping.get((tap, kind), ShapingReading(ceiling_bits_per_s=UNLIMITED))
+    return shaping.get((tap, kind), _UNSHAPED)
 
 
-class _Deadline(Generic[_T]):
-    """Runs a blocking call in a thread and stops waiting for it after a while; never more than `most` such threads at a time."""
+_UNSHAPED: Final = ShapingReading(ceiling_bits_per_s=UNLIMITED, rate_bits_per_s=0)
 
-    def __init__(self, name: str, blocking: Callable[[], _T], most: int) -> None:
-        self._name = name
-        self._blocking = blocking
-        self._most = most
-        self._hanging: list[threading.Thread] = []
 
-    def call(self, seconds: float) -> _T:
-        """The call's value. Raises its error, or a HostError of our own when it is late or too many earlier ones still hang."""
-        self._hanging = [thread for thread in self._hanging if thread.is_alive()]
-        if len(self._hanging) >= self._most:
-            raise HostError(f"{self._name}: {self._most} earlier calls have not returned yet")
-        values: list[_T] = []
-        errors: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                values.append(self._blocking())
-            except BaseException as error:  # noqa: BLE001  # handed to the caller, who raises it
-                errors.append(error)
-
-        thread = threading.Thread(target=work, name=f"tidegate {self._name}", daemon=True)
-        thread.start()
-        thread.join(seconds)
-        if errors:
-            raise errors[0]
-        if not values:
-            self._hanging.append(thread)
-            raise HostError(f"{self._name}: no answer within {seconds} s")
-        return values[0]
+def _overhead(vms: Sequence[RawVm]) -> int | None:
+    """What QEMU processes hold beyond their guests' memory; too little as long as guests have not touched all of theirs."""
+    known = [
+        max(0, vm.memory_rss_bytes - vm.memory_actual_bytes)
+        for vm in vms
+        if vm.memory_rss_bytes is not None and vm.memory_actual_bytes is not None
+    ]
+    return sum(known) if len(known) == len(vms) else None

@@ -32,6 +32,7 @@ from coordinator.gateway.sessions import (
     HostDown,
     HostUp,
     ModeOrdered,
+    PauseOrdered,
     PlanReady,
     Received,
     Reply,
@@ -175,6 +176,14 @@ class GatewayServer:
     def order_mode(self, host_id: str, mode: Mode) -> None:
         """Order a mode, now and in every later Welcome."""
         self._step(ModeOrdered(host_id, mode))
+
+    def order_pause(self, host_id: str | None, paused: bool) -> None:
+        """Throw or release the kill switch of one host or (None) of the fleet."""
+        self._step(PauseOrdered(host_id, paused))
+
+    def paused(self, host_id: str) -> bool:
+        """The kill switch is on, for this host or for the fleet."""
+        return self.core.paused(host_id)
 
     def connected(self) -> dict[str, Hello]:
         """Hosts with an open session."""

@@ -10,13 +10,13 @@ one (host, boot): its frames are numbered by the agent. Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from shared.errors import PeerError
 from shared.frame import decode_agent, decode_block, encode
-from shared.messages import Ack, AgentMessage, Goodbye, Hello, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
+from shared.messages import Ack, AgentMessage, Goodbye, Hello, Outcomes, Samples, SendPlan, SetMode, SetPause, Status, Welcome
 from shared.model import HostSample, Mode
 from shared.plan import Plan
 from shared.session import Session, SessionState, Side
@@ -92,7 +92,15 @@ class ModeOrdered:
     mode: Mode
 
 
-Event = Connected | Received | Disconnected | Durable | StoreFull | Tick | PlanReady | ModeOrdered
+@dataclass(frozen=True)
+class PauseOrdered:
+    """The kill switch for one host, or for the whole fleet (None); remembered, and repeated in every Welcome."""
+
+    host_id: str | None
+    paused: bool
+
+
+Event = Connected | Received | Disconnected | Durable | StoreFull | Tick | PlanReady | ModeOrdered | PauseOrdered
 
 
 @dataclass(frozen=True)
@@ -201,12 +209,14 @@ class GatewayCore:
         *,
         acked: Mapping[tuple[str, str], int] | None = None,
         modes: Mapping[str, Mode] | None = None,
+        paused: Collection[str | None] = (),
     ) -> None:
         self.settings = settings
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._connections: dict[int, _Connection] = {}
         self._hosts: dict[str, _Host] = {}
         self._store_full = False
+        self._paused: set[str | None] = set(paused)
         for (host_id, boot_id), sequence in (acked or {}).items():
             self._host(host_id).streams[boot_id] = _Stream(sequence, sequence, sequence)
         for host_id, mode in (modes or {}).items():
@@ -231,6 +241,8 @@ class GatewayCore:
                 return self._plan_ready(event.plan, now_ns)
             case ModeOrdered():
                 return self._mode_ordered(event)
+            case PauseOrdered():
+                return self._pause_ordered(event)
             case StoreFull():
                 self._store_full = event.full
                 return []
@@ -244,6 +256,10 @@ class GatewayCore:
         """The API's order for a host; None = there is none."""
         host = self._hosts.get(host_id)
         return None if host is None else host.mode
+
+    def paused(self, host_id: str) -> bool:
+        """The kill switch is on, for this host or for the fleet."""
+        return None in self._paused or host_id in self._paused
 
     def silent(self) -> list[str]:
         """Hosts that were here and are reported down."""
@@ -287,7 +303,9 @@ class GatewayCore:
             out += self._send_away(host.conn_id, "replaced by a newer connection of this host", 5.0)
         host.conn_id, connection.hello = conn_id, hello
         acked = self._stream(host, hello.boot_id).acknowledged()
-        out.append(self._reply(conn_id, Welcome(epoch=self.settings.epoch, wall_ns=now_ns, acked=acked, mode=host.mode)))
+        paused = self.paused(hello.host_id)
+        welcome = Welcome(epoch=self.settings.epoch, wall_ns=now_ns, acked=acked, mode=host.mode, paused=paused)
+        out.append(self._reply(conn_id, welcome))
         out += self._heard(hello.host_id, now_ns)
         out.append(Deliver(hello.host_id, hello))
         if host.plan_sent_on is None:
@@ -363,6 +381,12 @@ class GatewayCore:
         host.mode = event.mode
         return [] if host.conn_id is None else [self._reply(host.conn_id, SetMode(mode=event.mode))]
 
+    def _pause_ordered(self, event: PauseOrdered) -> list[Instruction]:
+        (self._paused.add if event.paused else self._paused.discard)(event.host_id)
+        concerned = [event.host_id] if event.host_id is not None else list(self._hosts)
+        conns = [(host_id, host.conn_id) for host_id in concerned if (host := self._host(host_id)).conn_id is not None]
+        return [self._reply(conn_id, SetPause(paused=self.paused(host_id))) for host_id, conn_id in conns if conn_id is not None]
+
     def _heard(self, host_id: str, now_ns: int) -> list[Instruction]:
         host = self._host(host_id)
         host.last_message_ns = now_ns
@@ -373,7 +397,7 @@ class GatewayCore:
         acknowledged = stream.acknowledged()
         return [self._reply(conn_id, Ack(boot_id=boot_id, sequence=acknowledged))] if acknowledged >= 0 else []
 
-    def _reply(self, conn_id: int, message: Welcome | Ack | SendPlan | SetMode | Goodbye) -> Reply:
+    def _reply(self, conn_id: int, message: Welcome | Ack | SendPlan | SetMode | SetPause | Goodbye) -> Reply:
         self._connections[conn_id].session.sending(message)
         return Reply(conn_id, encode(message))
 

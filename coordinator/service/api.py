@@ -38,6 +38,8 @@ from coordinator.service.view import (
     ModeOrder,
     MoveAdvice,
     OutcomeView,
+    PauseOrder,
+    PauseView,
     Problem,
     Resource,
     Scores,
@@ -104,7 +106,7 @@ def openapi_json() -> bytes:
 
 
 def _application(state: State) -> Litestar:
-    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, adjust_resources])
+    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, set_host_pause, set_fleet_pause, adjust_resources])
     return Litestar(
         route_handlers=[api, metrics, livez, readyz, *page_handlers()],
         state=state,
@@ -226,6 +228,19 @@ async def set_mode(request: Request[Any, Any, Any], state: State, host_id: PathI
     """Order a host into a control mode; a pin on the host itself wins (locally_pinned)."""
     _known_host(state, host_id)
     return await _view(state).set_mode(host_id, data.mode, request.state["actor"])
+
+
+@put("/hosts/{host_id:str}/pause", security=_TOKEN, responses=_WRITE_REFUSED)
+async def set_host_pause(request: Request[Any, Any, Any], state: State, host_id: PathId, data: JSONBody[PauseOrder]) -> PauseView:
+    """The kill switch of one host: while it is on, its agent changes nothing, whatever its mode or pin."""
+    _known_host(state, host_id)
+    return await _view(state).set_pause(host_id, data.paused, request.state["actor"])
+
+
+@put("/fleet/pause", security=_TOKEN, responses=_WRITE_REFUSED)
+async def set_fleet_pause(request: Request[Any, Any, Any], state: State, data: JSONBody[PauseOrder]) -> PauseView:
+    """The kill switch of the whole fleet; hosts that are silent now get it when they come back."""
+    return await _view(state).set_pause(None, data.paused, request.state["actor"])
 
 
 @post("/vms/{vm_id:str}/resources", status_code=202, security=_TOKEN, responses=_WRITE_REFUSED | _DRY_RUN)

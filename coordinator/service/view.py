@@ -80,6 +80,9 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode  # in force, as the agent reported it last
     mode_pinned: bool  # pinned on the host: wins over the API
     mode_ordered: Mode | None  # what the API asked for, None = nothing
+    paused: bool  # the API's kill switch, for this host or the fleet
+    paused_by: tuple[str, ...]  # who holds it, as the agent reported last: owner, file, coordinator
+    vms_yielded: int  # VMs left alone because somebody else changed them
     capacity: HostCapacity
     committed: Committed
     cpu_used_millicores: int | None
@@ -251,6 +254,19 @@ class ModeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mode: Mode
 
 
+class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Throw (true) or release the kill switch."""
+
+    paused: bool
+
+
+class PauseView(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet's kill switch, and the hosts that are paused on top of it."""
+
+    fleet: bool
+    hosts: tuple[str, ...]
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 9457 problem. `type` is urn:tidegate:refusal:CODE where a refusal code applies, about:blank otherwise."""
 
@@ -323,6 +339,10 @@ class FleetView(Protocol):
 
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
         """Order a known host into `mode`; remembered for a silent one. Raises Refusal(LOCALLY_PINNED)."""
+        ...
+
+    async def set_pause(self, host_id: str | None, paused: bool, actor: str) -> PauseView:
+        """Throw or release the kill switch of one known host, or (None) of the fleet; remembered for silent ones."""
         ...
 
     async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:

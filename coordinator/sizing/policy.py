@@ -55,6 +55,9 @@ class SizingPolicy:
     max_shrink: ByResource = (0.5, 0.15, 0.5, 0.5, 0.5)  # largest share of the allocation given up in one cycle
     memory_stride: float = 0.05  # a balloon shrinks in steps of this share of what is in force (the guard's own limit) ...
     memory_spacing_s: float = 65.0  # ... so far apart
+    turns: int = 2  # from growing to shrinking that hosts allow a lever within the window: the guard's own defaults (a test compares them)
+    turn_window_s: float = 21_600.0
+    turn_quantile: float = 0.75  # of the peak within the hour that a turning shrink leaves: of four turns, three should last
     shrink_cooldown_s: float = 60.0  # no shrink so soon after a growth of any resource; the host has its own pause per lever
     censored_threshold: float = 0.10  # share of samples at a limit in the newest bucket above which a VM is not shrunk
     working_set_margin: float = 0.03  # the guard keeps its own, larger one over the newest use
@@ -93,6 +96,9 @@ class SizingPolicy:
         for name in ("spare_share", "censored_threshold", "reserve_share"):
             within(name, (getattr(self, name),), 0.0, 1.0)
         within("working_set_margin", (self.working_set_margin,), 0.0, 10.0)
+        within("turns", (self.turns,), 0, 1000)
+        within("turn_window_s", (self.turn_window_s,), 60.0, 604_800.0)
+        within("turn_quantile", (self.turn_quantile,), 0.0, 1.0)
         within("shrink_cooldown_s", (self.shrink_cooldown_s,), 0.0, 86_400.0)
         within("cycle_s", (self.cycle_s,), 1.0, 3600.0)
         within("burn_full", (self.burn_full,), 1.001, 1000.0)

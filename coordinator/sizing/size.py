@@ -1,7 +1,7 @@
 """What every VM of one host should get: a stack of small steps, each adding a line to the trail.
 
 forecast → peak at the price of capacity, or a fixed quantile of it (target) → margin → floor → ceiling → trigger → evidence → vetoes →
-host capacity.
+turns → host capacity.
 lower, target and upper travel together and are the hysteresis: up fast (any allocation under `lower` is acted on at once), down slow (only
 after `shrink_evidence` cycles in a row whose targets all lay below, and then to the largest of them).
 Invariants: no shrink of a censored, pressured, just-grown or (memory) unread VM; floors hold; sums stay within the host's commit limits
@@ -38,6 +38,7 @@ from coordinator.sizing.price import buy, curves_of
 from coordinator.sizing.share import Claim, share_capacity, spare_grants
 from coordinator.sizing.target import UNUSABLE, interpolate, last_step, raised
 from coordinator.sizing.trigger import bucket_that_matters, confidence, fires
+from coordinator.sizing.turns import scarce, spent, turn_size
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import MEMORY, RESOURCES
@@ -100,6 +101,7 @@ class Outlook:
     reason: F64  # NoForecast, as float so that a missing VM is NaN
     peaks: F64  # [v, r, q] all quantiles of the same peaks
     levels: tuple[float, ...]  # [q]
+    hour: F64  # what a turning shrink must leave for the next hour
     price: tuple[float, ...] = (NAN,) * N_RESOURCES  # [r] at which the sizes fit the host; NaN = fixed quantiles, inf = at none
 
 
@@ -160,6 +162,7 @@ def look_ahead(
             peaks=none,
             steps=(0,) * N_RESOURCES,
             levels=forecast.levels,
+            hour=blank,
         )
     leads = [lead_time_s(KIND[r], policy, measured) if r in KIND else 0.0 for r in range(N_RESOURCES)]
     axis = np.arange(N_RESOURCES)
@@ -179,7 +182,9 @@ def look_ahead(
     mean = forecast.mean[index, axis, near].astype(np.float64)
     stddev = forecast.stddev[index, axis, near].astype(np.float64)
     reason = forecast.reason[index, axis].astype(np.float64)
-    for array in (mean, stddev, lower, size, reason, peaks):
+    farthest = forecast.peak_quantiles[index, axis, -1].astype(np.float64)
+    hour = interpolate(farthest, forecast.levels, np.full(shape, policy.turn_quantile))
+    for array in (mean, stddev, lower, size, reason, peaks, hour):
         array[missing] = np.nan
     steps = tuple(int(step) + 1 for step in far)
     return Outlook(
@@ -192,6 +197,7 @@ def look_ahead(
         peaks=peaks,
         steps=steps,
         levels=forecast.levels,
+        hour=hour,
     )
 
 
@@ -199,7 +205,7 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, policy: Sizi
     """The outlook with its sizes bought at the price of capacity, for every resource that has one: all VMs of the host at once."""
     size, lower, quantile = outlook.size.copy(), outlook.lower.copy(), outlook.quantile.copy()
     price = list(outlook.price)
-    low, high = np.array([floors(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
+    low, high = np.array([floor_to_buy(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
     weight = np.array([weight_of(vm, policy, burn_rate) for vm in vms])
     for r in SIZED:
         limit = commit_limits(host)[r]
@@ -223,6 +229,12 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, policy: Sizi
         quantile[rows, r] = 1.0 - bought.exceed
         price[r] = bought.price
     return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price))
+
+
+def floor_to_buy(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:
+    """The least each resource may get, [r]; a lever without a turn keeps what it holds, so that the others share the room that is there."""
+    levels = zip(floors(vm, policy), ceilings(vm), in_force(vm), strict=True)
+    return tuple(min(max(low, now), top) if spent(vm, r, policy) and now > low else low for r, (low, top, now) in enumerate(levels))
 
 
 def weight_of(vm: VmState, policy: SizingPolicy, burn_rate: Mapping[str, float]) -> float:
@@ -253,6 +265,7 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
         pull_trigger(draft, outlook, i, policy)
         weigh_evidence(draft, evidence.windows[r], policy, policy.shrink_evidence[r])
         veto_shrink(draft, cold=bool(outlook.reason[i, r] == NoForecast.COLD_START), policy=policy)
+        spend_turn(draft, float(outlook.hour[i, r]), policy)
         limit_shrink(draft, policy)
     return drafts
 
@@ -274,6 +287,7 @@ def follow_recent(draft: Draft, window: tuple[float, ...], policy: SizingPolicy)
     draft.lower = draft.floor
     weigh_evidence(draft, window, policy, max(policy.recent_cycles, policy.shrink_evidence[r]))
     veto_shrink(draft, cold=False, policy=policy)
+    spend_turn(draft, NAN, policy)
     limit_shrink(draft, policy)
 
 
@@ -380,6 +394,30 @@ def veto_shrink(draft: Draft, *, cold: bool, policy: SizingPolicy) -> None:
     if draft.allocation > draft.target:
         draft.upper = max(draft.upper, draft.allocation)
         draft.refuse(code, f"no shrink: {veto}")
+
+
+def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
+    """A shrink that would be a turn leaves what an hour behind and an hour ahead (`hour`) need, or waits; a full host may still cut."""
+    vm, r = draft.vm, draft.resource
+    if draft.allocation > draft.ceiling or not scarce(vm, r, policy):
+        return
+    wanted = draft.allocation > draft.upper
+    if spent(vm, r, policy):
+        draft.may_shrink = False
+        if wanted:
+            draft.upper = draft.allocation
+            draft.refuse(RefusalCode.FLAP_BUDGET, "no shrink: no turn left")
+        return
+    if not wanted:
+        return
+    lasting = max(draft.target, round_up(turn_size(vm, r, hour), policy.granule[r]))
+    above = lasting * (1.0 + policy.upper_slack[r])
+    if draft.allocation <= above:
+        draft.upper = draft.allocation
+        draft.note(f"shrink waits: {lasting:.0f} within an hour, a turn would not last")
+    else:
+        draft.target, draft.upper = lasting, above
+        draft.note(f"turns: shrink to {lasting:.0f}, enough for an hour behind and ahead")
 
 
 def limit_shrink(draft: Draft, policy: SizingPolicy) -> None:

@@ -31,6 +31,9 @@ _Condition = Callable[[Any], ColumnElement[bool]]
 _DIALECTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+FLEET: Final = "*"  # stands for every host in the table of pauses; no host may be called so
+
+
 class SqlRegistry:
     """`url`: an SQLAlchemy URL (`sqlite:////var/lib/tidegate/registry.db`). Raises ConfigError when it cannot be used."""
 
@@ -102,6 +105,14 @@ class SqlRegistry:
 
     def modes(self) -> dict[str, Mode]:
         return {row["host_id"]: Mode(row["mode"]) for row in self._rows(select(t.modes))}
+
+    def save_pause(self, host_id: str | None, paused: bool) -> None:
+        """The kill switch of one host, or (None) of the fleet."""
+        self._upsert(t.pauses, [{"host_id": host_id or FLEET, "paused": int(paused)}])
+
+    def pauses(self) -> set[str | None]:
+        """Hosts whose kill switch is on; None among them = the fleet's."""
+        return {None if row["host_id"] == FLEET else row["host_id"] for row in self._rows(select(t.pauses).where(t.pauses.c.paused == 1))}
 
     def save_policy(self, vm_id: str, policy: Policy) -> None:
         self._upsert(t.policies, [{"vm_id": vm_id, "policy": _json(policy)}])

@@ -43,6 +43,9 @@ acked = Table(
 
 modes = Table("modes", metadata, Column("host_id", String(128), primary_key=True), Column("mode", String(16), nullable=False))
 
+# "*" = the whole fleet
+pauses = Table("pauses", metadata, Column("host_id", String(128), primary_key=True), Column("paused", Integer, nullable=False))
+
 policies = Table("policies", metadata, Column("vm_id", String(128), primary_key=True), Column("policy", Text, nullable=False))
 
 plans = Table(

@@ -75,6 +75,7 @@ class MemoryRegistry:
         self._domains: dict[str, tuple[str, Domain, int]] = {}
         self._acked: dict[tuple[str, str], int] = {}
         self._modes: dict[str, Mode] = {}
+        self._pauses: set[str | None] = set()
         self._policies: dict[str, Policy] = {}
         self._plans: dict[tuple[str, int, int], Plan] = {}
         self._receipts: dict[str, Receipt] = {}
@@ -107,6 +108,12 @@ class MemoryRegistry:
 
     def acked(self, host_id: str, boot_id: str) -> int:
         return self._acked.get((host_id, boot_id), -1)
+
+    def save_pause(self, host_id: str | None, paused: bool) -> None:
+        (self._pauses.add if paused else self._pauses.discard)(host_id)
+
+    def pauses(self) -> set[str | None]:
+        return set(self._pauses)
 
     def save_mode(self, host_id: str, mode: Mode) -> None:
         self._modes[host_id] = mode

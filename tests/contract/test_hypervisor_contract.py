@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypervisor_contract import HypervisorContract
+from simulated_world import World, steady_vm, workload
 
 from agent.adapters.simulated_host import SimulatedHost
-from agent.adapters.workload import Workload
-from coordinator.workloads import prepare
-from shared.clock import ManualClock
-from shared.units import NS_PER_S
-
-START_S = 1_789_344_000
 
 
 class TestSimulatedHost(HypervisorContract):
     @pytest.fixture
-    def clock(self) -> ManualClock:
-        return ManualClock(START_S * NS_PER_S)
+    def world(self) -> World:
+        return World(workload(steady_vm("a"), steady_vm()))
 
     @pytest.fixture
-    def hypervisor(self, clock: ManualClock) -> Iterator[SimulatedHost]:
-        prepared = prepare(None, hosts=1, vms_per_host=4, start_s=START_S, hours_history=1, hours_run=1, seed=11)
-        host = SimulatedHost(Workload(prepared[0].file), lambda: (clock.wall_ns(), clock.monotonic_ns()))
-        yield host
-        host.close()
+    def hypervisor(self, world: World) -> SimulatedHost:
+        return world.host
 
     @pytest.fixture
-    def reader(self, hypervisor: SimulatedHost) -> SimulatedHost:
-        return hypervisor
+    def reader(self, world: World) -> SimulatedHost:
+        return world.host
 
     @pytest.fixture
-    def vm_id(self, hypervisor: SimulatedHost) -> str:
-        return next(domain.vm_id for domain in hypervisor.domains() if (hypervisor.allocation(domain.vm_id).vcpus or 0) < domain.vcpus_max)
+    def vm_id(self) -> str:
+        return "id-vm"
 
     @pytest.fixture
-    def settle(self, clock: ManualClock) -> Callable[[Callable[[], bool]], None]:
+    def settle(self, world: World) -> Callable[[Callable[[], bool]], None]:
         def until(condition: Callable[[], bool]) -> None:
             for _ in range(120):
                 if condition():
                     return
-                clock.advance(1)
+                world.clock.advance(1)
             raise AssertionError("did not settle in two simulated minutes")
 
         return until

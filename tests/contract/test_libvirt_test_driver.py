@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +15,7 @@ from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import MBIT, MIB
 
-pytest.importorskip("libvirt", reason="libvirt-python is not installed (pip install tidegate[libvirt])")
+libvirt = pytest.importorskip("libvirt", reason="libvirt-python is not installed (pip install tidegate[libvirt])")
 
 
 @pytest.fixture
@@ -45,9 +47,25 @@ def test_levers_that_the_driver_has_work(hypervisor: LibvirtHypervisor) -> None:
     (domain,) = hypervisor.domains()
     hypervisor.submit(domain.vm_id, StepKind.MEMORY, 64 * MIB)
     assert hypervisor.allocation(domain.vm_id).memory_bytes == 64 * MIB
-    with pytest.raises(Refusal) as refusal:
-        hypervisor.submit(domain.vm_id, StepKind.VCPUS, 1)
-    assert refusal.value.code is RefusalCode.NOT_CAPABLE
+    for count in (1, 2):  # this driver unplugs at once
+        hypervisor.submit(domain.vm_id, StepKind.VCPUS, count)
+        assert hypervisor.allocation(domain.vm_id).vcpus == count
+
+
+def test_watchers_hear_of_submits_and_of_foreign_changes(hypervisor: LibvirtHypervisor) -> None:
+    (domain,) = hypervisor.domains()
+    heard = threading.Event()
+    hypervisor.watch(heard.set)
+    hypervisor.running()
+    heard.clear()
+    hypervisor.submit(domain.vm_id, StepKind.MEMORY, 48 * MIB)
+    assert heard.is_set()
+    heard.clear()
+    with contextlib.closing(libvirt.open("test:///default")) as other:
+        suspended = other.lookupByUUIDString(domain.vm_id)
+        suspended.suspend()
+        assert heard.wait(5)
+        suspended.resume()
 
 
 def test_no_libvirtd_is_a_host_error_with_the_address() -> None:

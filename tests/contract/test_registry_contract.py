@@ -117,6 +117,15 @@ class TestEveryRegistry:
             {"ab12": "grafana"},
         )
 
+    def test_pauses(self, registry: Registry) -> None:
+        assert registry.pauses() == set()
+        for host_id in ("h1", None, "h1"):
+            registry.save_pause(host_id, True)
+        assert registry.pauses() == {"h1", None}
+        registry.save_pause("h1", False)
+        registry.save_pause("h2", False)
+        assert registry.pauses() == {None}
+
     def test_plans_newest_first(self, registry: Registry) -> None:
         plans = [plan(1), plan(2), plan(1, epoch=2), plan(3, "h2")]
         for one in [*plans, plan(2)]:

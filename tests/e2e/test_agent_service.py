@@ -20,8 +20,8 @@ from agent.acting.journal import Journal, JournalEntry
 from agent.adapters.simulated_host import SimulatedHost
 from agent.adapters.workload import Workload
 from agent.events import Intent
-from agent.hosts import HostBundle
 from agent.service import AgentService
+from agent.service.hosts import HostBundle
 from shared.clock import Clock
 from shared.config import AgentConfig, ClockConfig
 from shared.control import ask
@@ -85,6 +85,7 @@ class Process:
             workload="given",
             default_mode=Mode.REACTIVE,
             clock=clock,
+            pause_file=str(folder / "PAUSE"),
         )
         load = Workload(WorkloadFile(host="h1", start_s=START_S, buckets=BUCKETS, seed=3, capacity=capacity(), vms=(hungry_vm(),)))
         opened: Clock = clock.open()
@@ -149,7 +150,7 @@ def test_a_mode_that_cannot_be_stored_is_no_success(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise HostError("mode file: No space left on device")
 
-    monkeypatch.setattr("agent.service.save_mode", full)
+    monkeypatch.setattr("agent.service.performing.save_mode", full)
 
     async def scenario() -> None:
         process = Process(tmp_path)
@@ -167,9 +168,10 @@ def test_a_thread_that_hangs_in_the_hypervisor_does_not_keep_the_process() -> No
     script = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from agent import cli, service
+from agent import cli
 from shared.errors import HostError
-async def stuck(config):
+import agent.service as service
+async def stuck(config, reread):
     ThreadPoolExecutor(1).submit(threading.Event().wait)
     raise HostError("sampling is stuck")
 service.run_agent = stuck
@@ -183,4 +185,4 @@ cli.main()
         timeout=20,
         env={**os.environ, "TIDEGATE_AGENT_HOST_ID": "h1"},
     )
-    assert (done.returncode, done.stderr) == (69, "tidegate-agent: sampling is stuck\n")
+    assert (done.returncode, done.stderr) == (1, "tidegate-agent: sampling is stuck\n")

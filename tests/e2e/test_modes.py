@@ -76,8 +76,8 @@ def test_status_vms_and_why_are_for_programs_and_for_people(ring: Any) -> None:
 
 def test_what_does_not_exist_is_refused_with_its_own_exit_code(ring: Any, program: Any) -> None:
     unknown = ring.agent(HOST, "why", "nobody")
-    assert unknown.returncode == 77 and "unknown_vm" in unknown.stderr and "Traceback" not in unknown.stderr
+    assert unknown.returncode == 3 and "unknown_vm" in unknown.stderr and "Traceback" not in unknown.stderr
     wrong = ring.agent(HOST, "mode", "turbo")
-    assert wrong.returncode == 78 and "predictive" in wrong.stderr
+    assert wrong.returncode == 2 and "predictive" in wrong.stderr
     nobody = program("agent", "status", "--socket", str(ring.socket(HOST)) + ".none")
-    assert nobody.returncode == 69 and "is tidegate-agent running?" in nobody.stderr
+    assert nobody.returncode == 4 and "is tidegate-agent running?" in nobody.stderr

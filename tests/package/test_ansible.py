@@ -131,6 +131,23 @@ def test_units_start_what_was_installed(root: Path, unit: str, command: str) -> 
         assert f"\n{line}" in text
 
 
+def test_manual_page_and_completion_are_installed(root: Path) -> None:
+    assert (root / "usr/local/share/man/man8/tidegate-agent.8").read_text().startswith(".TH TIDEGATE\\-AGENT 8")
+    assert "_TIDEGATE_AGENT_COMPLETE=bash_complete" in (root / "etc/bash_completion.d/tidegate-agent").read_text()
+
+
+def test_the_agent_s_sandbox_allows_what_it_does(root: Path) -> None:
+    text = (root / "etc/systemd/system/tidegate-agent.service").read_text()
+    for line in (
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "RestartPreventExitStatus=2 78",
+        "CapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
+        "SystemCallFilter=@system-service bpf perf_event_open",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+    ):
+        assert f"\n{line}\n" in text
+
+
 def test_namespace_drop_in_comes_with_the_setting(root: Path) -> None:
     assert "CAP_SYS_ADMIN" in (root / "etc/systemd/system/tidegate-agent.service.d/namespace.conf").read_text()
 

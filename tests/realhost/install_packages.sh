@@ -1,9 +1,10 @@
 #!/bin/sh
 # install_packages.sh: what the real-host tests need on Debian 12 or a later relative, as root. Changes nothing when all is there.
+# prometheus is there for its promtool.
 # libvirt-daemon-system is left out on purpose (it upgrades systemd); the one thing needed from it is the user libvirt-qemu.
 set -eu
 packages="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev qemu-system-x86 qemu-utils pkg-config gcc libc6-dev
-  busybox-static cpio kmod iproute2"
+  busybox-static cpio kmod iproute2 prometheus"
 missing=
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

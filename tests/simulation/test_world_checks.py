@@ -25,7 +25,7 @@ from coordinator.gateway import sessions
 from shared.plan import Step, StepKind
 from shared.refusal import RefusalCode
 
-SEED = 4
+SEED = 2
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -36,7 +36,7 @@ def test_an_unbroken_world_reports_nothing() -> None:
 
 
 def guard_lets_all_pass(patch: pytest.MonkeyPatch) -> None:
-    def check(_: Guard, step: Step, view: View, _now_ns: int) -> Verdict:
+    def check(_: Guard, step: Step, view: View, _now_ns: int, **_how: bool) -> Verdict:
         """Only what would break the actuator itself is still refused."""
         free = view.domain is not None and view.in_force is not None and not view.busy and step.kind is not StepKind.VCPUS
         return Verdict(value=step.value) if free else Verdict(value=None, code=RefusalCode.VM_BUSY, detail="", wait_ns=1)
@@ -46,6 +46,22 @@ def guard_lets_all_pass(patch: pytest.MonkeyPatch) -> None:
 
 def guard_forgets_commit_limits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Guard, "_within_commit", lambda *_: None)
+
+
+def guard_forgets_what_was_of_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_too_soon", lambda *_: None)
+
+
+def guard_takes_long_strides(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_stride", lambda *_: 2**60)
+
+
+def guard_forgets_the_hour(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_hourly", lambda *_: None)
+
+
+def guard_knows_no_budget(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "_budget", lambda *_: None)
 
 
 def gateway_acknowledges_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -63,16 +79,15 @@ def gateway_takes_frames_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def agent_believes_the_link_is_up(patch: pytest.MonkeyPatch) -> None:
-    def allowance(mode, *, link_up, plan_live):  # type: ignore[no-untyped-def]
-        return autonomy.allowance(mode, link_up=True, plan_live=plan_live)
+    def allowance(mode, **known):  # type: ignore[no-untyped-def]
+        return autonomy.allowance(mode, **{**known, "link_up": True})
 
     patch.setattr("agent.core.allowance", allowance)
 
 
 def agent_acts_in_observe(patch: pytest.MonkeyPatch) -> None:
-    def allowance(mode, *, link_up, plan_live):  # type: ignore[no-untyped-def]
-        given = autonomy.allowance(mode, link_up=link_up, plan_live=plan_live)
-        return replace(given, shadow=False)
+    def allowance(mode, **known):  # type: ignore[no-untyped-def]
+        return replace(autonomy.allowance(mode, **known), shadow=False)
 
     patch.setattr("agent.core.allowance", allowance)
 
@@ -128,6 +143,11 @@ def folder_counts_repeats(patch: pytest.MonkeyPatch) -> None:
     [
         (guard_lets_all_pass, "floor"),
         (guard_forgets_commit_limits, "the commit limit is"),
+        (guard_forgets_what_was_of_late, "times within"),
+        (guard_forgets_what_was_of_late, "cut within a minute"),
+        (guard_takes_long_strides, "in one step"),
+        (guard_forgets_the_hour, "within an hour"),
+        (guard_knows_no_budget, "without a plan"),
         (gateway_acknowledges_at_once, "acknowledged and not durable"),
         (gateway_takes_frames_twice, "logged twice"),
         (agent_believes_the_link_is_up, "without a coordinator"),

@@ -31,6 +31,7 @@ class FleetDouble:
         self.cycle = 412
         self.sent: list[tuple[str, object, str]] = []
         self.pinned = {"kvm-02"}
+        self.paused: set[str | None] = set()
         self.broken: Exception | None = None
         self.is_ready = (True, "ready")
         self.modes = {f"kvm-{h + 1:02}": Mode.PREDICTIVE if h % 2 else Mode.REACTIVE for h in range(hosts)}
@@ -101,6 +102,9 @@ class FleetDouble:
             mode=self.modes[host_id],
             mode_pinned=host_id in self.pinned,
             mode_ordered=None,
+            paused=None in self.paused or host_id in self.paused,
+            paused_by=("coordinator",) if host_id in self.paused else (),
+            vms_yielded=0,
             capacity=HostCapacity(
                 cpu_millicores=16_000,
                 memory_bytes=64 * GIB,
@@ -277,6 +281,10 @@ class FleetDouble:
         move = Move(vm_id="vm-01-01", from_host="kvm-01", to_host="kvm-04", gain=4.1, cost=1.3, why="peaks at 14:00 with vm-01-00")
         placed = Placement(shard=0, moves=(move,), objective=17.2, incumbent=20.0, bound=16.9, status="feasible", wall_ms=96.0)
         return vw.MoveAdvice(solved_s=float(self.now_s), placements=(placed,))
+
+    async def set_pause(self, host_id: str | None, paused: bool, actor: str) -> vw.PauseView:
+        (self.paused.add if paused else self.paused.discard)(host_id)
+        return vw.PauseView(fleet=None in self.paused, hosts=tuple(sorted(name for name in self.paused if name is not None)))
 
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> vw.HostView:
         if host_id in self.pinned:

@@ -40,7 +40,12 @@ Client = TestClient[Litestar]
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
 NAMES = st.sampled_from(["vcpus", "memory_bytes", "cpu_quota_millicores", "dry_run", "x"])
 JSON = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=5) | SCALARS
-WRITES = [("PUT", "/api/v1/hosts/kvm-01/mode", {"mode": "off"}), ("POST", f"{VM}/resources", {"vcpus": 2})]
+WRITES = [
+    ("PUT", "/api/v1/hosts/kvm-01/mode", {"mode": "off"}),
+    ("PUT", "/api/v1/hosts/kvm-01/pause", {"paused": True}),
+    ("PUT", "/api/v1/fleet/pause", {"paused": True}),
+    ("POST", f"{VM}/resources", {"vcpus": 2}),
+]
 GOOD_NAMES, BAD_NAMES = ("127.0.0.1:8080", "LOCALHOST", "[::1]:80"), ("evil.example", "127.0.0.1.evil.example:80", "")
 LOOPBACK, REACHABLE = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0", "10.0.0.1", "kvm.example")
 
@@ -331,6 +336,19 @@ def test_modes(client: Client, fleet: Any) -> None:
     found = problem(client.put("/api/v1/hosts/kvm-01/mode", json={"mode": "turbo"}, headers=BEARER), 400, "invalid_value")
     assert (found["value"], found["allowed"]) == ("turbo", "off, observe, reactive, predictive")
     problem(client.put("/api/v1/hosts/kvm-99/mode", json={"mode": "off"}, headers=BEARER), 404, "host_unknown_state")
+
+
+def test_kill_switch(client: Client, fleet: Any) -> None:
+    response = client.put("/api/v1/hosts/kvm-01/pause", json={"paused": True}, headers=BEARER)
+    assert (response.status_code, response.json()) == (200, {"fleet": False, "hosts": ["kvm-01"]})
+    assert client.get("/api/v1/hosts/kvm-01").json()["paused"] is True
+    response = client.put("/api/v1/fleet/pause", json={"paused": True}, headers=BEARER)
+    assert response.json() == {"fleet": True, "hosts": ["kvm-01"]}
+    assert client.get("/api/v1/hosts/kvm-02").json()["paused"] is True
+    client.put("/api/v1/fleet/pause", json={"paused": False}, headers=BEARER)
+    assert client.get("/api/v1/hosts/kvm-02").json()["paused"] is False
+    problem(client.put("/api/v1/fleet/pause", json={"paused": "maybe"}, headers=BEARER), 400, "invalid_value")
+    problem(client.put("/api/v1/hosts/kvm-99/pause", json={"paused": True}, headers=BEARER), 404, "host_unknown_state")
 
 
 # -- the edge

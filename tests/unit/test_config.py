@@ -181,3 +181,9 @@ def test_check_command_tells_good_from_bad(tmp_path: Path, capsys: pytest.Captur
     assert "unknown setting 'ray'" in capsys.readouterr().err
     assert check(["fleet", str(path)]) == EXIT_CONFIG
     assert capsys.readouterr().err.startswith("usage:")
+
+
+def test_the_example_is_valid_and_says_what_it_says() -> None:
+    config = load(Path(__file__).parents[2] / "deploy" / "examples" / "agent.toml", AgentConfig, {}, AGENT_PREFIX)
+    assert (config.host_id, config.guard.foreign_yield_s, config.exporter_vm_series) == ("kvm-1.example", 7200, True)
+    assert config.migration.uri_of("kvm-2.example") == "qemu+tls://kvm-2.example/system"

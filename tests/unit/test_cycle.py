@@ -8,13 +8,15 @@ from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
-from coordinator.model import LEVELS, BucketBlock, ForecastBlock
+from coordinator.model import LEVELS, BucketBlock, ForecastBlock, VmState
 from coordinator.planning.adjust import Adjustment
 from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.turns import RECENT_BUCKETS
 from shared.config import CycleConfig
 from shared.errors import Refusal
-from shared.messages import Hello, Inventory, Status
+from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import Domain, HostSample, Mode, Policy, VmSample
+from shared.plan import Outcome, OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, CPU, GIB, MIB, NS_PER_S
 
@@ -149,3 +151,22 @@ def test_orders_of_an_operator() -> None:
     with pytest.raises(Refusal) as refusal:
         observing.adjust("vm-1", Adjustment(vcpus=4), now_ns, dry_run=False)
     assert refusal.value.code is RefusalCode.MODE_FORBIDS
+
+
+def test_the_view_knows_of_each_lever_whether_a_shrink_would_turn_and_the_peak_of_the_last_hour() -> None:
+    cycle = started(Mode.PREDICTIVE)
+    step = Step(id="s", vm_id="vm-1", kind=StepKind.CPU_QUOTA, value=1200, before=1000, deadline_ns=1)
+    grown = Outcome(step=step, state=OutcomeState.VERIFIED, value=1200, finished_ns=T0 * NS_PER_S)
+    cycle.handle(cy.AgentSaid(host_id="h", message=Outcomes(boot_id="b", sequence=1, outcomes=(grown,))), T0 * NS_PER_S)
+
+    def seen(bucket: int) -> VmState:
+        at_s = T0 + bucket * BUCKET_S
+        cycle.handle(sample(at_s + 5), (at_s + 5) * NS_PER_S)
+        cycle.handle(cy.Tick(), (at_s + BUCKET_S + 11) * NS_PER_S)
+        return cycle.fleet.view(cycle.bucket, (at_s + BUCKET_S + 11) * NS_PER_S)[0].vms[0]
+
+    vm = seen(0)
+    assert [turns.turning for turns in vm.turns] == [r == CPU for r in range(5)]
+    assert vm.recent_peak[CPU] == 400
+    cycle.fleet.vms["vm-1"].peaks[0][CPU] = 900.0
+    assert [seen(bucket).recent_peak[CPU] for bucket in range(1, RECENT_BUCKETS + 1)] == [900.0] * (RECENT_BUCKETS - 1) + [400.0]

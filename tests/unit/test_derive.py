@@ -46,11 +46,63 @@ def sample_of(before: RawVm, now: RawVm, seconds: float = 5.0) -> VmSample:
         ("cpu_used_ns_total", 5, 4, "cpu_used_millicores", None),  # the counter was reset
         ("cpu_used_ns_total", None, 4, "cpu_used_millicores", None),
         ("cpu_used_ns_total", 4, None, "cpu_used_millicores", None),
+        ("psi_io_full_us_total", 0, 500_000, "psi_io_full_permille", 100),
+        ("disk_read_ops_total", 0, 50, "disk_read_ops_per_s", 10),
+        ("disk_write_ops_total", 5, 30, "disk_write_ops_per_s", 5),
+        ("guest_oom_kills_total", 3, 5, "guest_oom_kills", 2),
+        ("guest_oom_kills_total", 3, 0, "guest_oom_kills", None),  # the guest was booted anew
+        ("dirty_bytes_per_s", None, 7, "dirty_bytes_per_s", 7),
+        ("memory_high_bytes", None, UNLIMITED, "memory_high_bytes", UNLIMITED),
+        ("cpu_period_us", 100_000, 50_000, "cpu_period_us", 50_000),
         ("swap_bytes_total", 0, 2**64 - 1, "memory_swap_bytes_per_s", None),  # no guest swaps that fast
     ],
 )
 def test_two_counters_make_one_rate(raw: str, before: int | None, now: int | None, field: str, expected: int | None) -> None:
     assert getattr(sample_of(vm(**{raw: before}), vm(**{raw: now})), field) == expected
+
+
+def test_disk_latency_is_the_mean_over_the_operations_of_the_period() -> None:
+    before = vm(disk_read_ops_total=10, disk_write_ops_total=0, disk_read_time_ns_total=0, disk_write_time_ns_total=1_000_000)
+    now = vm(disk_read_ops_total=12, disk_write_ops_total=2, disk_read_time_ns_total=500_000, disk_write_time_ns_total=2_500_000)
+    assert sample_of(before, now).disk_latency_us == 500
+    assert sample_of(now, now).disk_latency_us is None, "no operation, no latency"
+    assert sample_of(vm(disk_read_ops_total=1), vm(disk_read_ops_total=2)).disk_latency_us is None
+
+
+def test_peak_is_the_looks_or_the_mean() -> None:
+    before, now = vm(cpu_used_ns_total=0, run_delay_ns_total=0), vm(cpu_used_ns_total=5 * NS_PER_S, run_delay_ns_total=NS_PER_S)
+    assert (sample_of(before, now).cpu_used_peak_millicores, sample_of(before, now).cpu_ready_peak_permille) == (None, None)
+    seen = msgspec.structs.replace(now, cpu_used_peak_millicores=1800, cpu_ready_peak_permille=100)
+    assert (sample_of(before, seen).cpu_used_peak_millicores, sample_of(before, seen).cpu_ready_peak_permille) == (1800, 200)
+
+
+def test_statistics_asked_for_ahead_have_their_own_time() -> None:
+    before, now = vm(disk_read_bytes_total=0, cpu_used_ns_total=0), vm(disk_read_bytes_total=4000, cpu_used_ns_total=5 * NS_PER_S)
+    first = host(0, before, statistics_monotonic_ns=0)
+    sample = derive(first, host(5, now, statistics_monotonic_ns=4 * NS_PER_S), {}).vms["web"]
+    assert (sample.disk_read_bytes_per_s, sample.cpu_used_millicores) == (1000, 1000)
+    again = derive(first, host(5, now, statistics_monotonic_ns=0), {}).vms["web"]
+    assert (again.disk_read_bytes_per_s, again.cpu_used_millicores) == (None, 1000)
+
+
+def test_host_totals() -> None:
+    totals = {"cpu_steal_ns_total": 0, "net_rx_bytes_total": 0, "net_tx_bytes_total": 0, "net_dropped_total": 1, "psi_io_some_us_total": 0}
+    now = {
+        "cpu_steal_ns_total": NS_PER_S,
+        "net_rx_bytes_total": 5000,
+        "net_tx_bytes_total": 10_000,
+        "net_dropped_total": 11,
+        "psi_io_some_us_total": 500_000,
+        "memory_overhead_bytes": 7,
+    }
+    sample = derive(host(0, **totals), host(5, **now), {})
+    assert (sample.cpu_steal_permille, sample.net_rx_bits_per_s, sample.net_tx_bits_per_s, sample.net_dropped_per_s) == (
+        200,
+        8000,
+        16_000,
+        2,
+    )
+    assert (sample.psi_io_some_permille, sample.memory_overhead_bytes) == (100, 7)
 
 
 def test_own_throttling_is_not_ready_time() -> None:
@@ -138,6 +190,16 @@ GAUGES = (
     "disk_limit_bytes_per_s",
     "net_rx_ceil_bits_per_s",
     "net_tx_ceil_bits_per_s",
+    "perf",
+    "kvm",
+    "vcpus_online",
+    "cpu_period_us",
+    "virtio_mem_bytes",
+    "dimm_bytes",
+    "memory_high_bytes",
+    "disk_ops_limit_per_s",
+    "disk_weight",
+    "net_tx_rate_bits_per_s",
 )
 READINGS = st.fixed_dictionaries({name: COUNTER for name in RawVm.__struct_fields__ if name not in GAUGES})
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.acting.guard import Guard, Verdict, View, dropping, held_back, short_of_memory
+from agent.acting.guard import Guard, Verdict, View
 from agent.acting.levers import bounds, charge, grows, shows
+from agent.acting.pressure import dropping, held_back, short_of_memory
 from shared.config import GuardConfig
 from shared.model import Capabilities, Domain, Policy, VmSample
 from shared.plan import Step, StepKind
@@ -174,3 +175,36 @@ def test_shown_is_near(kind: StepKind, want: int, got: int) -> None:
     assert shows(kind, want, want) and not shows(kind, want, None) and not shows(kind, UNLIMITED, got)
     if shows(kind, want, got):
         assert abs(want - got) <= max(want // 100, 2 * MIB)
+
+
+def test_a_kill_in_this_very_sample_is_relieved_in_spite_of_earlier_failures() -> None:
+    waiting = {"growth_waits_until_ns": NOW + 10 * NS_PER_S, "memory_bytes": 2 * GIB, "memory_sum_bytes": 2 * GIB}
+    grown = 2 * GIB + 64 * MIB
+    assert check(M, grown, view(2 * GIB, **waiting)).code is RefusalCode.BACKING_OFF
+    assert check(M, grown, view(2 * GIB, oom_at_ns=NOW, **waiting)).value == grown
+    assert check(M, grown, view(2 * GIB, oom_at_ns=NOW + 1, **waiting)).code is RefusalCode.BACKING_OFF  # of a clock set back
+
+
+def test_a_growth_clipped_to_what_counts_as_nothing_is_refused() -> None:
+    """64 MiB: one MiB more is within the balloon's rounding, though above one percent."""
+    small = {"memory_bytes": 64 * MIB, "memory_sum_bytes": 64 * MIB}
+    capped = check(M, 128 * MIB, view(64 * MIB, domain=policy(memory_ceiling_bytes=65 * MIB), **small))
+    assert (capped.value, capped.code) == (None, RefusalCode.ABOVE_CEILING)
+    full = check(M, 128 * MIB, view(64 * MIB, room=MIB, **small))
+    assert (full.value, full.code) == (None, RefusalCode.HOST_COMMIT_LIMIT)
+    fits = check(M, 128 * MIB, view(64 * MIB, room=3 * MIB, **small))
+    assert (fits.value, fits.code) == (67 * MIB, RefusalCode.HOST_COMMIT_LIMIT)
+
+
+@pytest.mark.parametrize(("room", "value"), [(100_000, 1_100_000), (99_999, None)])
+def test_less_room_than_a_hundredth_of_what_was_asked_is_none(room: int, value: int | None) -> None:
+    assert check(RX, 11_000_000, view(1_000_000, room=room)).value == value
+
+
+@pytest.mark.parametrize(("use", "least"), [(1819, 2), (1820, 3)])
+def test_vcpus_cover_use_and_margin_rounded_up(use: int, least: int) -> None:
+    """With the margin of a tenth: 2000 and 2002 millicores."""
+    guard = Guard(GuardConfig(working_set_margin_permille=100, cpu_shrink_max_permille=900))
+    domain = msgspec.structs.replace(DOMAIN, capabilities=Capabilities(vcpu_unplug=None))
+    seen = view(4, domain=domain, vcpus=4, reading=msgspec.structs.replace(CALM, cpu_used_millicores=use))
+    assert check(V, 1, seen, guard).value == least

@@ -45,6 +45,7 @@ FROM_COORDINATOR: tuple[msg.CoordinatorMessage, ...] = (
     msg.Ack(boot_id="b1", sequence=7),
     msg.SendPlan(plan=Plan(host_id="h1", epoch=1, sequence=1, issued_ns=0, deadline_ns=9, steps=(STEP,))),
     msg.SetMode(mode=Mode.REACTIVE),
+    msg.SetPause(paused=True),
     msg.Goodbye(reason="restart", retry_after_s=0),
 )
 

@@ -65,6 +65,64 @@ def test_vcpus_come_before_the_quota_that_needs_them() -> None:
     assert asks(VmSample(cpu_used_millicores=3900), cpu_quota=4000, vcpus=4) == []  # at the ceiling: nothing to ask
 
 
+def test_memory_high_of_ours_is_lifted_before_the_balloon_grows_and_nobody_elses() -> None:
+    high = StepKind.MEMORY_HIGH
+
+    def kinds(ours: set[StepKind], reading: VmSample, **in_force: int) -> list[tuple[StepKind, int, bool, str]]:
+        now = situation(**in_force)
+        now = Situation(now.in_force, BOUNDS, 4, 10**9, ours)
+        return [(a.kind, a.value, a.grow, a.reason) for a in RULE.asks(reading, now, Demand(), 0)]
+
+    pressed, calm_ = VmSample(psi_memory_some_permille=60), VmSample(memory_used_bytes=GIB)
+    growth = (M, 2 * GIB * 5 // 4, True, "pressure")
+    assert kinds({high}, pressed, memory_high=GIB) == [(high, UNLIMITED, True, "pressure"), growth]
+    assert kinds({M}, pressed, memory_high=GIB) == [growth]
+    assert kinds({high}, pressed, memory_high=UNLIMITED) == kinds({high}, pressed) == [growth]
+    assert kinds({high}, calm_, memory_high=GIB) == []
+    assert [k for k, *_ in kinds({high}, VmSample(cpu_used_millicores=900), memory_high=GIB)] == [Q]
+
+
+def test_an_oom_asks_at_once_and_says_so() -> None:
+    def asked(reading: VmSample, demand: Demand, **how: bool) -> list[tuple[StepKind, int, str]]:
+        return [(a.kind, a.value, a.reason) for a in RULE.asks(reading, situation(), demand, 0, **how)]
+
+    killed = VmSample(memory_used_bytes=GIB, guest_oom_kills=1)
+    assert asked(killed, Demand()) == asked(killed, Demand(), sustained=True) == [(M, 2 * GIB * 5 // 4, "guest_oom")]
+    assert asked(VmSample(memory_used_bytes=GIB, guest_oom_kills=0), Demand()) == []
+    assert asked(VmSample(cpu_used_millicores=1000, guest_oom_kills=1), Demand(), sustained=True) == [(M, 2 * GIB * 5 // 4, "guest_oom")]
+
+
+def test_alone_growth_needs_two_samples_in_a_row() -> None:
+    demand = Demand()
+
+    def asked(use: int, now_s: int, sustained: bool = True) -> list[StepKind]:
+        return [a.kind for a in RULE.asks(VmSample(cpu_used_millicores=use), situation(), demand, now_s * NS_PER_S, sustained=sustained)]
+
+    assert asked(900, 0) == [] and asked(900, 5) == [Q] and asked(900, 10) == [Q]
+    assert asked(100, 15) == [] and asked(900, 20) == []  # one odd sample breaks the row
+    assert asked(900, 25) == [Q]
+    assert asked(100, 30, sustained=False) == [] and asked(900, 35, sustained=False) == [Q]
+    assert asked(900, 40) == [Q]  # what was seen before the link went counts
+
+
+@pytest.mark.parametrize("felt", [{"psi_memory_some_permille": 60}, {"memory_swap_bytes_per_s": MIB}, {"guest_oom_kills": 1}])
+def test_alone_only_memory_that_is_felt_missing_comes_on_the_first_sample(felt: dict[str, int]) -> None:
+    def asked(**reading: int) -> list[StepKind]:
+        return [a.kind for a in RULE.asks(VmSample(**reading), situation(), Demand(), 0, sustained=True)]
+
+    assert asked(memory_used_bytes=GIB, **felt) == [M]
+    assert asked(memory_used_bytes=2 * GIB) == []  # much used, nothing missing
+    assert asked(cpu_used_millicores=1000, cpu_throttled_permille=900, **felt) == [M]
+    assert asked(net_tx_bits_per_s=100_000_000, net_tx_dropped_per_s=50) == []
+
+
+def test_alone_shrinks_do_not_wait_for_a_second_sample() -> None:
+    demand = Demand()
+    calm(demand, 1795)
+    reading = VmSample(cpu_used_millicores=300)
+    assert [a.kind for a in RULE.asks(reading, situation(), demand, 1800 * NS_PER_S, sustained=True)] == [Q]
+
+
 def test_the_climb_doubles_while_the_limit_is_felt_and_starts_again_after() -> None:
     demand, limit, seen = Demand(), 1000, []
     for n in range(4):
@@ -151,3 +209,103 @@ def test_asks_stay_within_bounds_and_grow_when_they_say_so(use: int, throttled: 
     for ask in asked:
         low, high = BOUNDS[ask.kind]
         assert low <= ask.value <= high and ask.grow and ask.value > now.in_force[ask.kind]
+
+
+def whole(reading: VmSample, demand: Demand | None = None, now_s: int = 0, **in_force: int) -> list[Ask]:
+    return RULE.asks(reading, situation(**in_force), demand or Demand(), now_s * NS_PER_S)
+
+
+def test_an_ask_says_its_direction_and_its_reason() -> None:
+    assert whole(VmSample(net_rx_bits_per_s=9 * 10**7)) == [Ask(RX, 112_500_000, True, "high_use")]
+    assert whole(VmSample(cpu_used_millicores=500, cpu_throttled_permille=20)) == [Ask(Q, 1250, True, "pressure")]
+    assert whole(VmSample(memory_used_bytes=GIB, guest_oom_kills=1)) == [Ask(M, 2 * GIB * 5 // 4, True, "guest_oom")]
+    assert whole(VmSample(cpu_used_millicores=1900), cpu_quota=2000) == [Ask(V, 3, True, "high_use"), Ask(Q, 2375, True, "high_use")]
+    demand = Demand()
+    calm(demand, 1795, use=301)
+    assert whole(VmSample(cpu_used_millicores=301), demand, 1800) == [Ask(Q, 376, False, "low_use")]  # whole millicores
+
+
+@pytest.mark.parametrize(
+    ("in_force", "use", "expected"),
+    [
+        ({Q: 1000}, 900, [(Q, 1125)]),  # vCPUs not known: the quota alone
+        ({Q: UNLIMITED}, 900, []),  # nothing is known to run into
+        ({Q: UNLIMITED, V: 2}, 1699, []),
+        ({Q: UNLIMITED, V: 2}, 1700, [(V, 3)]),  # 85 % of two
+        ({Q: 4000, V: 2}, 1699, []),
+        ({Q: 4000, V: 2}, 1700, [(V, 3)]),
+        ({V: 2}, 1700, [(V, 3)]),
+        ({Q: 1800, V: 2}, 1600, [(Q, 2000)]),  # two are enough for that
+        ({Q: 1800, V: 2}, 1601, [(V, 3), (Q, 2001)]),  # one millicore more is a third
+    ],
+)
+def test_what_cpu_use_runs_into(in_force: dict[StepKind, int], use: int, expected: list[tuple[StepKind, int]]) -> None:
+    now = Situation(in_force, BOUNDS, 4, 10**9)
+    assert [(a.kind, a.value) for a in RULE.asks(VmSample(cpu_used_millicores=use), now, Demand(), 0)] == expected
+
+
+def test_the_trigger_is_met_to_the_bit() -> None:
+    assert asks(VmSample(net_rx_bits_per_s=84_999_999)) == []
+    assert asks(VmSample(net_rx_bits_per_s=85_000_000)) == [(RX, 106_250_000)]
+
+
+def test_at_the_ceiling_there_is_nothing_to_ask_for() -> None:
+    assert asks(VmSample(memory_used_bytes=8 * GIB, psi_memory_some_permille=60), memory=8 * GIB) == []
+    assert asks(VmSample(net_rx_bits_per_s=950_000_000), net_rx=UNLIMITED) == []
+    assert asks(VmSample(memory_used_bytes=GIB), memory=0) == []  # no limit at all is none to judge by
+
+
+@pytest.mark.parametrize(
+    ("limit", "use", "expected"),
+    [(10**8, 72_000_000, []), (10**8, 71_999_999, [(RX, 89_999_998)]), (UNLIMITED, 71_999_999, [(RX, 89_999_998)])],
+)
+def test_a_shrink_gains_more_than_a_tenth_and_an_unlimited_nic_counts_as_all_there_is(
+    limit: int, use: int, expected: list[tuple[StepKind, int]]
+) -> None:
+    demand, last = Demand(), list[tuple[StepKind, int]]()
+    for now in range(0, 1801, 5):
+        last = asks(VmSample(net_rx_bits_per_s=use), demand, now, net_rx=limit)
+    assert last == expected
+
+
+@pytest.mark.parametrize(("pause_s", "kept"), [(0, True), (180, True), (181, False)])
+def test_a_tenth_of_the_window_without_a_sample_is_no_gap_yet(pause_s: int, kept: bool) -> None:
+    demand = Demand()
+    calm(demand, 1800)
+    assert calm(demand, 0, start_s=1800 + pause_s) == ([(Q, 375)] if kept else [])
+
+
+def test_ever_smaller_demands_take_one_entry_a_slot() -> None:
+    window, track = 1800 * NS_PER_S, Track()
+    for second in range(3600):
+        track.observe(10_000 - second, window, second * NS_PER_S)
+        assert len(track._falling) <= SLOTS + 1
+    assert track.peak(window) == 10_000 - 1740  # of the oldest slot that the window still touches
+
+
+def test_a_shrink_that_would_be_a_turn_looks_at_a_longer_window() -> None:
+    """Busy until minute 5, idle after it: a lever that shrank last follows after ten minutes, one that grew last after half an hour."""
+    rule = ReactiveRule(ReactiveConfig(shrink_window_s=600, turn_window_s=1800))
+
+    def first_shrink_s(growing: frozenset[StepKind]) -> int | None:
+        demand = Demand()
+        where = Situation(situation().in_force, BOUNDS, 4, 10**9, growing=growing)
+        for now_s in range(0, 7200, 5):
+            use = 800 if now_s < 300 else 200
+            found = rule.asks(VmSample(cpu_used_millicores=use), where, demand, now_s * NS_PER_S)
+            if found:
+                assert [(a.kind, a.value, a.grow) for a in found] == [(Q, 250, False)]
+                return now_s
+        return None
+
+    eager, patient = first_shrink_s(frozenset()), first_shrink_s(frozenset({Q}))
+    assert eager is not None and 900 <= eager <= 940  # the window and at most two of its slots after the last busy sample
+    assert patient is not None and 2100 <= patient <= 2220
+    assert first_shrink_s(frozenset({M})) == eager
+
+
+def test_a_turn_never_looks_at_less_than_any_shrink() -> None:
+    rule, demand = ReactiveRule(ReactiveConfig(shrink_window_s=600, turn_window_s=60)), Demand()
+    where = Situation(situation().in_force, BOUNDS, 4, 10**9, growing=frozenset({Q}))
+    asked = [bool(rule.asks(VmSample(cpu_used_millicores=200), where, demand, s * NS_PER_S)) for s in range(0, 605, 5)]
+    assert asked == [False] * 120 + [True]

@@ -9,20 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters.kernel_files import RootedFiles
+from agent.sampling.block import GroupWeight
 from agent.sampling.cgroup import (
-    CpuReading,
     VmGroups,
     below,
     domain_group,
     locate,
-    parse_cpu_max,
     parse_mountinfo,
     parse_proc_cgroup,
     quota_millicores,
-    read_cpu,
     shares_of_weight,
     weight_of_shares,
 )
+from agent.sampling.files import KernelFiles
+from agent.sampling.group_cpu import CpuReading, CpuStat, GroupCpu, parse_cpu_max, parse_cpu_stat
+from agent.sampling.memory import GroupMemory, MemoryReading
 from shared.units import UNLIMITED
 
 PID = 8568
@@ -51,6 +52,10 @@ def build(root: Path, mounts: str, cgroup: str, files: dict[str, str]) -> Rooted
     return RootedFiles(proc=root / "proc", sys=root / "sys", cgroup=root / "cgroup")
 
 
+def read_cpu(files: KernelFiles, groups: VmGroups) -> CpuReading:
+    return GroupCpu(files, groups).read()
+
+
 def v1_group(path: str, quota: int, throttled: int, shares: int = 1024) -> dict[str, str]:
     return {
         f"{path}/cpu.cfs_quota_us": f"{quota}\n",
@@ -74,7 +79,7 @@ def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
     )
     files = build(
         tmp_path,
-        HYBRID_MOUNTS,
+        HYBRID_MOUNTS + "34 31 0:31 / /sys/fs/cgroup/blkio rw,relatime - cgroup cgroup rw,blkio\n",
         cgroup,
         v1_group(f"cpu/{PLAIN}", -1, 1000, shares=2048)
         | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 200)
@@ -83,8 +88,21 @@ def test_hybrid_as_libvirt_uses_it_without_systemd(tmp_path: Path) -> None:
         | {"cpuacct/cpuacct.usage": "1\n", f"unified/{PLAIN}/cpu.stat": "usage_usec 3539520\nuser_usec 3330125\nnice_usec 0\n"},
     )
     groups = locate(files, PID)
-    assert groups == VmGroups(cpu=(tmp_path / "cgroup/cpu" / PLAIN,), unified=tmp_path / "cgroup/unified" / PLAIN)
-    expected = CpuReading(used_ns_total=3_539_520_000, throttled_ns_total=1230, quota_millicores=500, shares=2048)
+    assert groups == VmGroups(
+        cpu=(tmp_path / "cgroup/cpu" / PLAIN,),
+        unified=tmp_path / "cgroup/unified" / PLAIN,
+        memory=(tmp_path / "cgroup/memory/own/group" / PLAIN,),
+        disk=tmp_path / "cgroup/blkio" / PLAIN,
+    )
+    expected = CpuReading(
+        used_ns_total=3_539_520_000,
+        throttled_ns_total=1230,
+        periods_total=3 * 336,
+        throttled_periods_total=3 * 335,
+        quota_millicores=500,
+        period_us=100_000,
+        shares=2048,
+    )
     assert read_cpu(files, groups) == expected
 
 
@@ -100,8 +118,17 @@ def test_v2_with_systemd(tmp_path: Path) -> None:
     )
     groups = locate(files, PID)
     inner = tmp_path / "cgroup" / SCOPE / "libvirt"
-    assert groups == VmGroups(cpu=(inner, inner.parent), cpu_is_v2=True, unified=inner)
-    expected = CpuReading(used_ns_total=1_000_000_000, throttled_ns_total=128_000, quota_millicores=600, shares=2048)
+    both = (inner, inner.parent)
+    assert groups == VmGroups(cpu=both, cpu_is_v2=True, unified=inner, memory=both, memory_is_v2=True, disk=inner.parent)
+    expected = CpuReading(
+        used_ns_total=1_000_000_000,
+        throttled_ns_total=128_000,
+        periods_total=4 * 336,
+        throttled_periods_total=4 * 335,
+        quota_millicores=600,
+        period_us=100_000,
+        shares=2048,
+    )
     assert read_cpu(files, groups) == expected
 
 
@@ -115,14 +142,59 @@ def test_pure_v1_with_joined_controllers(tmp_path: Path) -> None:
     )
     groups = locate(files, PID)
     assert groups.cpuacct == groups.cpu[0] == tmp_path / "cgroup" / where
-    assert read_cpu(files, groups) == CpuReading(used_ns_total=77, throttled_ns_total=4, quota_millicores=UNLIMITED, shares=1024)
+    expected = CpuReading(
+        used_ns_total=77,
+        throttled_ns_total=4,
+        periods_total=2 * 336,
+        throttled_periods_total=2 * 335,
+        quota_millicores=UNLIMITED,
+        period_us=100_000,
+        shares=1024,
+    )
+    assert read_cpu(files, groups) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "weight"),
+    [
+        ({"io.weight": "default 100\n"}, 100),
+        ({"io.weight": "default 300\n8:0 200\n"}, 300),
+        ({"io.weight": "default 300\n", "io.bfq.weight": "default 700\n"}, 700),
+        ({"io.bfq.weight": "600\n"}, 600),
+        ({"blkio.weight": "500\n"}, 500),
+        ({"blkio.bfq.weight": "400\n", "blkio.weight": "500\n"}, 400),
+        ({"io.weight": "\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_disk_weight_is_read_where_libvirt_sets_it(tmp_path: Path, texts: dict[str, str], weight: int | None) -> None:
+    files = RootedFiles(cgroup=tmp_path)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    kept = GroupWeight(files, VmGroups(disk=tmp_path))
+    assert kept.read() == weight
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.replace("00", "01"))
+    assert kept.read() == (None if weight is None else weight + 1), "somebody changed it"
+    kept.close()
+    assert GroupWeight(files, VmGroups()).read() is None
+
+
+def test_a_disk_weight_that_comes_later_is_found_when_looked_for_again(tmp_path: Path) -> None:
+    kept = GroupWeight(RootedFiles(cgroup=tmp_path), VmGroups(disk=tmp_path))
+    assert kept.read() is None
+    (tmp_path / "io.weight").write_text("default 100\n")
+    assert kept.read() is None
+    kept.retry()
+    assert kept.read() == 100
+    kept.close()
 
 
 def test_a_group_shared_with_others_is_nobodys(tmp_path: Path) -> None:
     files = build(tmp_path, V2_MOUNTS, "0::/user.slice/user-1000.slice/session-1.scope\n", {"cpu.stat": V2_STAT.format(5, 5)})
-    assert locate(files, PID) == VmGroups(cpu_is_v2=True)
+    assert locate(files, PID) == VmGroups(cpu_is_v2=True, memory_is_v2=True)
     assert read_cpu(files, locate(files, PID)) == CpuReading()
-    assert locate(files, 1) == VmGroups(cpu_is_v2=True)
+    assert locate(files, 1) == VmGroups(cpu_is_v2=True, memory_is_v2=True)
 
 
 def test_v2_without_the_cpu_controller_has_usage_and_no_limits(tmp_path: Path) -> None:
@@ -214,12 +286,111 @@ def test_quota_millicores(per_vcpu: list[float], overall: list[float], expected:
 
 
 def test_cpu_max_and_proc_cgroup() -> None:
-    assert parse_cpu_max("20000 100000\n") == 0.2
-    assert parse_cpu_max("max 100000\n") == float("inf")
-    assert parse_cpu_max("") is parse_cpu_max("5 0") is parse_cpu_max("x 100000") is None
+    assert parse_cpu_max(b"20000 100000\n") == (0.2, 100_000)
+    assert parse_cpu_max(b"max 50000\n") == (float("inf"), 50_000)
+    assert parse_cpu_max(b"") is parse_cpu_max(b"5 0") is parse_cpu_max(b"x 100000") is None
+    assert parse_cpu_stat(V1_STAT.format(9).encode()) == CpuStat(periods=336, throttled_periods=335, throttled_ns=9)
+    assert parse_cpu_stat(V2_STAT.format(4, 9).encode()) == CpuStat(used_ns=4000, periods=336, throttled_periods=335, throttled_ns=9000)
+    assert parse_cpu_stat(b"") == parse_cpu_stat(b"odd line here\n") == CpuStat()
     assert parse_proc_cgroup("3:cpu,cpuacct:/a:b\n0::/c\nrubbish\n") == {"cpu": "/a:b", "cpuacct": "/a:b", "": "/c"}
 
 
 @given(st.integers(1, 10_000))
 def test_weights_survive_the_way_through_shares(weight: int) -> None:
     assert weight_of_shares(shares_of_weight(weight)) == weight
+
+
+def test_a_vcpu_that_is_added_counts_at_once(tmp_path: Path) -> None:
+    files = build(
+        tmp_path, HYBRID_MOUNTS, f"1:cpu:/{PLAIN}/emulator\n", v1_group(f"cpu/{PLAIN}", -1, 0) | v1_group(f"cpu/{PLAIN}/vcpu0", 25_000, 7)
+    )
+    cpu = GroupCpu(files, locate(files, PID))
+    assert (cpu.read().quota_millicores, cpu.vcpu_groups) == (250, 1)
+    for name, text in v1_group(f"cpu/{PLAIN}/vcpu1", 50_000, 8).items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    reading = cpu.read()
+    assert (reading.quota_millicores, reading.throttled_ns_total, cpu.vcpu_groups) == (750, 15, 2)
+    (tmp_path / f"cgroup/cpu/{PLAIN}/cpu.cfs_quota_us").write_text("60000\n")
+    assert cpu.read().quota_millicores == 600, "a change by somebody else shows in the next reading"
+    assert cpu.read_use(with_throttling=True) == (None, 15)
+    assert cpu.read_use(with_throttling=False) == (None, None)
+    kept = files.kept
+    cpu.close()
+    assert (kept > 10, files.kept) == (True, 0)
+
+
+def test_throttling_stands_still_without_a_quota_and_counts_with_the_first_one(tmp_path: Path) -> None:
+    files = build(
+        tmp_path, HYBRID_MOUNTS, f"1:cpu:/{PLAIN}/emulator\n", v1_group(f"cpu/{PLAIN}", -1, 0) | v1_group(f"cpu/{PLAIN}/vcpu0", -1, 7)
+    )
+    vcpu = tmp_path / "cgroup/cpu" / PLAIN / "vcpu0"
+    cpu = GroupCpu(files, locate(files, PID))
+
+    def throttled(quota: int, counted: int) -> int | None:
+        (vcpu / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (vcpu / "cpu.stat").write_text(V1_STAT.format(counted))
+        return cpu.read().throttled_ns_total
+
+    assert throttled(-1, 7) == 7
+    assert (cpu.read().quota_millicores, cpu.read().period_us) == (UNLIMITED, 100_000)
+    assert throttled(-1, 8) == 7, "not read: there is nothing that could have throttled"
+    assert throttled(25_000, 20) == 20
+    assert throttled(25_000, 30) == cpu.read_use(with_throttling=True)[1] == 30
+    assert throttled(-1, 35) == 35, "what came before the quota went"
+    assert throttled(-1, 36) == 35
+    cpu.retry()
+    assert cpu.read().throttled_ns_total == 36
+    cpu.close()
+
+
+def test_a_look_at_v2_reads_the_use(tmp_path: Path) -> None:
+    files = build(tmp_path, V2_MOUNTS, f"0::/{SCOPE}/libvirt/emulator\n", v2_group(f"{SCOPE}/libvirt", "max", 0, usage=1000))
+    cpu = GroupCpu(files, locate(files, PID))
+    assert cpu.read().used_ns_total == 1_000_000
+    (tmp_path / f"cgroup/{SCOPE}/libvirt/cpu.stat").write_text(V2_STAT.format(3000, 0))
+    assert cpu.read_use(with_throttling=False) == (3_000_000, None)
+    assert cpu.read_use(with_throttling=True) == (3_000_000, 0)
+    assert cpu.read().used_ns_total == 3_000_000
+    cpu.close()
+
+
+def test_memory_stat_is_read_when_the_size_or_a_stall_says_so(tmp_path: Path) -> None:
+    texts = {"memory.current": "50\n", "memory.stat": "anon 30\nfile 9\n", "memory.events": "high 0\n", "memory.high": "max\n"}
+    files = build(tmp_path, V2_MOUNTS, f"0::/{SCOPE}/libvirt/emulator\n", {f"{SCOPE}/libvirt/{name}": text for name, text in texts.items()})
+    group = tmp_path / "cgroup" / SCOPE / "libvirt"
+    memory = GroupMemory(files, VmGroups(memory=(group,), memory_is_v2=True))
+
+    def anon(written: int, current: int, stalled_us: int | None) -> int | None:
+        (group / "memory.stat").write_text(f"anon {written}\nfile 9\n")
+        (group / "memory.current").write_text(f"{current}\n")
+        return memory.read(stalled_us).stat.anon_bytes
+
+    assert anon(30, 50, 7) == 30
+    assert anon(31, 50, 7) == 30
+    assert anon(32, 50, 8) == 32
+    assert anon(33, 51, 8) == 33
+    assert anon(34, 51, None) == 34
+    assert anon(35, 51, None) == 35, "who cannot see stalls reads every time"
+    memory.close()
+
+
+def test_memory_of_a_v2_group_and_its_scope(tmp_path: Path) -> None:
+    inner = {"memory.current": "50\n", "memory.stat": "anon 30\nfile 9\n", "memory.events": "low 0\nhigh 2\n", "memory.high": "max\n"}
+    outer = {"memory.current": "60\n", "memory.stat": "anon 31\nfile 9\n", "memory.events": "low 0\nhigh 3\n", "memory.high": "4096\n"}
+    files = build(
+        tmp_path,
+        V2_MOUNTS,
+        f"0::/{SCOPE}/libvirt/emulator\n",
+        {f"{SCOPE}/libvirt/{name}": text for name, text in inner.items()} | {f"{SCOPE}/{name}": text for name, text in outer.items()},
+    )
+    memory = GroupMemory(files, locate(files, PID))
+    reading = memory.read()
+    assert (reading.current_bytes, reading.stat.anon_bytes, reading.high_events_total, reading.high_bytes) == (60, 31, 3, 4096)
+    (tmp_path / "cgroup" / SCOPE / "memory.high").write_text("max\n")
+    assert memory.read().high_bytes == UNLIMITED
+    memory.close()
+    assert GroupMemory(files, VmGroups()).read() == MemoryReading()
+    v1 = VmGroups(memory=(tmp_path / "cgroup" / SCOPE,))
+    assert GroupMemory(files, v1).read().high_bytes is None, "cgroup v1 knows no such limit"

@@ -13,7 +13,20 @@ from plain_host import plain_capacity
 from coordinator.gateway import sessions as gs
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from shared.frame import decode_coordinator, encode, encode_block
-from shared.messages import Ack, CoordinatorMessage, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
+from shared.messages import (
+    Ack,
+    CoordinatorMessage,
+    Goodbye,
+    Hello,
+    Inventory,
+    Outcomes,
+    Samples,
+    SendPlan,
+    SetMode,
+    SetPause,
+    Status,
+    Welcome,
+)
 from shared.model import HostSample, Mode, VmSample
 from shared.plan import Plan
 from shared.units import NS_PER_S
@@ -61,7 +74,7 @@ def replies(instructions: list[gs.Instruction]) -> list[tuple[int, CoordinatorMe
 def test_hello_is_answered_and_delivered() -> None:
     door = Door(acked={("h1", "b1"): 41, ("h2", "b1"): 7}, modes={"h1": Mode.REACTIVE})
     out = door.open()
-    assert replies(out) == [(1, Welcome(epoch=3, wall_ns=NOW, acked=41, mode=Mode.REACTIVE))]
+    assert replies(out) == [(1, Welcome(epoch=3, wall_ns=NOW, acked=41, mode=Mode.REACTIVE, paused=False))]
     assert out[1:] == [gs.HostUp("h1"), gs.Deliver("h1", HELLO)]
     assert door.core.connected() == {"h1": HELLO}
 
@@ -182,7 +195,7 @@ def test_while_the_store_is_full_frames_stay_on_the_agent() -> None:
     out = door.says(1, samples(0))
     assert replies(out) == [(1, Goodbye(reason="the coordinator's log is full", retry_after_s=30))]
     door(gs.StoreFull(False))
-    assert replies(door.open(2))[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1)
+    assert replies(door.open(2))[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, paused=False)
     assert len(door.says(2, samples(0))) == 2
 
 
@@ -208,9 +221,19 @@ def test_a_lost_connection_alone_is_not_silence() -> None:
 def test_modes_are_ordered_now_and_in_every_welcome() -> None:
     door = Door()
     assert door(gs.ModeOrdered("h1", Mode.OFF)) == []
-    assert replies(door.open())[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, mode=Mode.OFF)
+    assert replies(door.open())[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, mode=Mode.OFF, paused=False)
     assert (door.core.ordered("h1"), door.core.ordered("h2")) == (Mode.OFF, None)
     assert replies(door(gs.ModeOrdered("h1", Mode.PREDICTIVE))) == [(1, SetMode(mode=Mode.PREDICTIVE))]
+
+
+def test_the_kill_switch_reaches_hosts_now_and_in_every_welcome() -> None:
+    door = Door()
+    assert door(gs.PauseOrdered(None, True)) == []
+    assert replies(door.open())[0][1] == Welcome(epoch=3, wall_ns=NOW, acked=-1, paused=True)
+    assert replies(door(gs.PauseOrdered("h1", True))) == [(1, SetPause(paused=True))]
+    assert replies(door(gs.PauseOrdered(None, False))) == [(1, SetPause(paused=True))], "its own switch still holds"
+    assert replies(door(gs.PauseOrdered("h1", False))) == [(1, SetPause(paused=False))]
+    assert not door.core.paused("h1")
 
 
 def test_a_plan_waits_for_its_host_and_expires() -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import struct
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_host import plain_capacity
+from simulated_world import START_S, World, number, steady_vm, workload
 
 from agent.adapters.simulated_host import SimulatedHost, share_out
 from agent.adapters.simulated_vm import SimulationFaults
-from agent.adapters.workload import Workload
 from agent.ports import RawVm
 from agent.sampling.derive import derive
 from shared.clock import ManualClock
@@ -25,57 +22,6 @@ from shared.model import Allocation
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import GIB, MIB, NS_PER_S, UNLIMITED
-from shared.workload import SERIES, VmWorkload, WorkloadFile
-
-START_S = 1_800_000_000
-BUCKETS = 48
-
-
-def steady_vm(name: str = "vm", *, initial: Allocation | None = None, noise: int = 0, bursts: int = 0, **levels: int) -> VmWorkload:
-    """A VM of 4 vCPUs and 8 GiB with the same demand in every bucket."""
-    demand: dict[str, int] = {"cpu_millicores": 1000, "memory_bytes": GIB, **dict.fromkeys(SERIES[2:], 100_000), **levels}
-    series: dict[str, Any] = {key: struct.pack(f"<{BUCKETS}q", *[value] * BUCKETS) for key, value in demand.items()}
-    return VmWorkload(
-        vm_id=f"id-{name}",
-        name=name,
-        source="test",
-        vcpus_max=4,
-        memory_max_bytes=8 * GIB,
-        initial=initial or Allocation(vcpus=2, memory_bytes=2 * GIB),
-        seed=7,
-        noise_permille=noise,
-        burst_per_1024=bursts,
-        **series,
-    )
-
-
-def workload(*vms: VmWorkload, cpu: int = 64_000, memory: int = 64 * GIB) -> Workload:
-    capacity = plain_capacity(cpu_millicores=cpu, memory_bytes=memory, net_bits_per_s=10**10)
-    return Workload(WorkloadFile(host="h", start_s=START_S, buckets=BUCKETS, seed=3, capacity=capacity, vms=vms))
-
-
-class World:
-    """A host with its clock. Wall and monotonic time differ, as on a real machine."""
-
-    def __init__(self, load: Workload, faults: SimulationFaults | None = None, snapshot: bytes | None = None, at_s: float = 0.0) -> None:
-        self.clock = ManualClock(int((START_S + at_s) * NS_PER_S))
-        self.host = SimulatedHost(load, self._now, faults, snapshot)
-
-    def _now(self) -> tuple[int, int]:
-        return self.clock.wall_ns(), self.clock.monotonic_ns() - (START_S - 1000) * NS_PER_S
-
-    def after(self, seconds: float) -> RawVm:
-        """The first VM's reading after `seconds` more."""
-        self.clock.advance(seconds)
-        return self.host.read().vms[0]
-
-    def vm_truth(self, vm_id: str = "id-vm") -> dict[str, Any]:
-        return dict(self.host.truth()["vms"][vm_id])
-
-
-def number(value: int | None) -> int:
-    assert value is not None
-    return value
 
 
 def test_cpu_above_the_quota_is_throttled_and_counted_as_violation() -> None:
@@ -219,7 +165,9 @@ def test_a_balloon_moves_at_its_rate_and_stops_above_the_need() -> None:
     ("kind", "value", "code"),
     [
         (StepKind.VCPUS, 5, RefusalCode.ABOVE_DOMAIN_MAXIMUM),
-        (StepKind.VCPUS, 1, RefusalCode.NOT_CAPABLE),
+        (StepKind.VCPUS_ONLINE, 3, RefusalCode.ABOVE_DOMAIN_MAXIMUM),
+        (StepKind.MIGRATE, UNLIMITED, RefusalCode.NOT_CAPABLE),
+        (StepKind.DIMM, 129 * MIB, RefusalCode.INVALID_VALUE),
         (StepKind.VCPUS, 0, RefusalCode.INVALID_VALUE),
         (StepKind.MEMORY, 9 * GIB, RefusalCode.ABOVE_DOMAIN_MAXIMUM),
         (StepKind.MEMORY, UNLIMITED, RefusalCode.INVALID_VALUE),
@@ -294,13 +242,16 @@ def test_counters_rise_and_do_not_depend_on_how_often_they_are_read() -> None:
         readings = [world.after(period) for _ in range(round(600 / period))]
         for name in RawVm.__struct_fields__:
             if name.endswith("_total"):
-                assert all(getattr(a, name) <= getattr(b, name) for a, b in pairwise(readings)), name
+                values = [getattr(reading, name) for reading in readings]
+                assert all(value is None for value in values) or all(a <= b for a, b in pairwise(values)), name
         return readings[-1]
 
     often, seldom = at_the_end(0.75), at_the_end(30)
     for name in RawVm.__struct_fields__:
         value = getattr(often, name)
-        assert getattr(seldom, name) == (pytest.approx(value, abs=1, rel=1e-9) if name.endswith("_total") else value), name
+        assert getattr(seldom, name) == (
+            pytest.approx(value, abs=1, rel=1e-9) if name.endswith("_total") and value is not None else value
+        ), name
 
 
 def test_a_coarser_step_keeps_the_averages() -> None:
@@ -335,12 +286,13 @@ def test_whatever_is_asked_nothing_impossible_shows(actions: list[tuple[StepKind
         assert number(after.cpu_busy_ns_total) - number(before.cpu_busy_ns_total) <= 3 * elapsed + 10
         for old, new in zip(before.vms, after.vms, strict=True):
             assert 1 <= number(new.vcpus) <= 4
-            assert number(old.vcpus) <= number(new.vcpus)
-            assert 0 < number(new.memory_actual_bytes) <= 8 * GIB
+            assert 1 <= number(new.vcpus_online) <= number(new.vcpus)
+            assert 0 < number(new.memory_actual_bytes) - number(new.virtio_mem_bytes) - number(new.dimm_bytes) <= 8 * GIB
+            assert 0 <= number(new.virtio_mem_bytes) <= 8 * GIB and 0 <= number(new.dimm_bytes) <= 8 * GIB
             assert number(new.memory_rss_bytes) <= number(new.memory_actual_bytes) + 1
             if old.epoch == new.epoch:
                 for name in RawVm.__struct_fields__:
-                    if name.endswith("_total"):
+                    if name.endswith("_total") and getattr(new, name) is not None:
                         assert getattr(old, name) <= getattr(new, name), name
                 stalled = number(new.psi_memory_some_us_total) - number(old.psi_memory_some_us_total)
                 assert stalled <= elapsed / 1000 + 1

@@ -134,7 +134,9 @@
     $("hosts-count").textContent = String(hosts.length);
     syncRows($("hosts").tBodies[0], hosts, (host) => host.id, (row, host) => {
       row.classList.toggle("silent", !host.alive);
-      const mode = el("span", {}, badge(host.mode), host.mode_pinned ? badge("pinned", "", "pinned on the host itself: the API cannot change it") : null);
+      const mode = el("span", {}, badge(host.mode), host.mode_pinned ? badge("pinned", "", "pinned on the host itself: the API cannot change it") : null,
+        host.paused_by.length || host.paused ? badge("paused", "full", `kill switch held by ${host.paused_by.join(", ") || "the API, not yet confirmed by the host"}: nothing is changed here`) : null,
+        host.vms_yielded ? badge(`${host.vms_yielded} yielded`, "", "VMs left alone because somebody else changed them") : null);
       const full = host.counts_as_full ? badge("counts as full", "full", host.silent_reason || "") : null;
       const alive = el("span", {}, el("span", { class: "together" }, badge(host.alive ? "alive" : "silent", host.alive ? "alive" : "full"), full), host.silent_reason ? el("span", { class: "sub" }, host.silent_reason) : null);
       const { capacity, committed } = host;

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.ports import HostReader, Hypervisor, RawHost, RawVm
+from agent.ports import HostReader, Hypervisor, Migrator, RawHost, RawVm
+from agent.sampling.dirty import DirtyRates
 from shared.clock import Clock
 from shared.config import AgentConfig
 from shared.errors import ConfigError
@@ -28,6 +29,8 @@ class HostBundle:
     ask: Callable[[str], Any] | None = None
     collector_seconds: Callable[[], Mapping[str, float]] = dict  # collector -> duration of its newest run
     close: Callable[[], None] = field(default=lambda: None)
+    dirty_rates: DirtyRates | None = None  # None = they cannot be measured here
+    migrator: Migrator | None = None  # None = VMs of this host cannot be moved; see agent.service.movers
 
 
 def open_host(config: AgentConfig, clock: Clock) -> HostBundle:
@@ -37,6 +40,7 @@ def open_host(config: AgentConfig, clock: Clock) -> HostBundle:
 
 def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
     from agent.adapters.libvirt_host import open_libvirt_host  # noqa: PLC0415  # a simulated host runs without libvirt-python
+    from agent.adapters.libvirt_migration import LibvirtMigrator  # noqa: PLC0415
 
     hypervisor, reader = open_libvirt_host(
         libvirt_uri=config.libvirt_uri,
@@ -47,14 +51,50 @@ def _libvirt(config: AgentConfig, clock: Clock) -> HostBundle:
         memory_commit_ratio=config.memory_commit_ratio,
         memory_reserve_bytes=config.memory_reserve_bytes,
         net_bits_per_s=config.net_bits_per_s,
+        uplink=config.uplink,
+        perf=config.sampling.perf,
+        guest_probe_s=config.sampling.guest_probe_s,
         clock=clock,
     )
-    chosen: HostReader = _OnClock(reader, clock) if config.clock.speed else reader
+    watched = _Watched(reader, hypervisor.look)
+    chosen: HostReader = _OnClock(watched, clock) if config.clock.speed else watched
 
     def collector_seconds() -> Mapping[str, float]:
         return {name: stat.seconds for name, stat in reader.collector_stats.copy().items()}
 
-    return HostBundle(hypervisor=hypervisor, reader=chosen, collector_seconds=collector_seconds, close=hypervisor.close)
+    migrator = LibvirtMigrator(
+        config.libvirt_uri,
+        config.host_id,
+        peer_to_peer=config.migration.peer_to_peer,
+        migrate_uri=config.migration.migrate_uri,
+        clock=clock,
+    )
+
+    def close() -> None:
+        migrator.close()
+        hypervisor.close()
+
+    return HostBundle(
+        hypervisor=hypervisor,
+        reader=chosen,
+        collector_seconds=collector_seconds,
+        close=close,
+        migrator=migrator,
+        dirty_rates=hypervisor.collectors.dirty,
+    )
+
+
+class _Watched:
+    """A reader whose every round somebody looks at, and may add to its failures."""
+
+    def __init__(self, reader: HostReader, look: Callable[[RawHost], RawHost]) -> None:
+        self._reader, self._look = reader, look
+
+    def subsample(self) -> None:
+        self._reader.subsample()
+
+    def read(self) -> RawHost:
+        return self._look(self._reader.read())
 
 
 class _OnClock:
@@ -67,6 +107,9 @@ class _OnClock:
         raw = self._reader.read()
         offset_ns = self._clock.wall_ns() - time.time_ns()
         return msgspec.structs.replace(raw, vms=tuple(_shifted(vm, offset_ns) for vm in raw.vms))
+
+    def subsample(self) -> None:
+        self._reader.subsample()
 
 
 def _shifted(vm: RawVm, offset_ns: int) -> RawVm:

@@ -53,18 +53,24 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # a client that goes away, dawdles or talks too much loses its connection and nothing else
-        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.LimitOverrunError, ValueError):
-            line = await asyncio.wait_for(reader.readline(), REQUEST_TIMEOUT_S)
-            if line:
-                writer.write(msgspec.json.encode(await self._reply(line)) + b"\n")
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            if reply := await self._read(reader):
+                writer.write(msgspec.json.encode(reply) + b"\n")
                 await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT_S)
         writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> Reply | None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), REQUEST_TIMEOUT_S)
+        except ValueError:  # what asyncio makes of a line over the limit
+            return Reply(ok=False, error=f"a request has at most {MAX_REQUEST_BYTES} bytes", code=RefusalCode.INVALID_VALUE)
+        return await self._reply(line) if line else None
 
     async def _reply(self, line: bytes) -> Reply:
         try:
             request = msgspec.json.decode(line, type=Request)
             return Reply(ok=True, result=await self._handler(request))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             return Reply(ok=False, error=str(error), code=RefusalCode.INVALID_VALUE)
         except Refusal as refusal:
             return Reply(ok=False, error=refusal.detail, code=refusal.code)

@@ -1,0 +1,124 @@
+"""The guard's rules over time, checked from outside: what was submitted to one host, in order, whatever life of the agent submitted it.
+
+Turns per VM and lever within the window, strides of memory, memory lost within an hour, VMs cut within a minute, growth without a plan.
+Steps that take something back (the agent's own undo, an owner's undo, the decay after the lease) are not held to what keeps changes rare;
+so the figures here are at most those that the guard counts. Settings come from the world, values from the journal's intents.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+
+from agent.events import Intent
+from shared.config import GuardConfig
+from shared.model import Allocation
+from shared.plan import StepKind
+from shared.units import MIB, NS_PER_S, UNLIMITED
+
+HOUR_NS, MINUTE_NS = 3600 * NS_PER_S, 60 * NS_PER_S
+WEIGHTS = frozenset({StepKind.CPU_SHARES, StepKind.CPU_PERIOD, StepKind.DISK_WEIGHT, StepKind.MIGRATE})
+MEMORY = (StepKind.MEMORY, StepKind.VIRTIO_MEM, StepKind.DIMM)
+# Authors of steps that only go back to what was; see the guard's `restoring`.
+BACK_TO = frozenset({"operator", "migration"})
+# Growth that nobody but the host asked for.
+LOCAL = frozenset({"reactive", "autonomy"})
+BUDGETED = {
+    StepKind.CPU_QUOTA: "cpu_quota_millicores",
+    StepKind.MEMORY: "memory_bytes",
+    StepKind.NET_RX: "net_rx_bits_per_s",
+    StepKind.NET_TX: "net_tx_bits_per_s",
+}
+# A stride must be told from standing still (2 MiB, 1 %), and values are rounded to pages.
+STRIDE_SLACK = 4 * MIB
+
+
+class Pace:
+    """Follows the steps of one host."""
+
+    def __init__(
+        self,
+        config: GuardConfig,
+        initial: dict[str, Allocation],
+        in_force: Callable[[str], Allocation | None],
+        violated: Callable[[str], None],
+    ) -> None:
+        """`in_force`: what the host shows of a VM now, None where it does not answer; it is not asked of the agent."""
+        self._config, self._initial, self._in_force, self._violated = config, initial, in_force, violated
+        self._grew: set[tuple[str, StepKind]] = set()
+        self._turns: dict[tuple[str, StepKind], deque[int]] = defaultdict(deque)
+        self._memory: dict[str, deque[tuple[int, int]]] = defaultdict(deque)  # sums before cuts
+        self._cut_at: dict[str, int] = {}
+        self._held: dict[tuple[str, StepKind], deque[tuple[int, int]]] = defaultdict(deque)  # values before growth
+        self.turned = 0  # how often anything turned: a world in which nothing does proves nothing
+
+    def submitted(self, intent: Intent, now_ns: int) -> None:
+        """A step is on its way; `intent` is its journal entry."""
+        step, before = intent.step, intent.before
+        if step.kind in WEIGHTS or intent.undo_of:
+            return
+        growth = before != UNLIMITED and (step.value == UNLIMITED or step.value > before)
+        if step.kind is StepKind.MEMORY:
+            self._check_stride(intent, growth)
+        if growth:
+            self._grew.add((step.vm_id, step.kind))
+            if intent.origin in LOCAL and step.reason != "lease_over":
+                self._check_budget(intent, now_ns)
+        elif intent.origin not in BACK_TO:
+            self._check_cut(intent, now_ns)
+
+    def _check_stride(self, intent: Intent, growth: bool) -> None:
+        share = self._config.memory_grow_max_permille if growth else self._config.memory_shrink_max_permille
+        step, before = intent.step, intent.before
+        if abs(step.value - before) > before * share // 1000 + (STRIDE_SLACK if growth else 0):
+            self._violated(f"memory of {step.vm_id} goes from {before} to {step.value} in one step")
+
+    def _check_cut(self, intent: Intent, now_ns: int) -> None:
+        step, config = intent.step, self._config
+        key = step.vm_id, step.kind
+        if key in self._grew:
+            self._grew.discard(key)
+            self.turned += 1
+            turns = self._turns[key]
+            turns.append(now_ns)
+            _forget(turns, now_ns - config.flap_window_s * NS_PER_S)
+            if len(turns) > config.flap_reversals:
+                self._violated(f"{step.kind} of {step.vm_id} turned {len(turns)} times within {config.flap_window_s} s")
+        self._cut_at[step.vm_id] = now_ns
+        cut = sum(at_ns > now_ns - MINUTE_NS for at_ns in self._cut_at.values())
+        radius = max(1, len(self._initial) * config.blast_radius_permille // 1000)
+        if cut > radius:
+            self._violated(f"{cut} of {len(self._initial)} VMs cut within a minute, at most {radius}")
+        shown = self._in_force(step.vm_id)
+        if step.kind in MEMORY and shown is not None:
+            total = (shown.memory_bytes or 0) + (shown.virtio_mem_bytes or 0) + (shown.dimm_bytes or 0)
+            cuts = self._memory[step.vm_id]
+            cuts.append((now_ns, total))
+            peak = max(value for at_ns, value in cuts if at_ns > now_ns - HOUR_NS)
+            after = total - (intent.before - step.value)
+            # A growth in flight counts for the guard and may yet fail: one stride of it is forgiven.
+            share = config.memory_cut_per_hour_permille + config.memory_grow_max_permille
+            if after < peak - peak * share // 1000:
+                self._violated(f"memory of {step.vm_id} falls from {peak} to {after} within an hour")
+
+    def _check_budget(self, intent: Intent, now_ns: int) -> None:
+        """A window begins with some value that was in force within it: the largest of them bounds what the budget may be a share of."""
+        step, config = intent.step, self._config
+        name = BUDGETED.get(step.kind)
+        if name is None:
+            return
+        held = self._held[step.vm_id, step.kind]
+        held.append((now_ns, intent.before))
+        window_ns = config.growth_budget_window_s * NS_PER_S
+        began = getattr(self._initial[step.vm_id], name)
+        if began is None or began == UNLIMITED:
+            return  # began with all there is
+        # Of the values before growth within the window, the first is the window's start at the latest.
+        base = max(began, *(value for at_ns, value in held if at_ns > now_ns - window_ns))
+        if step.value == UNLIMITED or step.value > base + base * config.growth_budget_permille // 1000:
+            self._violated(f"{step.kind} of {step.vm_id} grows to {step.value} without a plan, it had {base}")
+
+
+def _forget(times: deque[int], since_ns: int) -> None:
+    while times and times[0] <= since_ns:
+        times.popleft()
