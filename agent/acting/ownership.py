@@ -40,6 +40,8 @@ LATE_NS: Final = 3600 * NS_PER_S
 BOOT_NS: Final = 600 * NS_PER_S
 # Levers that pass through the values between: anything on the way is the step's.
 GRADUAL: Final = frozenset({StepKind.MEMORY, StepKind.VIRTIO_MEM, StepKind.VCPUS, StepKind.DIMM})
+# A step counts as seen within 1 % and the balloon then does the rest: twice that is still its own way to rest, and no operator's change.
+BALLOON_DRIFT_PERMILLE: Final = 20
 GUESTS_OWN: Final = frozenset({StepKind.VCPUS_ONLINE})
 # lever -> the levers whose change may move it as well
 MOVED_BY: Final = {
@@ -214,6 +216,8 @@ class Ownership:
                     vm.filling_since_ns = now_ns
                 continue
             if value == believed or kind in GUESTS_OWN or shows(kind, believed, value):
+                continue
+            if kind is StepKind.MEMORY and abs(value - believed) * 1000 <= BALLOON_DRIFT_PERMILLE * believed:
                 continue
             reach = vm.reach.get(kind)
             if reach is not None and reach.explains(kind, value, now_ns):
