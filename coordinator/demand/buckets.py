@@ -1,7 +1,10 @@
 """Five-second samples to five-minute buckets of demand. Sans-I/O: samples go in, closed buckets come out, time comes with the samples.
 
-Averages weigh each sample by its period. Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a
-closed bucket (an agent comes back and empties its spool) make it grow, and it is closed again; all buckets kept are bounded.
+Averages weigh each sample by its period. A VM seen on two hosts within a bucket (a migration) runs on one at a time: what it used is
+summed over both and divided by the time that both cover together, so the idle twin that waits on the target dilutes nothing.
+Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a closed bucket (an agent comes back and empties
+its spool) make it grow, and it is closed again; all buckets kept are bounded.
+Where the limit hid all (blind readings, see `censoring`), `tails` adds what the VM's own past says of demand above it.
 Samples wait in a list and are folded column-wise, 4,096 at a time: 4 microseconds a VM and sample, most of it reading the fields.
 """
 
@@ -11,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.demand.censoring import columns_of, demand_of_columns
-from coordinator.model import F64, N_RESOURCES, BucketBlock
+from coordinator.demand.tails import FREE_SHARE, Tails
+from coordinator.model import F64, N_RESOURCES, BucketBlock, HistoryBlock
 from shared.model import HostSample, VmSample
-from shared.units import BUCKET_NS, BUCKET_S, NS_PER_S, bucket_start_s
+from shared.units import BUCKET_NS, BUCKET_S, MEMORY, NS_PER_S, bucket_start_s
 
 MAX_OPEN: Final = 36  # three hours: a host whose clock runs ahead cannot open buckets without end
 MAX_CLOSED: Final = 48  # four hours of closed buckets stay ready to grow; a spool replays in order, so the oldest touched may go
@@ -23,18 +28,21 @@ MAX_LATE_S: Final = 7 * 86_400  # samples older than this before the newest clos
 MAX_PENDING: Final = 4096  # VM samples of one bucket kept unfolded, about 1.5 MB
 
 # Planes of the accumulator: weighted sums and their weights, all [v, r].
-_MEAN, _USAGE, _CENSORED, _LIMIT, _WEIGHT, _LIMIT_WEIGHT, _PEAK = range(7)
+# _HELD: demand of the blind samples, _BLIND its weight.
+_MEAN, _USAGE, _CENSORED, _LIMIT, _WEIGHT, _LIMIT_WEIGHT, _HELD, _BLIND, _PEAK = range(9)
+_PLANES: Final = 9
+_RATES: Final = np.array([r for r in range(N_RESOURCES) if r != MEMORY])
 
 
 @dataclass
 class _OpenBucket:
-    rows: dict[str, int] = field(default_factory=dict)
-    hosts: list[str] = field(default_factory=list)
-    seen_ns: list[int] = field(default_factory=list)
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)  # (VM, host)
+    first_ns: list[int] = field(default_factory=list)  # per row: what its samples cover
+    last_ns: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     known: set[tuple[str, int]] = field(default_factory=set)
     pending: list[tuple[int, int, VmSample]] = field(default_factory=list)  # (row, period_ns, sample)
-    planes: F64 = field(default_factory=lambda: np.zeros((7, 0, N_RESOURCES)))
+    planes: F64 = field(default_factory=lambda: np.zeros((_PLANES, 0, N_RESOURCES)))
 
 
 class BucketFolder:
@@ -52,6 +60,16 @@ class BucketFolder:
         self._closed: dict[int, _OpenBucket] = {}  # least recently touched first
         self._grown: set[int] = set()
         self._closed_s = -1 if closed_until_s is None else closed_until_s
+        self._tails = Tails()
+        self._learned_s = -1
+
+    def remember(self, history: HistoryBlock) -> None:
+        """After a restart: what the VMs' demand was, so that a limit met today is judged by their past. Its buckets count as seen."""
+        for b in range(history.mean.shape[2]):
+            free = history.censored[:, :, b] < FREE_SHARE
+            mean = np.where(free, history.mean[:, :, b], np.nan).astype(np.float64)
+            self._tails.learn(history.vm_ids, mean, np.zeros_like(mean))
+        self._learned_s = max(self._learned_s, history.end_s)
 
     def add(self, host_id: str, sample: HostSample) -> None:
         """Take one host sample; it belongs to the bucket that holds its `wall_ns`."""
@@ -71,17 +89,18 @@ class BucketFolder:
         weight = min(max(sample.period_ns, 1), BUCKET_NS)
         rows, pending = bucket.rows, bucket.pending
         for vm_id, vm in sample.vms.items():
-            row = rows.get(vm_id)
+            row = rows.get((vm_id, host_id))
             if row is None:
-                row = rows[vm_id] = len(rows)
-                bucket.hosts.append(host_id)
-                bucket.seen_ns.append(sample.wall_ns)
+                row = rows[vm_id, host_id] = len(rows)
+                bucket.first_ns.append(sample.wall_ns - weight)
+                bucket.last_ns.append(sample.wall_ns)
                 bucket.counts.append(1)
             else:
                 bucket.counts[row] += 1
-                if sample.wall_ns >= bucket.seen_ns[row]:  # after a migration the later host is where the VM is
-                    bucket.seen_ns[row] = sample.wall_ns
-                    bucket.hosts[row] = host_id
+                if sample.wall_ns > bucket.last_ns[row]:
+                    bucket.last_ns[row] = sample.wall_ns
+                elif sample.wall_ns - weight < bucket.first_ns[row]:
+                    bucket.first_ns[row] = sample.wall_ns - weight
             pending.append((row, weight, vm))
         if len(pending) >= MAX_PENDING:
             _fold(bucket)
@@ -111,21 +130,31 @@ class BucketFolder:
             # No touch: after a long replay it would make the newest bucket, still to grow, the first to be forgotten.
             self._forget()
         _fold(bucket)
-        vm_ids = tuple(sorted(bucket.rows))
-        order = np.array([bucket.rows[vm_id] for vm_id in vm_ids], dtype=np.int64)
-        planes = bucket.planes[:, order]
+        return self._block(start_s, bucket)
+
+    def _block(self, start_s: int, bucket: _OpenBucket) -> BucketBlock:
+        vm_ids, hosts, counts, planes = _by_vm(bucket)
         weight = np.where(planes[_WEIGHT] > 0, planes[_WEIGHT], np.nan)
         limit_weight = np.where(planes[_LIMIT_WEIGHT] > 0, planes[_LIMIT_WEIGHT], np.nan)
+        blind_weight = np.where(planes[_BLIND] > 0, planes[_BLIND], np.nan)
+        free_weight = np.where(planes[_WEIGHT] > planes[_BLIND], planes[_WEIGHT] - planes[_BLIND], np.nan)
+        mean, held = planes[_MEAN] / weight, planes[_HELD] / blind_weight
+        blind = np.minimum(np.nan_to_num(planes[_BLIND] / weight), 1.0)
+        excess = self._tails.excess(vm_ids, np.nan_to_num(held), blind, (planes[_MEAN] - planes[_HELD]) / free_weight)
+        if start_s > self._learned_s and vm_ids:
+            self._learned_s = start_s
+            self._tails.learn(vm_ids, mean, blind)
+        peak = np.where(planes[_WEIGHT] > 0, planes[_PEAK], np.nan)
         return BucketBlock(
             start_s=start_s,
             vm_ids=vm_ids,
-            host_ids=tuple(bucket.hosts[row] for row in order),
-            mean=planes[_MEAN] / weight,
-            peak=np.where(planes[_WEIGHT] > 0, planes[_PEAK], np.nan),
+            host_ids=hosts,
+            mean=mean + blind * excess,
+            peak=np.where(blind > 0, np.fmax(peak, np.fmax(held, mean) + excess), np.fmax(peak, mean)),
             usage=planes[_USAGE] / weight,
-            censored=planes[_CENSORED] / weight,
+            censored=np.minimum(planes[_CENSORED] / weight, 1.0),
             allocation=planes[_LIMIT] / limit_weight,
-            samples=np.array([bucket.counts[row] for row in order], dtype=np.int64),
+            samples=counts,
         )
 
     def _bucket(self, start_s: int) -> _OpenBucket | None:
@@ -156,11 +185,43 @@ class BucketFolder:
             del self._closed[oldest]
 
 
+def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], F64]:
+    """(VM ids sorted, host of each at the bucket's end, samples of each, planes [p, v, r]), one row a VM whatever hosts it was on."""
+    rows_of: dict[str, list[tuple[str, int]]] = {}
+    for (vm_id, host_id), row in bucket.rows.items():
+        rows_of.setdefault(vm_id, []).append((host_id, row))
+    vm_ids = tuple(sorted(rows_of))
+    hosts: list[str] = []
+    counts = np.zeros(len(vm_ids), dtype=np.int64)
+    planes = bucket.planes[:, np.array([rows_of[vm_id][0][1] for vm_id in vm_ids], dtype=np.int64)]
+    for i, vm_id in enumerate(vm_ids):
+        seen = rows_of[vm_id]
+        hosts.append(seen[0][0] if len(seen) == 1 else max(seen, key=lambda entry: (bucket.last_ns[entry[1]], entry[0]))[0])
+        counts[i] = sum(bucket.counts[row] for _, row in seen)
+        if len(seen) > 1:
+            rows = sorted(row for _, row in seen)
+            planes[:_PEAK, i] = bucket.planes[:_PEAK, rows].sum(axis=1)
+            planes[_PEAK, i] = bucket.planes[_PEAK, rows].max(axis=0)
+            covered_s = _union_ns([(bucket.first_ns[row], bucket.last_ns[row]) for row in rows]) / NS_PER_S
+            planes[_WEIGHT, i, _RATES] = np.minimum(planes[_WEIGHT, i, _RATES], covered_s)
+            planes[_BLIND, i] = np.minimum(planes[_BLIND, i], planes[_WEIGHT, i])
+    return vm_ids, tuple(hosts), counts, planes
+
+
+def _union_ns(spans: list[tuple[int, int]]) -> int:
+    """Time covered by at least one of the spans."""
+    total, reached = 0, -1
+    for first, last in sorted(spans):
+        total += max(0, last - max(first, reached))
+        reached = max(reached, last)
+    return total
+
+
 def _fold(bucket: _OpenBucket) -> None:
     """Add the pending samples to the accumulator planes."""
     grown = len(bucket.rows) - bucket.planes.shape[1]
     if grown > 0:
-        bucket.planes = np.concatenate([bucket.planes, np.zeros((7, grown, N_RESOURCES))], axis=1)
+        bucket.planes = np.concatenate([bucket.planes, np.zeros((_PLANES, grown, N_RESOURCES))], axis=1)
     if not bucket.pending:
         return
     rows = np.array([row for row, _, _ in bucket.pending], dtype=np.int64)
@@ -178,6 +239,8 @@ def _fold(bucket: _OpenBucket) -> None:
         (_LIMIT, np.where(limited, demand.limit, 0.0) * limit_weight),
         (_WEIGHT, weight),
         (_LIMIT_WEIGHT, limit_weight),
+        (_HELD, np.where(demand.blind, demand.mean, 0.0) * weight),
+        (_BLIND, demand.blind * weight),
     ):
         np.add.at(bucket.planes[plane], rows, values)
     np.maximum.at(bucket.planes[_PEAK], rows, np.where(known, demand.peak, 0.0))
