@@ -17,21 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.demand.censoring import columns_of, demand_of_columns
+from coordinator.demand.sums import BucketSums
 from coordinator.demand.tails import FREE_SHARE, Tails
-from coordinator.model import F64, N_RESOURCES, BucketBlock, HistoryBlock
+from coordinator.model import BucketBlock, HistoryBlock
 from shared.model import HostSample, VmSample
-from shared.units import BUCKET_NS, BUCKET_S, MEMORY, NS_PER_S, bucket_start_s
+from shared.units import BUCKET_NS, BUCKET_S, NS_PER_S, bucket_start_s
 
 MAX_OPEN: Final = 36  # three hours: a host whose clock runs ahead cannot open buckets without end
 MAX_CLOSED: Final = 48  # four hours of closed buckets stay ready to grow; a spool replays in order, so the oldest touched may go
 MAX_LATE_S: Final = 7 * 86_400  # samples older than this before the newest closed bucket are refused
 MAX_PENDING: Final = 4096  # VM samples of one bucket kept unfolded, about 1.5 MB
-
-# Planes of the accumulator: weighted sums and their weights, all [v, r].
-# _HELD: demand of the blind samples, _BLIND its weight.
-_MEAN, _USAGE, _CENSORED, _LIMIT, _WEIGHT, _LIMIT_WEIGHT, _HELD, _BLIND, _PEAK = range(9)
-_PLANES: Final = 9
-_RATES: Final = np.array([r for r in range(N_RESOURCES) if r != MEMORY])
 
 
 @dataclass
@@ -42,7 +37,7 @@ class _OpenBucket:
     counts: list[int] = field(default_factory=list)
     known: set[tuple[str, int]] = field(default_factory=set)
     pending: list[tuple[int, int, VmSample]] = field(default_factory=list)  # (row, period_ns, sample)
-    planes: F64 = field(default_factory=lambda: np.zeros((_PLANES, 0, N_RESOURCES)))
+    sums: BucketSums = field(default_factory=BucketSums)
 
 
 class BucketFolder:
@@ -133,29 +128,10 @@ class BucketFolder:
         return self._block(start_s, bucket)
 
     def _block(self, start_s: int, bucket: _OpenBucket) -> BucketBlock:
-        vm_ids, hosts, counts, planes = _by_vm(bucket)
-        weight = np.where(planes[_WEIGHT] > 0, planes[_WEIGHT], np.nan)
-        limit_weight = np.where(planes[_LIMIT_WEIGHT] > 0, planes[_LIMIT_WEIGHT], np.nan)
-        blind_weight = np.where(planes[_BLIND] > 0, planes[_BLIND], np.nan)
-        free_weight = np.where(planes[_WEIGHT] > planes[_BLIND], planes[_WEIGHT] - planes[_BLIND], np.nan)
-        mean, held = planes[_MEAN] / weight, planes[_HELD] / blind_weight
-        blind = np.minimum(np.nan_to_num(planes[_BLIND] / weight), 1.0)
-        excess = self._tails.excess(vm_ids, np.nan_to_num(held), blind, (planes[_MEAN] - planes[_HELD]) / free_weight)
-        if start_s > self._learned_s and vm_ids:
-            self._learned_s = start_s
-            self._tails.learn(vm_ids, mean, blind)
-        peak = np.where(planes[_WEIGHT] > 0, planes[_PEAK], np.nan)
-        return BucketBlock(
-            start_s=start_s,
-            vm_ids=vm_ids,
-            host_ids=hosts,
-            mean=mean + blind * excess,
-            peak=np.where(blind > 0, np.fmax(peak, np.fmax(held, mean) + excess), np.fmax(peak, mean)),
-            usage=planes[_USAGE] / weight,
-            censored=np.minimum(planes[_CENSORED] / weight, 1.0),
-            allocation=planes[_LIMIT] / limit_weight,
-            samples=counts,
-        )
+        vm_ids, hosts, counts, sums = _by_vm(bucket)
+        totals = sums.totals(vm_ids, self._tails, learn=start_s > self._learned_s)
+        self._learned_s = max(self._learned_s, start_s)
+        return BucketBlock(start_s=start_s, vm_ids=vm_ids, host_ids=hosts, samples=counts, **totals._asdict())
 
     def _bucket(self, start_s: int) -> _OpenBucket | None:
         bucket = self._open.get(start_s)
@@ -185,27 +161,23 @@ class BucketFolder:
             del self._closed[oldest]
 
 
-def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], F64]:
-    """(VM ids sorted, host of each at the bucket's end, samples of each, planes [p, v, r]), one row a VM whatever hosts it was on."""
+def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], BucketSums]:
+    """(VM ids sorted, host of each at the bucket's end, samples of each, sums), one row a VM whatever hosts it was on."""
     rows_of: dict[str, list[tuple[str, int]]] = {}
     for (vm_id, host_id), row in bucket.rows.items():
         rows_of.setdefault(vm_id, []).append((host_id, row))
     vm_ids = tuple(sorted(rows_of))
-    hosts: list[str] = []
-    counts = np.zeros(len(vm_ids), dtype=np.int64)
-    planes = bucket.planes[:, np.array([rows_of[vm_id][0][1] for vm_id in vm_ids], dtype=np.int64)]
+    hosts = [rows_of[vm_id][0][0] for vm_id in vm_ids]
+    counts = np.array([sum(bucket.counts[row] for _, row in rows_of[vm_id]) for vm_id in vm_ids], dtype=np.int64)
+    sums = bucket.sums.of(np.array([rows_of[vm_id][0][1] for vm_id in vm_ids], dtype=np.int64))
     for i, vm_id in enumerate(vm_ids):
         seen = rows_of[vm_id]
-        hosts.append(seen[0][0] if len(seen) == 1 else max(seen, key=lambda entry: (bucket.last_ns[entry[1]], entry[0]))[0])
-        counts[i] = sum(bucket.counts[row] for _, row in seen)
         if len(seen) > 1:
+            hosts[i] = max(seen, key=lambda entry: (bucket.last_ns[entry[1]], entry[0]))[0]
             rows = sorted(row for _, row in seen)
-            planes[:_PEAK, i] = bucket.planes[:_PEAK, rows].sum(axis=1)
-            planes[_PEAK, i] = bucket.planes[_PEAK, rows].max(axis=0)
             covered_s = _union_ns([(bucket.first_ns[row], bucket.last_ns[row]) for row in rows]) / NS_PER_S
-            planes[_WEIGHT, i, _RATES] = np.minimum(planes[_WEIGHT, i, _RATES], covered_s)
-            planes[_BLIND, i] = np.minimum(planes[_BLIND, i], planes[_WEIGHT, i])
-    return vm_ids, tuple(hosts), counts, planes
+            sums.join(i, bucket.sums.of(np.array(rows, dtype=np.int64)), covered_s)
+    return vm_ids, tuple(hosts), counts, sums
 
 
 def _union_ns(spans: list[tuple[int, int]]) -> int:
@@ -218,29 +190,8 @@ def _union_ns(spans: list[tuple[int, int]]) -> int:
 
 
 def _fold(bucket: _OpenBucket) -> None:
-    """Add the pending samples to the accumulator planes."""
-    grown = len(bucket.rows) - bucket.planes.shape[1]
-    if grown > 0:
-        bucket.planes = np.concatenate([bucket.planes, np.zeros((_PLANES, grown, N_RESOURCES))], axis=1)
-    if not bucket.pending:
-        return
+    """Add the pending samples to the sums."""
     rows = np.array([row for row, _, _ in bucket.pending], dtype=np.int64)
-    seconds = np.array([weight for _, weight, _ in bucket.pending], dtype=np.float64)[:, None] / NS_PER_S
-    demand = demand_of_columns(columns_of([vm for _, _, vm in bucket.pending]))
+    seconds = np.array([weight for _, weight, _ in bucket.pending], dtype=np.float64) / NS_PER_S
+    bucket.sums.add(len(bucket.rows), rows, seconds, demand_of_columns(columns_of([vm for _, _, vm in bucket.pending])))
     bucket.pending.clear()
-    known = ~np.isnan(demand.mean)
-    limited = ~np.isnan(demand.limit)
-    weight = np.where(known, seconds, 0.0)
-    limit_weight = np.where(limited, seconds, 0.0)
-    for plane, values in (
-        (_MEAN, np.where(known, demand.mean, 0.0) * weight),
-        (_USAGE, np.where(known, demand.usage, 0.0) * weight),
-        (_CENSORED, demand.censored * weight),
-        (_LIMIT, np.where(limited, demand.limit, 0.0) * limit_weight),
-        (_WEIGHT, weight),
-        (_LIMIT_WEIGHT, limit_weight),
-        (_HELD, np.where(demand.blind, demand.mean, 0.0) * weight),
-        (_BLIND, demand.blind * weight),
-    ):
-        np.add.at(bucket.planes[plane], rows, values)
-    np.maximum.at(bucket.planes[_PEAK], rows, np.where(known, demand.peak, 0.0))
