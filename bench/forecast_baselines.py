@@ -9,8 +9,9 @@ reading falls back on the newest reading before it.
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -91,17 +92,19 @@ def decayed(series: F64, origins: I64, levels: F64, half_life: int) -> F64:
     return _decayed(series, origins, levels, 0.5 ** (1.0 / half_life), first, RATIO, CELLS)
 
 
-def statsforecast_model(make: Callable[[], Any], history: int = 288) -> Forecaster:
-    """One StatsForecast model per series and origin with native intervals. Milliseconds each: for few origins."""
+def statsforecast_model(name: str, history: int = 288) -> Forecaster:
+    """One of STATSFORECAST per series and origin, with native intervals. Milliseconds each: for few origins."""
 
     def run(trace: Trace, origins: I64) -> Issued:
+        kind, arguments, _ = STATSFORECAST[name]
+        model = getattr(importlib.import_module("statsforecast.models"), kind)
         series = _series(trace)
         out = np.full((len(series), len(origins), HORIZON_STEPS, len(LEVELS)), np.nan)
         central = [90, 95, 98, 80, 50]  # two-sided levels in percent, whose bounds are LEVELS but the median
         for i, j, past in _pasts(series, origins, history):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # fits of noise warn in many ways; what counts is the score
-                said = make().forecast(y=past, h=HORIZON_STEPS, level=central)
+                said = model(**arguments).forecast(y=past, h=HORIZON_STEPS, level=central)
             for q, level in enumerate(LEVELS):
                 side = round(100 * abs(2 * level - 1))
                 key = "mean" if level == 0.5 else f"{'hi' if level > 0.5 else 'lo'}-{side}"
@@ -290,4 +293,13 @@ BASELINES: Final[dict[str, Forecaster]] = {
     "EmpQ72": empirical(72),
     "SES + pooled conformal": smoothing,
     "VPA-like percentiles": decaying_percentile(),
+}
+
+# by name: StatsForecast's class, its arguments, and whether --quick runs it too
+STATSFORECAST: Final[dict[str, tuple[str, dict[str, Any], bool]]] = {
+    "StatsForecast AutoETS ANN": ("AutoETS", {"model": "ANN", "season_length": 1}, True),
+    "StatsForecast AutoCES": ("AutoCES", {"season_length": 1}, False),
+    "StatsForecast Theta": ("Theta", {"season_length": 1}, False),
+    "StatsForecast DynamicOptimizedTheta": ("DynamicOptimizedTheta", {"season_length": 1}, False),
+    "StatsForecast AutoETS AAdN": ("AutoETS", {"model": "AAN", "damped": True, "season_length": 1}, False),
 }

@@ -9,8 +9,9 @@ buckets up to and including its origin, at nothing later. Definitions, all of th
 - pinball = mean over SCORED_LEVELS (.025 .1 .25 .5 .75 .9 .975), over scale, over all known (origin, series, step); trimmed = without the
   largest 1 % of the forecaster's own errors. MASE = |actual - median| over scale, likewise.
 - coverage shares ties: where the actual equals several quantiles (an idle disk: 0 = every level), its rank is spread over the levels it
-  ties with, as a randomised probability integral transform does in expectation. `plain_above` and all per-VM figures do not share.
-- volatility terciles: series by scale over mean level in the history.
+  ties with, as a randomised probability integral transform does in expectation. `closed_coverage` (as in FORECAST.md), `plain_above` and
+  all per-VM figures do not share.
+- volatility terciles: series by mean absolute change over mean level (plus floor) in the history.
 
 Pure but for the CPU clock. Axes: o origin, s series (VM x resource of the pair), h step, q level.
 """
@@ -69,6 +70,7 @@ class Score:
     by_series: F64  # scaled pinball
     points: I64  # scored (origin, step) per series
     coverage: F64  # [band, h], BANDS, ties shared
+    closed_coverage: F64  # the same, a tie with a bound is inside: higher than nominal wherever the data repeats values (whole percents, 0)
     above: float  # share above the upper 97.5 % bound, ties shared
     plain_above: float
     above_by_tercile: F64  # [3] plain, calm to volatile
@@ -98,11 +100,12 @@ def issue(trace: Trace, forecaster: Forecaster, origins: I64) -> tuple[Issued, f
     return issued, time.process_time() - began
 
 
-def score(trace: Trace, origins: I64, issued: Issued, cpu_s: float = 0.0) -> dict[str, Score]:
-    """What was said against what came."""
-    scales, levels = scales_of(trace)
+def score(trace: Trace, origins: I64, issued: Issued, cpu_s: float = 0.0, at_origin: int | None = None) -> dict[str, Score]:
+    """What was said against what came. `at_origin`: take the scale from so many buckets before each origin, as FORECAST.md's tables do."""
+    scales, volatilities = scales_of(trace)
+    units = scales[None] if at_origin is None else np.stack([scales_of(trace, int(o) + 1, at_origin)[0] for o in origins])
     found = actuals(trace.mean, trace, origins)
-    return {pair.name: _score(pair, trace, issued.quantiles, found, scales, levels, cpu_s) for pair in trace.pairs}
+    return {pair.name: _score(pair, trace, issued.quantiles, found, units, volatilities, cpu_s) for pair in trace.pairs}
 
 
 def actuals(values: F32, trace: Trace, origins: I64) -> F32:
@@ -113,7 +116,7 @@ def actuals(values: F32, trace: Trace, origins: I64) -> F32:
 
 
 def scales_of(trace: Trace, until: int | None = None, window: int | None = None) -> tuple[F64, F64]:
-    """Scale and mean level float64[v, r] of the history before bucket `until` (the scored part), of its newest `window` buckets."""
+    """Scale and volatility float64[v, r] of the history before bucket `until` (the scored part), of its newest `window` buckets."""
     end = trace.loaded if until is None else until
     past = trace.mean[:, trace.resources, 0 if window is None else max(0, end - window) : end].astype(np.float64)
     change = np.abs(np.diff(past, axis=-1))
@@ -121,8 +124,9 @@ def scales_of(trace: Trace, until: int | None = None, window: int | None = None)
     there = (~np.isnan(past)).sum(axis=-1)
     step = np.where(known, change, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
     level = np.nan_to_num(past).sum(axis=-1) / np.maximum(there, 1)
-    scale = np.maximum(step, np.maximum(FLOORS[list(trace.resources)], LEVEL_FLOOR * level))
-    return np.where(there > 1, scale, np.nan), level
+    floors = FLOORS[list(trace.resources)]
+    scale = np.maximum(step, np.maximum(floors, LEVEL_FLOOR * level))
+    return np.where(there > 1, scale, np.nan), step / (level + floors)
 
 
 def pinball(quantiles: F32, actual: F32, levels: Sequence[float] = SCORED_LEVELS) -> F32:
@@ -163,14 +167,13 @@ def _within(low: F32, high: F32, least: float, most: float) -> F32:
     return np.where(width > 0, overlap / np.where(width > 0, width, 1.0), inside).astype(np.float32)
 
 
-def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, all_scales: F64, all_levels: F64, cpu_s: float) -> Score:
+def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, units: F64, volatilities: F64, cpu_s: float) -> Score:
     quantiles, actual = series_of(pair, trace, all_quantiles, 1), series_of(pair, trace, all_actual, 1)
-    scale, level = series_of(pair, trace, all_scales, 0), series_of(pair, trace, all_levels, 0)
-    due = ~np.isnan(actual) & ~np.isnan(scale)[None, :, None]
+    unit = series_of(pair, trace, units, 1).astype(np.float32)[..., None]
+    due = ~np.isnan(actual) & ~np.isnan(unit)
     known = due & ~np.isnan(quantiles[..., 0])
     if not known.any():
         raise ValueError(f"{pair.name}: nothing to score in {trace.mean.shape[2] - trace.loaded} buckets of {trace.mean.shape[0]} VMs")
-    unit = scale.astype(np.float32)[None, :, None]
     losses = np.where(known, pinball(quantiles, actual) / unit, np.nan)
     errors = np.where(known, np.abs(actual - quantiles[..., MIDDLE]) / unit, np.nan)
     points = known.sum(axis=(0, 2))
@@ -181,8 +184,7 @@ def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, all_sc
     above = np.where(known, actual > quantiles[..., UPPER] * np.float32(1 + 1e-6), False)
     by_series = above.sum(axis=(0, 2)) / np.maximum(points, 1)
     enough = points >= LEAST_POINTS
-    with np.errstate(invalid="ignore", divide="ignore"):
-        volatility = np.where(points > 0, scale / np.maximum(level, 1e-9), np.nan)
+    volatility = np.where(points > 0, series_of(pair, trace, volatilities, 0), np.nan)
     terciles = [part for part in np.array_split(np.argsort(volatility)[: int((points > 0).sum())], 3) if len(part)]
     return Score(
         pinball=float(np.nanmean(losses, dtype=np.float64)),
@@ -193,6 +195,9 @@ def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, all_sc
         by_series=np.where(points > 0, np.nansum(losses, axis=(0, 2), dtype=np.float64) / np.maximum(points, 1), np.nan),
         points=points,
         coverage=np.stack(coverage),
+        closed_coverage=np.stack(
+            [np.bincount(step, _closed(quantiles[known], actual[known], *band), HORIZON_STEPS) / count for band in BANDS]
+        ),
         above=float(_within(low, high, 0.975 + 1e-6, 1.0).mean()),
         plain_above=float(above[known].mean()),
         above_by_tercile=np.array([above[:, part].sum() / max(1, points[part].sum()) for part in terciles]),
@@ -200,6 +205,12 @@ def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, all_sc
         silent=float(1.0 - known.sum() / due.sum()),
         cpu_s=cpu_s,
     )
+
+
+def _closed(quantiles: F32, actual: F32, least: float, most: float) -> NDArray[np.bool_]:
+    low, high = quantiles[:, LEVELS.index(least)], quantiles[:, LEVELS.index(most)]
+    inside: NDArray[np.bool_] = (actual >= low * np.float32(1 - 1e-6)) & (actual <= high * np.float32(1 + 1e-6))
+    return inside
 
 
 def _trimmed(values: F32) -> float:

@@ -27,7 +27,6 @@ from shared.units import BUCKET_S, CPU, DISK, GIB, HORIZON_STEPS, MEMORY, NET_RX
 DAY: Final = 288
 SMALL: Final = 20  # halves of fewer VMs would say more about the draw than about the forecast
 LOADED: Final = 2400  # buckets of history before the first scored origin, where the trace is long enough: a week and a day
-TRAINED_A_DAY: Final = 300  # VMs of each other PlanetLab day
 WHERE: Final = 0.85  # share of the trace's span at which the scored part ends: not its edge, where VMs come and go
 SHORT_NAMES: Final = ("cpu", "memory", "disk", "net rx", "net tx")
 CORES: Final = {"azure": 4, "google": 4, "alibaba": 96, "planetlab": 1, "nab": 1}  # where the trace gives percent only
@@ -76,14 +75,16 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of each set: at most `vms` tested, as many trained on, `scored` buckets (PlanetLab and Google: what is left of the day)."""
+    """How much of each set: at most `vms` tested (twice that of Google's job-days, three times of PlanetLab), `trained` trained on (of each
+    other PlanetLab day; three times that of job-days), `scored` buckets (PlanetLab and Google: what is left of the day)."""
 
     vms: int
+    trained: int
     scored: int
 
 
-FULL: Final = Size(vms=100, scored=432)
-QUICK: Final = Size(vms=16, scored=72)
+FULL: Final = Size(vms=100, trained=100, scored=432)
+QUICK: Final = Size(vms=16, trained=40, scored=72)
 
 
 @lru_cache(maxsize=4)
@@ -123,7 +124,7 @@ def planetlab(folder: Path, size: Size, tested: int = -1) -> Trace | None:
     if len(days) < 2:
         return None
     test = days.pop(tested)
-    parts = [_day(day, TRAINED_A_DAY) for day in days]
+    parts = [_day(day, size.trained) for day in days]
     length = min(part.shape[2] for part in parts)
     train = np.concatenate([part[..., :length] for part in parts])
     mean = _day(test, 3 * size.vms)
@@ -228,7 +229,7 @@ def _google(folder: Path, size: Size) -> Trace | None:
         return tuple(names), data
 
     names, mean = cut(halves[0], 2 * size.vms)
-    _, train = cut(halves[1], 600)
+    _, train = cut(halves[1], 3 * size.trained)
     return Trace(
         name="google",
         start_s=0,
@@ -323,7 +324,7 @@ def _long(
         test, train = slice(None), slice(None)
     else:
         half = len(names) // 2
-        test, train = slice(0, min(half, size.vms)), slice(half, half + max(size.vms, 100))
+        test, train = slice(0, min(half, size.vms)), slice(half, half + size.trained)
     return Trace(
         name=name,
         start_s=window.start_s,
