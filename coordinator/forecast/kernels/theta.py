@@ -87,23 +87,26 @@ def _fit(filled: F64, drift: float) -> F64:
         return state
     alphas, sums, lanes = np.empty(_WIDE), np.empty((6, _WIDE)), np.empty((2, _WIDE))
     for i in range(n):
-        line, slope = _line(filled[i])
+        centre = filled[i].mean()  # the model moves with the data; around 0 the sums of squares keep their digits
+        row = filled[i] - centre
+        line, slope = _line(row)
         low, high = ALPHA_LOW, ALPHA_HIGH
         for _ in range(_ZOOMS):
             least = np.inf
             best = 0
             for k in range(_WIDE):
                 alphas[k] = low + (high - low) * k / (_WIDE - 1)
-            _moments(filled[i], alphas, line, slope, sums, lanes)
+            _moments(row, alphas, line, slope, sums, lanes)
             for k in range(_WIDE):
-                level, w, sse = _solve(sums, k, drift, line, slope, filled[i, 0])
+                level, w, sse = _solve(sums, k, drift, line, slope, row[0])
                 if sse < least:
                     least, best = sse, k
                     state[i, LEVEL], state[i, DRIFT] = level, w
             state[i, ALPHA] = alphas[best]
             spacing = (high - low) / (_WIDE - 1)
             low, high = max(alphas[best] - spacing, ALPHA_LOW), min(alphas[best] + spacing, ALPHA_HIGH)
-        state[i, LINE], state[i, SLOPE], state[i, POWER] = line, slope, 1.0
+        state[i, LEVEL] += centre * (1.0 - state[i, DRIFT])
+        state[i, LINE], state[i, SLOPE], state[i, POWER] = line + centre, slope, 1.0
     return state
 
 

@@ -25,9 +25,10 @@ def start(filled: F64, width: int) -> F64:
     state = np.zeros((n, _HEAD + 2 * width), dtype=filled.dtype)
     held = min(b, width)
     for i in range(n):
-        state[i, 0], state[i, 1] = held, held % width
+        state[i, 0], state[i, 1] = held, b % width
         state[i, 2] = filled[i, b - 1] if b > 0 else np.nan
-        state[i, _HEAD : _HEAD + held] = filled[i, b - held :]
+        for t in range(b - held, b):
+            state[i, _HEAD + t % width] = filled[i, t]
         state[i, _HEAD + width : _HEAD + width + held] = np.sort(filled[i, b - held :])
     return state
 
