@@ -145,17 +145,16 @@ def series_of(pair: Pair, trace: Trace, values: NDArray[Any], axis: int) -> NDAr
 
 
 def shared_rank(quantiles: F32, actual: F32) -> tuple[F32, F32]:
-    """Lowest and highest level that the actual can stand for: equal where it ties with one quantile or none, apart where with several."""
+    """Lowest and highest level that the actual stands for: equal where it ties with no quantile, apart where it ties with some."""
     tolerance = (1e-6 * np.abs(actual) + 1e-9)[..., None]
     difference = actual[..., None] - quantiles
     below = (difference > tolerance).sum(axis=-1)  # quantiles strictly below
     not_above = (difference >= -tolerance).sum(axis=-1)
     edges = np.array([0.0, *LEVELS, 1.0], dtype=np.float32)
     middles = np.array([(a + b) / 2 for a, b in pairwise(edges)], dtype=np.float32)
-    tied = not_above > below
-    # a tie with the lowest (highest) level reaches down to 0 (up to 1): nothing says where its probability ends
-    low = np.where(tied, np.where(below == 0, 0.0, edges[below + 1]), middles[below])
-    high = np.where(tied, np.where(not_above == len(LEVELS), 1.0, edges[not_above]), middles[below])
+    # the probability of the tied value begins somewhere between the last level below it and the first that ties (0 when none is below)
+    low = np.where((not_above > below) & (below == 0), 0.0, middles[below])
+    high = np.where((not_above > below) & (not_above == len(LEVELS)), 1.0, middles[not_above])
     return low.astype(np.float32), high.astype(np.float32)
 
 
@@ -177,7 +176,8 @@ def _score(pair: Pair, trace: Trace, all_quantiles: F32, all_actual: F32, units:
     losses = np.where(known, pinball(quantiles, actual) / unit, np.nan)
     errors = np.where(known, np.abs(actual - quantiles[..., MIDDLE]) / unit, np.nan)
     points = known.sum(axis=(0, 2))
-    low, high = shared_rank(quantiles[known], actual[known])
+    said, came = quantiles[known], actual[known]
+    low, high = shared_rank(said, came)
     step = np.broadcast_to(np.arange(HORIZON_STEPS), known.shape)[known]
     count = np.maximum(np.bincount(step, minlength=HORIZON_STEPS), 1)
     coverage = [np.bincount(step, _within(low, high, *band), minlength=HORIZON_STEPS) / count for band in BANDS]
