@@ -8,17 +8,18 @@ cannot invent an explosion. Invariants: demand >= usage; peak >= demand; unknown
 Rules, per resource (limits of -1 = unlimited and None = unknown do not bind):
 
 CPU      throttled >= 1 % of the time, or use >= 97 % of quota or vCPUs, or ready >= 10 % of a CPU: (used + ready) / (1 - share held);
-         at most the vCPUs and 10 x limit, 2 x limit where vCPUs are unknown; used + 10 % where nothing was counted; all vCPUs busy: blind
+         at most the vCPUs and 50 x limit, 2 x limit where vCPUs are unknown; used + 10 % where nothing was counted; all vCPUs busy: blind
 memory   full (use >= 97 % of what the guest was given) and refaulting: used + what is missing, the mean of 20 s of refaults and
-         need x PSI / 4; 5 to 50 % of what it was given; not full but swapping or stalled: the same, at most 25 %; full and quiet: blind
-disk     use >= 97 % of the byte or operation limit: used / (1 - I/O stall), at most 4 x limit; no stall known: blind
-network  use >= 95 % of the ceiling: ceiling + drops x 1500 bytes, at most 4 x ceiling, where drops are >= 5 % of it (senders that do not
+         need x PSI / 4; at most 50 % of what it was given; swapping or stalled but not full: the same, 5 to 25 %; full, and nothing known
+         of refaults and stalls: blind
+disk     use >= 97 % of the byte or operation limit: used / (1 - I/O stall), at most 20 x limit; no stall known: blind
+network  use >= 95 % of the ceiling: ceiling + drops x 1500 bytes, at most 20 x ceiling, where drops are >= 5 % of it (senders that do not
          yield); fewer drops (TCP yields after 1-2 %) or none: blind; drops below the ceiling (a burst): used + drops, at least 10 %
 
 Throttled time is summed over the vCPUs' groups by the kernel, and is one share of time in samples of a group as a whole. CPU PSI, a share
-of time in both, tells them apart: throttled > 1.05 x PSI means several vCPUs waited at once, and then each for 1 / vCPUs of the sum.
-Worked: quota 1000 m of 4 vCPUs, used 990, throttled 400 permille: 1650 m. Quota 2000 of 4, used 2000, throttled 1000 permille, PSI 250:
-each vCPU was held for a quarter of the time: 2000 / .75 = 2667 m. Sources: Documentation/scheduler/sched-bwc.rst, accounting/psi.rst,
+of time in both, tells them apart: throttled > 1.05 x PSI means several vCPUs waited at once (see `_held_vcpus`).
+Worked: quota 1000 m of 4 vCPUs, used 990, throttled 400 permille: 1650 m. Quota 2000 of 4, used 2000, throttled 1000 permille, PSI 684: all
+four were held for a quarter of the time, 2000 / .75 = 2667 m. Sources: Documentation/scheduler/sched-bwc.rst, accounting/psi.rst,
 mm/workingset.c (what refaults is what is missing).
 """
 
@@ -39,7 +40,7 @@ AT_LIMIT: Final = 0.97
 AT_CEILING: Final = 0.95
 READY: Final = 0.1
 SEVERAL: Final = 1.05  # throttled time per stalled time above which several vCPUs waited at once
-MOST_HELD: Final = 0.9  # share of time held back that is believed: demand of ten times what was used
+MOST_HELD: Final = 0.98  # share of time held back that is believed: demand of fifty times what was used
 MEMORY_PSI: Final = 0.05
 MAJOR_FAULTS_PER_S: Final = 100.0
 SWAP_BYTES_PER_S: Final = 64 * 1024.0  # below this a guest merely reads back cold pages
@@ -49,9 +50,10 @@ STALL_PER_MISSING: Final = 4.0  # a guest that lacks 5 % of its need stalls 20 %
 MEMORY_LEAST, MEMORY_MODEST, MEMORY_MOST = 0.05, 0.25, 0.5
 MODEST: Final = 1.10
 WITH_DROPS: Final = 0.05  # of the ceiling dropped: above this the drops are the size of what is missing
-MOST_TIMES: Final = 4.0  # disk and network: the limit times this
+MOST_TIMES: Final = 20.0  # disk and network: the limit times this
 STALLED: Final = 0.02
 PACKET_BITS: Final = 12_000.0
+VCPU_COUNTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 
 # Fields read, in the order in which `columns_of` lays them out.
 FIELDS: Final = (
@@ -142,12 +144,16 @@ def _cpu(columns: dict[str, F64], out: Demand) -> None:
     busy = used >= AT_LIMIT * vcpus
     pinned = used >= AT_LIMIT * limit
     held = (throttled >= THROTTLED) | pinned
-    share, several = _held_share(columns, throttled, limit, vcpus, pinned)
+    share = np.clip(throttled, 0.0, MOST_HELD)
     wanted = (used + ready) / (1.0 - share)
-    # Time summed over vCPUs is the most that they can have missed; of a share of the group as a whole that is not so
-    wanted = np.where(pinned & ~several, wanted, np.fmin(wanted, used + ready + 1000.0 * throttled))
+    longest = used + ready + 1000.0 * throttled  # vCPUs cannot have missed more than the time for which they were held
+    several, missed = _held_vcpus(columns, throttled, limit, vcpus)
+    # Held although the VM as a whole is below its quota: one vCPU spent its part (`missed`), or the whole did for some of the time
+    # (`wanted`). Nothing tells which, and the two may be times apart: their geometric mean.
+    below = np.sqrt(np.fmax(np.fmin(wanted, longest) - used - ready, 0.0) * missed) + used + ready
+    wanted = np.where(several, np.fmin(used + ready + missed, longest), np.where(pinned | np.isnan(missed), wanted, below))
     wanted = np.where(held & ~busy & (throttled < THROTTLED), used * MODEST + ready, wanted)
-    bound = np.where(np.isnan(vcpus), 2.0 * limit, np.fmin(10.0 * limit, vcpus))
+    bound = np.where(np.isnan(vcpus), 2.0 * limit, np.fmin(limit / (1.0 - MOST_HELD), vcpus))
     wanted = np.where(busy, vcpus, wanted)
     demand = np.where(np.isnan(used), np.nan, np.fmax(used, np.fmin(wanted, bound)))
     out.usage[:, CPU] = used
@@ -158,17 +164,25 @@ def _cpu(columns: dict[str, F64], out: Demand) -> None:
     out.blind[:, CPU] = busy
 
 
-def _held_share(
-    columns: dict[str, F64], throttled: F64, limit: F64, vcpus: F64, pinned: NDArray[np.bool_]
-) -> tuple[F64, NDArray[np.bool_]]:
-    """Share of time [m] for which a vCPU was held back, and whether `throttled` is summed over several of them."""
+def _held_vcpus(columns: dict[str, F64], throttled: F64, limit: F64, vcpus: F64) -> tuple[NDArray[np.bool_], F64]:
+    """Whether throttled time is summed over several vCPUs, and the millicores they missed then. Arrays [m].
+
+    With k vCPUs held for the share T / k each, at phases of their own, PSI is 1 - (1 - T / k)^k: k is the number that fits it best, all
+    vCPUs where PSI is unknown. A vCPU runs its part q = limit / vCPUs of the quota in the 1 - T / k of the time left to it, so each misses
+    q (T / k) / (1 - T / k), together q T / (1 - T / k).
+    """
     stalled = columns["psi_cpu_some_permille"] / 1000.0
     count = np.fmax(np.nan_to_num(vcpus, nan=1000.0) / 1000.0, 1.0)
     # Without PSI: a share of the group as a whole cannot pass 1 - limit / vCPUs, the one at which all vCPUs want to run
     impossible = throttled > np.fmax(1.0 - limit / vcpus, 0.0) + 0.05
     several = np.where(np.isnan(stalled), impossible, throttled > SEVERAL * stalled + 0.005) & (count > 1)
-    at_once = np.clip(throttled / np.fmax(np.nan_to_num(stalled), 1e-3), 1.0, count)
-    return np.clip(throttled / np.where(several, np.where(pinned, count, at_once), 1.0), 0.0, MOST_HELD), several
+    found, off = count.copy(), np.full_like(count, np.inf)
+    for k in VCPU_COUNTS:
+        misfit = np.abs(1.0 - (1.0 - np.fmin(throttled / k, 1.0)) ** k - stalled)
+        better = (k <= count) & (k >= throttled) & (misfit < off)
+        found, off = np.where(better, float(k), found), np.where(better, misfit, off)
+    share = np.clip(throttled / found, 0.0, MOST_HELD)
+    return several, limit / count * throttled / (1.0 - share)
 
 
 def _memory(columns: dict[str, F64], out: Demand) -> None:
@@ -187,15 +201,16 @@ def _memory(columns: dict[str, F64], out: Demand) -> None:
     by_stall = stalled / STALL_PER_MISSING / np.fmax(1.0 - stalled / STALL_PER_MISSING, 0.5)
     by_refaults = np.where(by_refaults > 0, by_refaults, by_stall)
     missing = np.where(np.isnan(by_stall), by_refaults, (by_refaults + by_stall) / 2.0)
-    missing = np.clip(np.nan_to_num(missing), MEMORY_LEAST, np.where(full, MEMORY_MOST, MEMORY_MODEST))
+    missing = np.clip(np.nan_to_num(missing), np.where(full, 0.0, MEMORY_LEAST), np.where(full, MEMORY_MOST, MEMORY_MODEST))
     demand = np.where(pressed, used + missing * reference, used)
     known = ~np.isnan(used)
+    silent = np.isnan(stalled) & np.isnan(columns["memory_swap_bytes_per_s"]) & np.isnan(columns["memory_major_faults_per_s"])
     out.usage[:, MEMORY] = used
     out.mean[:, MEMORY] = demand
     out.peak[:, MEMORY] = demand
     out.limit[:, MEMORY] = given
     out.censored[:, MEMORY] = (pressed | full) & known
-    out.blind[:, MEMORY] = full & ~pressed & known
+    out.blind[:, MEMORY] = full & silent & known
 
 
 def _disk(columns: dict[str, F64], out: Demand) -> None:
