@@ -318,7 +318,9 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     listen_http: Annotated[ListenConfig, Meta(description="status page, API and metrics")] = ListenConfig(port=8080)
     tls: TlsConfig = TlsConfig()
     ray: Annotated[bool, Meta(description="forecast and place in Ray workers; false = in this process")] = True
-    ray_workers: Annotated[int, Meta(ge=1, le=1024, description="forecast shards, one Ray actor each")] = 2
+    ray_workers: Annotated[int, Meta(ge=1, le=1024, description="least number of forecast shards, one Ray actor each")] = 2
+    ray_address: Annotated[str, Meta(description="Ray cluster to join (host:port, token in RAY_AUTH_TOKEN); empty = our own")] = ""
+    ray_shard_bytes: Annotated[int, Meta(ge=256 * MIB, le=2**46, description="most memory of a forecast shard, or it is split")] = 2 * GIB
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="seed of everything random (placement search, boosting)")] = 1
     cycle: CycleConfig = CycleConfig()
     sizing: SizingConfig = SizingConfig()

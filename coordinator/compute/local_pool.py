@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from coordinator.compute.sharding import join_forecasts, solve_sharded, split_bucket, split_history
+from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
+from coordinator.compute.solving import solve_sharded
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
 
