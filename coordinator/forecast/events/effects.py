@@ -32,6 +32,7 @@ I64 = NDArray[np.int64]
 FIRST_SPREAD: Final = 0.25  # squared relative error expected of a first occurrence, until it is measured
 OWN_SPREAD: Final = 0.09  # ... of one that the VM had before
 NEXT_SPREAD: Final = 0.09  # ... of the next bucket of an occurrence under way
+FIRST_STANDING: Final = (0.3, 0.35, 0.35)  # relative misses expected of the forms: as an amount, a share of the level, of the size
 PRIOR_COUNT: Final = 5.0
 SIZE_RATE: Final = 1.0 / 144.0  # a VM's usual level follows within half a day
 _MEDIAN, _LOW, _HIGH = LEVELS.index(0.5), LEVELS.index(0.1), LEVELS.index(0.9)
@@ -106,7 +107,7 @@ class EventEffects:
         self._begun: I64 = np.zeros(0, dtype=np.int64)
         self._seen: I64 = np.zeros(0, dtype=np.int64)
         # tables by category
-        self._scores: F64 = np.zeros((0, kernels.KINDS, kernels.FORMS))
+        self._scores: F64 = np.zeros((0, kernels.KINDS, kernels.FORMS + 1))
         self._spread: F64 = np.zeros((0, kernels.KINDS, 3))
         self._spread_count: F64 = np.zeros((0, kernels.KINDS, 3))
 
@@ -119,7 +120,9 @@ class EventEffects:
         self._calendar = calendar
         self._roster.forget_scopes()
         new = len(self._roster.categories) - len(self._scores)
-        self._scores = np.concatenate([self._scores, np.full((new, kernels.KINDS, kernels.FORMS), 0.3)])
+        standing = np.zeros((new, kernels.KINDS, kernels.FORMS + 1))
+        standing[..., : kernels.FORMS] = FIRST_STANDING
+        self._scores = np.concatenate([self._scores, standing])
         fresh = np.broadcast_to(np.array([FIRST_SPREAD, OWN_SPREAD, NEXT_SPREAD]), (new, kernels.KINDS, 3))
         self._spread = np.concatenate([self._spread, fresh])
         self._spread_count = np.concatenate([self._spread_count, np.full((new, kernels.KINDS, 3), PRIOR_COUNT)])

@@ -33,9 +33,11 @@ PHASES: Final = DURING + AFTER
 PULLS: Final = (2.0, 3.0, 3.0)
 OWN_PULL: Final = (0.1, 3.0)  # bounds
 CAPS: Final = (400.0, 200.0, 100.0, 5.0)  # a VM's own effect follows within about five occurrences
+SPIKE: Final = 3.0  # standard deviations
 MOST_RATIO: Final = 3.0  # one bucket of an event to the next
 LEAST_DOUBT: Final = 0.25  # of the forecast's own variance: an effect believed to be nothing may still turn out to be something
-SCORE_RATE: Final = 0.02
+SCORE_RATE: Final = 0.02  # of a form's standing, once many buckets have been scored
+SCORE_PRIOR: Final = 4.0
 SPREAD_CAP: Final = 200.0
 _TINY: Final = 1e-9
 
@@ -79,7 +81,7 @@ def expected(
     declared = p < DURING and not (math.isnan(added) and math.isnan(factor))
     amount = added if not math.isnan(added) else (factor - 1.0) * base
     source = _evident(count, slots, levels, p, k)
-    total, weight = 0.0, 0.0
+    heard = False
     for form in range(FORMS):
         said[form] = math.nan
         unit = 1.0 if form == 0 else (base if form == 1 else size)
@@ -103,11 +105,24 @@ def expected(
                 known = True
         if known:
             said[form] = share * unit
-            total += trust[form] * said[form]
-            weight += trust[form]
-    if weight > 0.0:
-        return total / weight, True
-    return 0.0, False
+            heard = True
+    return (_middle(said, trust), True) if heard else (0.0, False)
+
+
+@njit(cache=True)
+def _middle(said: F64, trust: F64) -> float:
+    """Weighted median of what the forms say: a share of an idle VM's level may be off by any factor, a mean would follow it."""
+    best, least = 0.0, math.inf
+    for form in range(FORMS):
+        if math.isnan(said[form]):
+            continue
+        miss = 0.0
+        for other in range(FORMS):
+            if not math.isnan(said[other]):
+                miss += trust[other] * abs(said[other] - said[form])
+        if miss < least:
+            best, least = said[form], miss
+    return best
 
 
 @njit(cache=True)
@@ -228,9 +243,16 @@ def learn(
             else:
                 part, blame = min((mine * mine + least) / all_doubt, 1.0), all_doubt / (all_doubt + noise)
             found = now + part * rest
+            if known:  # a spike of the VM's own does not become a habit of the event; what is really larger gets there in a few occurrences
+                reach = SPIKE * (doubt[row, k] + math.sqrt(spread_before[category, k, 0]) * abs(before))
+                found = min(max(found, before - reach), before + reach)
             if p < DURING:
                 last[own, k] = now + part * blame * rest
-                _score_forms(scores[category, k], found, before, doubt[row, k], said)
+                expected(
+                    count, moments, slots[i], LEVELS_OF_POOLING - 1, p, k, level, size[row, k], told[notice, k % N_RESOURCES],
+                    trust[category, k], said,
+                )  # fmt: skip
+                _score_forms(scores[category, k], found, doubt[row, k], said)
                 if known and math.isnan(so_far):
                     _score_spread(spread, spread_count, category, k, 1 if had else 0, found, before, doubt[row, k])
                 elif not math.isnan(so_far):
@@ -249,14 +271,16 @@ def learn(
 
 
 @njit(cache=True)
-def _score_forms(scores: F64, lift: float, before: float, doubt: float, said: F64) -> None:
-    """How far each form was off, as a share of what there was to foretell."""
-    unit = abs(lift) + abs(before)
-    if unit <= doubt:
-        return
+def _score_forms(scores: F64, lift: float, doubt: float, said: F64) -> None:
+    """How far each form was off, by what others showed, as a share of what there was to foretell. scores[FORMS] counts."""
+    heard = False
     for form in range(FORMS):
-        if not math.isnan(said[form]):
-            scores[form] += SCORE_RATE * (min(abs(lift - said[form]) / unit, 1.0) - scores[form])
+        if not math.isnan(said[form]) and abs(lift) + abs(said[form]) > doubt:
+            miss = abs(lift - said[form]) / (abs(lift) + abs(said[form]))
+            scores[form] += max(SCORE_RATE, 1.0 / (scores[FORMS] + SCORE_PRIOR)) * (miss - scores[form])
+            heard = True
+    if heard:
+        scores[FORMS] += 1.0
 
 
 @njit(cache=True)
@@ -275,6 +299,6 @@ def trust_of(scores: F64, spread: F64) -> F64:
     The fourth power leaves a clear winner nearly alone. The pull is the variance of own occurrences over that among VMs, as both show in
     how far occurrences were from what was foretold of them.
     """
-    sharp: Any = (scores + 0.05) ** -4.0
+    sharp: Any = (scores[..., :FORMS] + 0.05) ** -4.0
     pull = np.clip(spread[..., 1] / np.maximum(spread[..., 0], _TINY), *OWN_PULL)
     return np.concatenate([sharp / sharp.sum(axis=-1, keepdims=True), pull[..., None]], axis=-1)
