@@ -19,7 +19,7 @@ from bench.world_history import extended, joined, merged
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
-from coordinator.compute.sharding import solve_sharded
+from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
 from coordinator.gateway import sessions as gw
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt

@@ -38,9 +38,14 @@ class ShardBudget:
     limit_bytes: int
 
     @property
+    def ring_bytes(self) -> int:
+        """Of one series' history."""
+        return RING_BYTES * (self.ring + RING_SLACK)
+
+    @property
     def series_bytes(self) -> int:
         """Of one series, while a call runs."""
-        return RING_BYTES * (self.ring + RING_SLACK) + STATE_BYTES + CALL_BYTES
+        return self.ring_bytes + STATE_BYTES + CALL_BYTES
 
     def needed(self, vms: int) -> int:
         """Bytes of a shard with this many VMs."""
