@@ -168,9 +168,7 @@ def figures_of(
         mine = ours[target]
         realised, cost, own = hours.violated(mine), hours.cost(mine), each.cost(mine)
         worse = (hours.violated_by_vm(mine) > 3 * target).mean()
-        print(
-            f"  target {target:.0%}: TIDEGATE violates {realised:.2%} of the hours at {cost:.3f} ({own:.3f}); VMs above 3x target {worse:.1%}"
-        )
+        print(f"  target {target:.0%}: TIDEGATE violates {realised:.2%} at {cost:.3f} ({own:.3f}); VMs above 3x target {worse:.1%}")
         good = 0.7 * target <= realised <= 1.3 * target
         label = f"{pair}: hours violated at target {target:.0%}"
         figures.append(Figure(name=label, value=realised, unit="", bar=f"{0.7 * target:g} to {1.3 * target:g}", holds=good, row=9))
