@@ -2,6 +2,7 @@
 
 A window of the newest day is filled (a missing bucket repeats the last known value); sliding ordered windows of 12 and 36 give the medians
 of the trials and the newest quantiles alike; everything else is a running sum. Seasonal values are read from the raw arrays, NaN = none.
+One file, though long: numba's cache does not notice that a kernel's callee in another file has changed.
 """
 # mypy: disallow-untyped-decorators=false
 # (numba.njit is untyped)

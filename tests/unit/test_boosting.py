@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.forecast.boosting import QuantileBooster, Settings, gate, train
+from coordinator.forecast.boosting import QuantileBooster, Settings, exercise, gate, train
 from coordinator.forecast.features import Covariates
 from coordinator.forecast.members import look
+from coordinator.forecast.warm import compiling
 from coordinator.model import N_RESOURCES, HistoryBlock
 
 SMALL = Settings(rounds=25, pairs=2000)
@@ -169,6 +170,15 @@ def test_a_group_learns_what_its_vms_have_in_common() -> None:
     values = QuantileBooster(model).groups
     assert set(values) == {0, 1}
     assert values[1] > values[0]
+
+
+def test_after_the_exercise_no_forecast_compiles(model: bytes) -> None:
+    exercise()
+    series = daily(2, 2).reshape(-1, 576)
+    seen = look(series)
+    with compiling() as compiled:
+        QuantileBooster(model).forecast(series, series, seen, END_S, np.full(len(series), np.nan))
+    assert compiled.names == []
 
 
 def test_settings_name_what_is_out_of_range() -> None:

@@ -5,7 +5,7 @@
 """
 
 from coordinator.forecast.boosting.gate import Verdict, gate
-from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, QuantileBooster
+from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, QuantileBooster, exercise
 from coordinator.forecast.boosting.training import Settings, train
 
-__all__ = ["PEAK_QUANTILES", "QUANTILES", "QuantileBooster", "Settings", "Verdict", "gate", "train"]
+__all__ = ["PEAK_QUANTILES", "QUANTILES", "QuantileBooster", "Settings", "Verdict", "exercise", "gate", "train"]

@@ -8,15 +8,16 @@ quantiles are the calibrator's.
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from coordinator.forecast.boosting.trees import Forest, pack, restore
+from coordinator.forecast.boosting.trees import MOST_LEAVES, Forest, pack, parse, restore
 from coordinator.forecast.features import NONE_KNOWN, STATIC, STEP, Covariates, Features, describe
 from coordinator.forecast.members import Window
-from coordinator.model import F32, F64
+from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
@@ -106,6 +107,22 @@ class QuantileBooster:
         del seen
         features = self.describe(series, peaks, capacity.reshape(-1), end=series.shape[1], now_s=now_s)
         return self.bucket_quantiles(features).reshape(len(QUANTILES), len(series), HORIZON_STEPS)
+
+
+def exercise() -> None:
+    """Run every kernel of a forecast with production's types on little data: compiled, or read from the cache, at once (see warm.py)."""
+    one_leaf = "\n\nTree=0\nnum_leaves=1\nleaf_value=0"
+    means = parse([f"max_feature_idx={len(STATIC) + len(STEP) - 1}{one_leaf}"] * len(QUANTILES))
+    peaks = parse([f"max_feature_idx={len(STATIC) - 1}{one_leaf}"] * len(PEAK_QUANTILES))
+    wide = [
+        replace(forest, mask=forest.mask.astype(np.uint64), leaf=np.zeros((len(forest.nodes), MOST_LEAVES))) for forest in (means, peaks)
+    ]
+    series = np.ones((N_RESOURCES, HORIZON_STEPS), dtype=np.float32)
+    for learnt in (Learnt("gbdt", means, peaks, {}), Learnt("rf", wide[0], wide[1], {})):  # 32 and 64 leaves are two compilations
+        booster = QuantileBooster(encode(learnt))
+        found = booster.describe(series, series, np.full(len(series), np.nan), end=series.shape[1], now_s=0)
+        booster.bucket_quantiles(found)
+        booster.peak_quantiles(found)
 
 
 def _back(said: F64, anchor: F64, unit: F64, unknown: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> F64:
