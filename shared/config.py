@@ -327,4 +327,17 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
+    events_dir: Annotated[
+        str,
+        Meta(max_length=4096, description="folder of calendars of scheduled events (*.ics, *.cron), read again on change; empty = none"),
+    ] = ""
+    time_zone: Annotated[
+        str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._+/-]*$", max_length=64, description="IANA zone of calendar entries that name none")
+    ] = "UTC"
+    holidays: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^[A-Z]{2}(-[A-Z0-9]{1,3})?$", description="country (DE) or part (DE-BY) whose public holidays count; empty = none"
+        ),
+    ] = ""
     clock: ClockConfig = ClockConfig()
