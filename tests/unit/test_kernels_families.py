@@ -64,10 +64,10 @@ def test_a_missing_bucket_repeats_the_last_value(name: str) -> None:
 @EVERY
 def test_series_do_not_leak_into_each_other(name: str) -> None:
     family = FAMILIES[name]
-    data = series(37, 90)
+    data = series(70, 90)  # more than one block of LANES
     state = family.start(data)
     family.append(state, data[:, 0])
-    for i in (0, 15, 16, 36):
+    for i in (0, 15, 63, 64, 69):
         alone = family.start(data[i : i + 1])
         family.append(alone, data[i : i + 1, 0])
         np.testing.assert_array_equal(alone[0], state[i])
@@ -146,7 +146,7 @@ def test_damped_trend_with_solved_first_states_fits_as_well_as_statsforecast() -
         ratios.append(sse / np.sum((row - fitted) ** 2))
     assert np.median(ratios) <= 1.002
     assert np.quantile(ratios, 0.95) <= 1.02
-    assert np.all(own <= damped.fit_damped(data)[1] * (1 + 1e-12))
+    assert np.all(own <= damped.fit_damped(data)[1] * (1 + 1e-5))
 
 
 def test_quantiles_of_the_damped_trend_are_normal_around_the_forecast() -> None:

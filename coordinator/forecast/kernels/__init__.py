@@ -17,7 +17,8 @@ numba's cache notices a change of the file a kernel stands in, not of a kernel i
 
 from __future__ import annotations
 
-from coordinator.forecast.kernels.damped import ALPHA_MAX, ALPHA_MIN, PHI_MAX, PHI_MIN, fit_damped, run_damped
+from coordinator.forecast.kernels.damped import fit_damped, run_damped
+from coordinator.forecast.kernels.damped_search import ALPHA_MAX, ALPHA_MIN, PHI_MAX, PHI_MIN
 from coordinator.forecast.kernels.gaps import LANES, fill_gaps
 from coordinator.forecast.kernels.profile import SEASON, season_profile
 from coordinator.forecast.kernels.smoothing import smooth_best

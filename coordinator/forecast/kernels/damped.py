@@ -1,6 +1,6 @@
 """Damped trend: ETS(A,Ad,N) of Hyndman, Koehler, Ord, Snyder, "Forecasting with Exponential Smoothing" (2008), for many series at once.
 
-In its error-correction form, fitted on the sum of squared one-step errors by a grid and a pattern search. For given gains the errors are
+In its error-correction form, fitted on the sum of squared one-step errors (damped_search.py). For given gains the errors are
 linear in the two states at the start, so `start` also solves for those (AutoETS searches all five together); `fit_damped` and `run_damped`
 leave them at AutoETS' first guess, which is all that windows sliding over the same series need. Series run in transposed blocks (gaps.py).
 Invariant: finite input gives finite output.
@@ -14,17 +14,14 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from coordinator.forecast.kernels.damped_search import improve, scale_block, search_grid
 from coordinator.forecast.kernels.gaps import LANES, load_block
 from coordinator.model import F64
 
-PHI_MIN: Final = 0.8
-PHI_MAX: Final = 0.98  # the bounds of StatsForecast's AutoETS
-ALPHA_MIN: Final = 1e-4
-ALPHA_MAX: Final = 0.9999
 VARIANCE_GAIN: Final = 1.0 / 288  # a day's memory
 LEVEL, TREND, ALPHA, BETA, PHI, LAST, VARIANCE = range(7)
-_GRID: Final = np.array([(a, r, p) for a in (0.05, 0.2, 0.5, 0.9) for r in (0.01, 0.1, 0.4) for p in (0.8, 0.9, 0.98)])
-_ROUNDS: Final = 6
+_REACH: Final = 0.2  # first step of the search
+_ROUNDS: Final = 8
 _POLISH: Final = 2  # rounds of solving the first states and searching on
 _LEAST_POINTS: Final = 10  # fewer would be explained by the first states alone
 
@@ -36,20 +33,19 @@ def start(filled: F64) -> F64:
     state = np.full((n, 7), np.nan)
     if b == 0:
         return state
-    block = np.empty((b, LANES))
-    first_states, best = np.empty((2, LANES)), np.empty((3, LANES))
-    best_sse, gains, work = np.empty(LANES), np.empty((3, LANES)), np.empty((3, LANES))
-    best[0, :] = 0.5
-    best[1, :] = 0.01
-    best[2, :] = PHI_MIN
+    block, scaled = np.empty((b, LANES)), np.empty((b, LANES), dtype=np.float32)
+    first_states, best, scale = np.empty((2, LANES)), np.empty((3, LANES)), np.empty(2 * LANES)
+    gains, work = np.empty((3, LANES)), np.empty((3, LANES))
     for first in range(0, n, LANES):
         load_block(filled, first, block)
         _start_states(block, first_states[0], first_states[1])
-        _search_block(block, best, best_sse, first_states)
+        scale_block(block, scale, scaled)
+        search_grid(scaled, scale, first_states, best)
+        improve(scaled, scale, first_states, best, _REACH, _ROUNDS)
         if b >= _LEAST_POINTS:
             for _ in range(_POLISH):
-                _solve_start(block, best, best_sse, first_states)
-                _improve_block(block, best, best_sse, first_states, 0.05, 2)
+                _solve_start(block, best, first_states)
+                improve(scaled, scale, first_states, best, _REACH / 4.0, 2)
         _try_block(block, best, gains, first_states, work)
         for j in range(min(LANES, n - first)):
             i = first + j
@@ -65,7 +61,7 @@ def restart(state: F64, filled: F64) -> F64:
     n, b = filled.shape
     fresh = state.copy()
     block, work = np.empty((b, LANES)), np.empty((2, LANES))
-    best, best_sse = np.empty((3, LANES)), np.empty(LANES)
+    best = np.empty((3, LANES))
     for first in range(0, n, LANES):
         load_block(filled, first, block)
         _start_states(block, work[0], work[1])
@@ -73,8 +69,7 @@ def restart(state: F64, filled: F64) -> F64:
             for j in range(LANES):
                 i = min(first + j, n - 1)
                 best[0, j], best[1, j], best[2, j] = state[i, ALPHA], state[i, BETA] / state[i, ALPHA], state[i, PHI]
-            best_sse[:] = np.inf
-            _solve_start(block, best, best_sse, work)
+            _solve_start(block, best, work)
         for j in range(min(LANES, n - first)):
             fresh[first + j, LEVEL], fresh[first + j, TREND], fresh[first + j, LAST] = work[0, j], work[1, j], np.nan
     return fresh
@@ -132,44 +127,45 @@ def forecast_quantiles(state: F64, steps: int, z: F64) -> F64:
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _solve_start(block: F64, best: F64, best_sse: F64, start: F64) -> None:
+def _solve_start(block: F64, best: F64, start: F64) -> None:
     """Move the first states [2, LANES] to those of least squared error for the gains in `best`, where that is better.
 
     The error's derivatives by level and trend follow the same recursion as the states; least squares on them.
     """
-    shift = np.zeros((2, 2, LANES))  # derivative of (level, trend) by the first (level, trend)
-    state = start.copy()
-    sums = np.zeros((5, LANES))  # aa, ab, bb, ae, be
-    shift[0, 0, :] = 1.0
-    shift[1, 1, :] = 1.0
+    w = np.zeros(15 * LANES)  # one flat array: see damped_search.py
+    for j in range(LANES):
+        w[j], w[LANES + j] = start[0, j], start[1, j]
+        w[2 * LANES + j], w[3 * LANES + j], w[4 * LANES + j] = best[0, j], best[0, j] * best[1, j], best[2, j]
+    w[5 * LANES : 6 * LANES] = 1.0  # derivatives of level by level, of trend by level, of level by trend, of trend by trend
+    w[8 * LANES : 9 * LANES] = 1.0
     for t in range(block.shape[0]):
+        row = block[t]
         for j in range(LANES):
-            alpha, phi = best[0, j], best[2, j]
-            beta = alpha * best[1, j]
-            carried = phi * state[1, j]
-            error = block[t, j] - state[0, j] - carried
-            by_level = shift[0, 0, j] + phi * shift[1, 0, j]
-            by_trend = shift[0, 1, j] + phi * shift[1, 1, j]
-            sums[0, j] += by_level * by_level
-            sums[1, j] += by_level * by_trend
-            sums[2, j] += by_trend * by_trend
-            sums[3, j] += by_level * error
-            sums[4, j] += by_trend * error
-            state[0, j] += carried + alpha * error
-            state[1, j] = carried + beta * error
-            shift[0, 0, j], shift[0, 1, j] = (1.0 - alpha) * by_level, (1.0 - alpha) * by_trend
-            shift[1, 0, j] = phi * shift[1, 0, j] - beta * by_level
-            shift[1, 1, j] = phi * shift[1, 1, j] - beta * by_trend
+            alpha, beta, phi = w[2 * LANES + j], w[3 * LANES + j], w[4 * LANES + j]
+            carried = phi * w[LANES + j]
+            error = row[j] - w[j] - carried
+            trend_by_level, trend_by_trend = phi * w[6 * LANES + j], phi * w[8 * LANES + j]
+            by_level, by_trend = w[5 * LANES + j] + trend_by_level, w[7 * LANES + j] + trend_by_trend
+            w[9 * LANES + j] += by_level * by_level
+            w[10 * LANES + j] += by_level * by_trend
+            w[11 * LANES + j] += by_trend * by_trend
+            w[12 * LANES + j] += by_level * error
+            w[13 * LANES + j] += by_trend * error
+            w[14 * LANES + j] += error * error
+            w[j] += carried + alpha * error
+            w[LANES + j] = carried + beta * error
+            w[5 * LANES + j], w[7 * LANES + j] = by_level - alpha * by_level, by_trend - alpha * by_trend
+            w[6 * LANES + j], w[8 * LANES + j] = trend_by_level - beta * by_level, trend_by_trend - beta * by_trend
     moved, work, natural = np.empty((2, LANES)), np.empty((3, LANES)), np.empty((3, LANES))
     for j in range(LANES):
-        determinant = sums[0, j] * sums[2, j] - sums[1, j] * sums[1, j]
-        known = determinant > 1e-9 * sums[0, j] * sums[2, j]
-        moved[0, j] = start[0, j] + ((sums[3, j] * sums[2, j] - sums[4, j] * sums[1, j]) / determinant if known else 0.0)
-        moved[1, j] = start[1, j] + ((sums[4, j] * sums[0, j] - sums[3, j] * sums[1, j]) / determinant if known else 0.0)
+        aa, ab, bb, ae, be = w[9 * LANES + j], w[10 * LANES + j], w[11 * LANES + j], w[12 * LANES + j], w[13 * LANES + j]
+        determinant = aa * bb - ab * ab
+        known = determinant > 1e-9 * aa * bb
+        moved[0, j] = start[0, j] + ((ae * bb - be * ab) / determinant if known else 0.0)
+        moved[1, j] = start[1, j] + ((be * aa - ae * ab) / determinant if known else 0.0)
     _try_block(block, best, natural, moved, work)
     for j in range(LANES):
-        if work[2, j] < best_sse[j]:
-            best_sse[j] = work[2, j]
+        if work[2, j] < w[14 * LANES + j]:
             start[0, j], start[1, j] = moved[0, j], moved[1, j]
 
 
@@ -221,72 +217,24 @@ def _try_block(block: F64, trial: F64, natural: F64, start: F64, work: F64) -> N
 
 
 @njit(cache=True)
-def _search_block(block: F64, best: F64, best_sse: F64, start: F64) -> None:
-    """Grid, then pattern search."""
-    trial = np.empty((3, LANES))
-    natural = np.empty((3, LANES))
-    work = np.empty((3, LANES))
-    best_sse[:] = np.inf
-    for g in range(_GRID.shape[0]):
-        for k in range(3):
-            trial[k, :] = _GRID[g, k]
-        _try_block(block, trial, natural, start, work)
-        for j in range(LANES):
-            if work[2, j] < best_sse[j]:
-                best_sse[j] = work[2, j]
-                best[:, j] = trial[:, j]
-    _improve_block(block, best, best_sse, start, 0.2, _ROUNDS)
-
-
-@njit(cache=True)
-def _improve_block(block: F64, best: F64, best_sse: F64, start: F64, reach: float, rounds: int) -> None:
-    """Pattern search from `best` with shrinking steps (`reach` at first), lane by lane and in step."""
-    trial = np.empty((3, LANES))
-    natural = np.empty((3, LANES))
-    work = np.empty((3, LANES))
-    step = np.empty((3, LANES))
-    step[0, :] = reach
-    step[1, :] = reach
-    step[2, :] = reach / 4.0
-    low = (ALPHA_MIN, 1e-4, PHI_MIN)
-    high = (ALPHA_MAX, 0.9999, PHI_MAX)
-    for _ in range(rounds):
-        for k in range(3):
-            for sign in (-1.0, 1.0):
-                for j in range(LANES):
-                    trial[0, j], trial[1, j], trial[2, j] = best[0, j], best[1, j], best[2, j]
-                    trial[k, j] = min(max(best[k, j] + sign * step[k, j], low[k]), high[k])
-                _try_block(block, trial, natural, start, work)
-                for j in range(LANES):
-                    if work[2, j] < best_sse[j]:
-                        best_sse[j] = work[2, j]
-                        best[k, j] = trial[k, j]
-            for j in range(LANES):
-                step[k, j] *= 0.6
-
-
-@njit(cache=True)
 def fit_damped(filled: F64) -> tuple[F64, F64]:
     """f64[n, b] without gaps -> (parameters f64[n, 3] = alpha, beta, phi; in-sample SSE f64[n])."""
     n, b = filled.shape
     params = np.empty((n, 3))
     sse = np.empty(n)
-    block = np.empty((b, LANES))
-    start = np.empty((2, LANES))
-    best = np.empty((3, LANES))
-    best_sse = np.empty(LANES)
-    best[0, :] = 0.5
-    best[1, :] = 0.01
-    best[2, :] = PHI_MIN
+    block, scaled = np.empty((b, LANES)), np.empty((b, LANES), dtype=np.float32)
+    start, best, scale = np.empty((2, LANES)), np.empty((3, LANES)), np.empty(2 * LANES)
+    gains, work = np.empty((3, LANES)), np.empty((3, LANES))
     for first in range(0, n, LANES):
         load_block(filled, first, block)
         _start_states(block, start[0], start[1])
-        _search_block(block, best, best_sse, start)
+        scale_block(block, scale, scaled)
+        search_grid(scaled, scale, start, best)
+        improve(scaled, scale, start, best, _REACH, _ROUNDS)
+        _try_block(block, best, gains, start, work)
         for j in range(min(LANES, n - first)):
-            params[first + j, 0] = best[0, j]
-            params[first + j, 1] = best[0, j] * best[1, j]
-            params[first + j, 2] = best[2, j]
-            sse[first + j] = best_sse[j]
+            params[first + j, :] = gains[:, j]
+            sse[first + j] = work[2, j]
     return params, sse
 
 

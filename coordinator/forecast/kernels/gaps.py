@@ -4,7 +4,7 @@ Gap rule: a missing bucket repeats the last known value, leading gaps repeat the
 its count of readings is 0). `append` of the families follows it: NaN counts as the last value once more. Intermittent demand is the
 exception (intermittent.py): there a missing bucket is no bucket.
 
-Blocks: LANES series side by side, time first. A recursion along time cannot be vectorised, sixteen of them in step can.
+Blocks: LANES series side by side, time first. A recursion along time cannot be vectorised, many of them in step can.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import njit
 
 from coordinator.model import F64
 
-LANES: Final = 16
+LANES: Final = 64
 
 
 @njit(cache=True)
