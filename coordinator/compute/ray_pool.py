@@ -108,7 +108,7 @@ class RayPool:
 
         A shard that is dead is no reason to fail: its successor starts with the newest model.
         """
-        model = await self._train.remote(self._options, history)
+        model = await self._train.remote(self._options, history, self._model)
         if model is None:
             return
         self._model = ray.put(model)

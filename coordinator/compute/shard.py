@@ -56,6 +56,8 @@ class Shard:
         )
 
 
-def train(options: ForecastOptions, history: HistoryBlock) -> bytes | None:
-    """The global model of a history; None = too little of it, or not good enough to replace what there is. Pure: runs anywhere."""
-    return ForecastEngine(options).retrain(history)
+def train(options: ForecastOptions, history: HistoryBlock, champion: bytes | None) -> bytes | None:
+    """The global model of a history; None = too little of it, or no better than the champion in use. Pure: runs anywhere."""
+    engine = ForecastEngine(options)
+    engine.install(champion)
+    return engine.retrain(history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, histor
 from coordinator.compute import PoolLost
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.sharding import shard_of
+from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(180)]
 
@@ -90,18 +92,34 @@ def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
 def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray  # noqa: PLC0415  # after ray_pool has set its environment
 
-    def installed(actor: Any) -> bool:
-        return bool(ray.get(actor.__ray_call__.remote(lambda shard: shard.installed is not None)))
+    trained = ForecastEngine(ForecastOptions(statsforecast=False, ring=288)).retrain(history(buckets=200))
+    assert trained is not None
+    asked_with = []
+
+    def train(_options: Any, _history: Any, champion: bytes | None) -> bytes | None:
+        return trained if champion is None else None
+
+    class Task:
+        """The task, and what it was given."""
+
+        def remote(self, options: Any, block: Any, champion: Any) -> Any:
+            asked_with.append(champion if champion is None else ray.get(champion))
+            return ray.remote(num_cpus=0)(train).remote(options, block, champion)
+
+    def installed() -> list[str | None]:
+        return ray.get([actor.__ray_call__.remote(lambda shard: shard.installed) for actor in ray_pool._actors])  # type: ignore[no-any-return]
 
     async def run() -> None:
-        before = [installed(actor) for actor in ray_pool._actors]
-        await ray_pool.retrain(history(buckets=50))  # too little of it: no model
-        assert [installed(actor) for actor in ray_pool._actors] == before == [False] * SHARDS
-        monkeypatch.setattr(ray_pool, "_train", ray.remote(num_cpus=0)(lambda _options, _history: b"model"))
+        await ray_pool.retrain(history(buckets=13))  # too little of it: no model
+        assert installed() == [None] * SHARDS
+        monkeypatch.setattr(ray_pool, "_train", Task())
         await ray_pool.retrain(history())
-        assert [installed(actor) for actor in ray_pool._actors] == [True] * SHARDS
+        name = f"{zlib.crc32(trained):08x}"
+        assert installed() == [name] * SHARDS
+        await ray_pool.retrain(history())  # no better than the champion: that stays
+        assert installed() == [name] * SHARDS and asked_with == [None, trained]
         ray.kill(ray_pool._actors[0])
         await ray_pool.load(history())
-        assert [installed(actor) for actor in ray_pool._actors] == [True] * SHARDS
+        assert installed() == [name] * SHARDS, "a new worker starts with it"
 
     asyncio.run(run())
