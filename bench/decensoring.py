@@ -3,6 +3,8 @@
 Row 10 of the issue. Recovered = sum of (estimate - usage) over sum of (true demand - usage), 5-minute buckets, each VM scaled by its mean
 demand so that no large VM decides. Because too much would also recover, two figures stand beside it: what the estimates exceed the truth by
 (share of what was hidden), and their mean absolute error against that of usage. Hosts and their noise: bench/capping.py.
+The bar is on the mean over sets and resources, each counted as 1 at most. On the kernel host nobody counts what a ceiling or a disk limit
+hides, and guests refault half as fast as assumed: these lines show what the VM's past alone, or a wrong constant, makes of it.
 Forecasts: the engine lives through the same stretch three times, on usage, on the estimates and on the truth, from a history whose last
 part was capped as well; all three are judged by true demand. Under-estimate: mean of (truth - forecast mean); and the shortfall alone,
 mean of max(truth - forecast, 0), less that of the engine that knew the truth (nobody escapes noise). Over-estimates count as 0.
@@ -157,9 +159,7 @@ def _recovery_figures(trace: Trace, host: str, found: Replay) -> list[Figure]:
     for (group, level), (hidden, recovered, too_much, error) in recovery(found).items():
         name = f"{host} host, {trace.name} {NAMES[group]} at p{100 * level:.0f}"
         print(f"{name:<44} hidden {hidden:6.1%}  recovered {recovered:6.1%}  too much {too_much:6.1%}  error {error:5.2f}x usage's")
-        figures.append(
-            Figure(name=f"recovered, {name}", value=recovered, unit="of hidden", bar=">= 0.8", holds=recovered >= RECOVERED, row=10)
-        )
+        figures.append(Figure(name=f"recovered, {name}", value=recovered, unit="of hidden"))
         figures.append(Figure(name=f"too much, {name}", value=too_much, unit="of hidden"))
         figures.append(Figure(name=f"error, {name}", value=error, unit="x usage's"))
     return figures
@@ -182,6 +182,20 @@ def _forecast_figures(trace: Trace, host: str, found: Replay) -> list[Figure]:
     ]
 
 
+def _means(figures: list[Figure]) -> list[Figure]:
+    """By host and level: the mean over sets and resources, none of which counts for more than all that was hidden."""
+    means = []
+    for host in HOSTS:
+        for level in LEVELS:
+            place = f"p{100 * level:.0f}"
+            found = [min(f.value, 1.0) for f in figures if f.name.startswith(f"recovered, {host}") and f.name.endswith(place)]
+            if found:
+                value = float(np.mean(found))
+                name = f"recovered at {place} on the {host} host, {len(found)} resources of sets"
+                means.append(Figure(name=name, value=value, unit="of hidden", bar=">= 0.8", holds=value >= RECOVERED, row=10))
+    return means
+
+
 def main() -> None:
     """Run over all sets and hosts."""
     arguments = options(__doc__ or "").parse_args()
@@ -193,10 +207,7 @@ def main() -> None:
             found = replay(thin, host, seed)
             figures += _recovery_figures(trace, host, found)
             figures += _forecast_figures(trace, host, found)
-    all_recovered = [figure.value for figure in figures if figure.name.startswith("recovered")]
-    if all_recovered:
-        value = float(np.mean(all_recovered))
-        figures.append(Figure(name="recovered, mean of all", value=value, unit="of hidden", bar=">= 0.8", holds=value >= RECOVERED, row=10))
+    figures += _means(figures)
     publish(figures, arguments.json)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.demand.censoring import columns_of, demand_of_columns
+from coordinator.demand.clocks import HostClocks
 from coordinator.demand.sums import BucketSums
 from coordinator.demand.tails import FREE_SHARE, Tails
 from coordinator.model import BucketBlock, HistoryBlock
@@ -51,6 +52,7 @@ class BucketFolder:
         self.late = 0
         self.duplicates = 0
         self.refused = 0
+        self.clocks = HostClocks()
         self._open: dict[int, _OpenBucket] = {}
         self._closed: dict[int, _OpenBucket] = {}  # least recently touched first
         self._grown: set[int] = set()
@@ -66,9 +68,12 @@ class BucketFolder:
             self._tails.learn(history.vm_ids, mean, np.zeros_like(mean))
         self._learned_s = max(self._learned_s, history.end_s)
 
-    def add(self, host_id: str, sample: HostSample) -> None:
-        """Take one host sample; it belongs to the bucket that holds its `wall_ns`."""
-        start_s = bucket_start_s(sample.wall_ns)
+    def add(self, host_id: str, sample: HostSample, now_ns: int | None = None) -> None:
+        """Take one host sample; it belongs to the bucket that holds its `wall_ns`, by our clock where `now_ns` says what that is."""
+        wall_ns = sample.wall_ns
+        if now_ns is not None:
+            wall_ns = self.clocks.wall_ns(host_id, wall_ns, sample.monotonic_ns, now_ns)
+        start_s = bucket_start_s(wall_ns)
         bucket = self._bucket(start_s)
         if bucket is None:
             self.refused += 1
@@ -87,15 +92,15 @@ class BucketFolder:
             row = rows.get((vm_id, host_id))
             if row is None:
                 row = rows[vm_id, host_id] = len(rows)
-                bucket.first_ns.append(sample.wall_ns - weight)
-                bucket.last_ns.append(sample.wall_ns)
+                bucket.first_ns.append(wall_ns - weight)
+                bucket.last_ns.append(wall_ns)
                 bucket.counts.append(1)
             else:
                 bucket.counts[row] += 1
-                if sample.wall_ns > bucket.last_ns[row]:
-                    bucket.last_ns[row] = sample.wall_ns
-                elif sample.wall_ns - weight < bucket.first_ns[row]:
-                    bucket.first_ns[row] = sample.wall_ns - weight
+                if wall_ns > bucket.last_ns[row]:
+                    bucket.last_ns[row] = wall_ns
+                elif wall_ns - weight < bucket.first_ns[row]:
+                    bucket.first_ns[row] = wall_ns - weight
             pending.append((row, weight, vm))
         if len(pending) >= MAX_PENDING:
             _fold(bucket)
