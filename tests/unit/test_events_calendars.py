@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.calendars import Calendars
+from coordinator.calendars import Calendars, open_calendars, public_holidays
 from coordinator.forecast.events import cron, ical, text
 from coordinator.forecast.events.model import MAX_TEXT_BYTES, MAX_WINDOW_S, Effect, Labels, Scope, occurrences
+from shared.config import CoordinatorConfig
+from shared.errors import ConfigError
 from shared.units import BUCKET_S, CPU, DISK, GIB, MEMORY, NET_RX, NET_TX
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -217,3 +219,23 @@ def test_a_change_within_the_same_second_is_seen(tmp_path: Path) -> None:
     found = calendars.occurrences(at(2026, 3, 1), at(2026, 3, 2))
     assert np.all(found.start_s % BUCKET_S == 0)
     assert found.start_s.tolist() == [at(2026, 3, 1, 3)]
+
+
+def test_settings_open_the_folder_in_the_operators_zone(tmp_path: Path) -> None:
+    assert open_calendars(CoordinatorConfig()) is None
+    (tmp_path / "a.cron").write_text("0 2 * * * duration=45m\n")
+    calendars = open_calendars(CoordinatorConfig(events_dir=str(tmp_path), time_zone="Europe/Berlin"))
+    assert calendars is not None
+    calendars.refresh()
+    assert calendars.occurrences(at(2026, 3, 1), at(2026, 3, 2)).start_s.tolist() == [at(2026, 3, 1, 1)]
+    with pytest.raises(ConfigError, match="Mars/Olympus"):
+        open_calendars(CoordinatorConfig(events_dir=str(tmp_path), time_zone="Mars/Olympus"))
+
+
+def test_holidays_of_the_settings_country_are_local_days() -> None:
+    assert public_holidays(CoordinatorConfig(), [2026]).shape == (0, 2)
+    spans = public_holidays(CoordinatorConfig(holidays="DE-BY", time_zone="Europe/Berlin"), [2026])
+    assert [at(2026, 1, 5, 23), at(2026, 1, 6, 23)] in spans.tolist()  # Epiphany, in Bavaria
+    assert [at(2026, 1, 5, 23), at(2026, 1, 6, 23)] not in public_holidays(CoordinatorConfig(holidays="DE"), [2026]).tolist()
+    with pytest.raises(ConfigError, match="QQ"):
+        public_holidays(CoordinatorConfig(holidays="QQ"), [2026])
