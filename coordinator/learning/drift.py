@@ -45,7 +45,11 @@ RECOVERY: Final = 12  # buckets without excess after which the fleet is well aga
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainWanted:
-    """The forecasts have worsened for long. `worse` = loss relative to Naive over its usual value, since `since_s`, worst resource."""
+    """The forecasts have worsened for long.
+
+    `since_s` = when the fleet's loss began to exceed its usual (now, when only single series do); `worse` = loss relative to Naive over
+    its usual value since then, of the worst resource.
+    """
 
     reason: Literal["fleet_loss", "many_series"]
     since_s: int
@@ -143,8 +147,10 @@ class DriftWatch:
             young = seen[place] < WARM / 6
             value[place] += gain * np.where(young, ratio - value[place], step)
             seen[place] += told
-        noise_gain = np.where(told & (seen[HOURS] > 12), _SCALE_GAIN + 1.0 / np.maximum(seen[HOURS], 1.0), 0.0)
-        self._noise += noise_gain * (np.minimum(np.abs(ratio - usual), 4.0 * self._noise + 0.1) - self._noise)
+        # a drift is no noise: while one seems to be under way the noise is learned slowly, or it would hide what comes next
+        patience = np.where(self._sum > LIMIT / 2, 0.2, 1.0)
+        noise_gain = np.where(told & (seen[HOURS] > 12), patience * _SCALE_GAIN + 1.0 / np.maximum(seen[HOURS], 1.0), 0.0)
+        self._noise += noise_gain * (np.minimum(np.abs(ratio - usual), 2.5 * self._noise + 0.05) - self._noise)
 
     def _watch_series(self, loss: BucketLoss, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The same test for each series; True for resources of which many series drift."""
