@@ -92,6 +92,41 @@ def test_other_search_same_model(own: ours.KernelModel, other: object, data: str
     assert np.median(apart) <= most_apart
 
 
+@pytest.mark.parametrize("name", ["constant", "zero", "spike", "one", "two", "three", "five", "step", "large"])
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (ours.Naive(), theirs.Naive()),
+        (ours.ExponentialSmoothing(0.3), theirs.SimpleExponentialSmoothing(0.3)),
+        (ours.WindowAverage(1), theirs.WindowAverage(1)),
+        (ours.CrostonClassic(), theirs.CrostonClassic()),
+        (ours.CrostonSBA(), theirs.CrostonSBA()),
+        (ours.TSB(0.1, 0.3), theirs.TSB(0.1, 0.3)),
+    ],
+    ids=repr,
+)
+def test_same_estimator_on_awkward_series(own: ours.KernelModel, other: object, name: str) -> None:
+    row = AWKWARD[name]
+    np.testing.assert_allclose(own.forecast(row, 3)["mean"], other.forecast(y=row.copy(), h=3)["mean"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["constant", "zero", "step", "large", "spike"])
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (ours.ExponentialSmoothingOptimised(), theirs.SimpleExponentialSmoothingOptimized()),
+        (ours.Theta(), theirs.Theta(season_length=1)),
+        (ours.DampedTrend(), theirs.AutoETS(season_length=1, model="AAN", damped=True)),
+    ],
+    ids=repr,
+)
+def test_other_search_on_awkward_series(own: ours.KernelModel, other: object, name: str) -> None:
+    row = AWKWARD[name]
+    mine, others = (model.forecast(row.copy(), 12, fitted=True) for model in (own, other))
+    errors = [np.nansum(np.square(row - answer["fitted"])[12:]) for answer in (mine, others)]
+    assert errors[0] <= 1.05 * errors[1] + 1e-9 * np.sum(np.square(row - row.mean())) + 1e-9 * row[0] ** 2
+
+
 @pytest.mark.parametrize("name", AWKWARD)
 @pytest.mark.parametrize("make", ALL, ids=lambda make: repr(make()))
 def test_awkward_series(make: object, name: str) -> None:
