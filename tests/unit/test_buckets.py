@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coordinator.demand.buckets import MAX_CLOSED, MAX_OPEN, MAX_PENDING, BucketFolder
+from coordinator.demand.censoring import FIELDS
 from coordinator.model import HistoryBlock
 from shared.model import HostSample, VmSample
 from shared.units import BUCKET_S, CPU, MEMORY, NET_RX, NS_PER_S
@@ -178,3 +181,23 @@ def test_a_bucket_at_its_ceiling_is_judged_by_the_past_and_history_serves_as_one
     assert capped(cold, at_s) == pytest.approx(1_100_000)
     assert capped(lived, at_s) == pytest.approx(2_000_000, rel=0.1)
     assert capped(restarted, at_s) == pytest.approx(2_000_000, rel=0.1)
+
+
+LIMITS = ("cpu_quota_millicores", "disk_limit_bytes_per_s", "disk_ops_limit_per_s", "net_rx_ceil_bits_per_s", "net_tx_ceil_bits_per_s")
+readings = st.builds(VmSample, **{name: st.none() | st.integers(-1 if name in LIMITS else 0, 2**50) for name in FIELDS})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 310), st.sampled_from(["h1", "h2"]), readings), min_size=1, max_size=20))
+def test_whatever_hosts_send_the_bucket_is_lawful(sent: list[tuple[int, str, VmSample]]) -> None:
+    folder = BucketFolder()
+    for at_s, host, vm in sent:
+        folder.add(host, HostSample(wall_ns=(T0 + at_s) * NS_PER_S, monotonic_ns=0, period_ns=5 * NS_PER_S, vms={"a": vm}))
+    for start_s in folder.open_starts():
+        block = folder.close(start_s)
+        known = ~np.isnan(block.usage)
+        assert (np.isnan(block.mean) == ~known).all()
+        assert np.isfinite(block.peak[known]).all()
+        assert (block.mean[known] >= block.usage[known] * (1 - 1e-9)).all()
+        assert (block.peak[known] >= block.mean[known] * (1 - 1e-9)).all()
+        assert ((block.censored[known] >= 0) & (block.censored[known] <= 1)).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coordinator.demand.tails import LEAST, MOST, SILENT, Tails
@@ -91,3 +93,18 @@ def test_one_octave_of_weeks_later_the_old_level_has_faded() -> None:
     for _ in range(2016 * 2):
         tails.learn(("a",), nothing, np.zeros((1, N_RESOURCES)))
     assert above(tails, 4e6) == pytest.approx(SILENT * 4e6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(0, 1e18) | st.just(float("nan")), max_size=30),
+    st.floats(1e-3, 1e18),
+    st.floats(0.0, 1.0),
+    st.floats(0, 1e18) | st.just(float("nan")),
+)
+def test_what_is_added_stays_within_its_bounds(past: list[float], limit: float, share: float, free: float) -> None:
+    added = above(taught(np.array(past), np.zeros(len(past))), limit, share=share, free=free)
+    if share == 0:
+        assert added == 0
+    else:
+        assert LEAST * limit * (1 - 1e-9) <= added <= MOST[DISK] * limit * (1 + 1e-9)
