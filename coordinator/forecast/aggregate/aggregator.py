@@ -37,8 +37,7 @@ TRACK: Final = 0.05  # step of the own correction, in widths: groups are few and
 TRACK_LIMIT: Final = 4.0
 TRACK_LEAK: Final = 0.999
 RESHAPE_EVERY: Final = 6
-REPLAY: Final = 144  # origins replayed on load, half a day
-REPLAYED_RESIDUALS: Final = 600  # of them this many a step stay in the reservoir: they belong to a stand-in's forecasts
+REPLAY: Final = DAY  # origins replayed on load: every hour of the day is among them
 CENTRE_RIDGE: Final = 2000.0  # in widths squared: groups share VMs and neighbouring origins hours, so evidence looks larger than it is
 WIDTH_RIDGE: Final = 100.0
 SHIFT_LIMIT: Final = 4.0  # widths
@@ -120,12 +119,12 @@ class Aggregator:
 
     def load(self, history: HistoryBlock, groups: Mapping[str, Membership]) -> None:
         """Start or restart from the VMs' history: sums of the past exist at once, and how far members move together is learned by
-        replaying half a day with a simple stand-in for the VMs' forecasts (replay.py)."""
+        replaying a day with a simple stand-in for the VMs' forecasts (replay.py)."""
         self._reset()
         rows = self._follow(history.vm_ids)
         self._gather(rows, history.vm_ids, groups)
         self._store.capacity[rows] = history.capacity
-        for values, said in replay.walk(history.mean, WINDOW, REPLAY):
+        for values, said in replay.walk(history.mean, WINDOW + REPLAY, REPLAY):
             self._store.append(rows, values)
             self._close()
             if said is not None:
@@ -135,8 +134,6 @@ class Aggregator:
         self._ledger.losses[:] = 0.0
         self._centre.soften(0.0)  # the stand-in's faults are not the engine's
         self._width.soften(0.2)
-        self._shape.soften(REPLAYED_RESIDUALS)
-        self._peak_shape.soften(REPLAYED_RESIDUALS)
         self._ledger.forget_issues()
         self._store.mean[:] = np.nan
         self._ledger.fade(np.arange(len(self._ledger)), np.full(len(self._ledger), 0.3))

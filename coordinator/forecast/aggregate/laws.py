@@ -20,9 +20,9 @@ TAU: Final = np.array(LEVELS)
 PART_OF_STEP: Final = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2])  # near, middle, far: laws are learned for each
 PART_STARTS: Final = np.array([0, 2, 6])
 PARTS: Final = 3
-RESERVOIR: Final = 3072  # scaled residuals per resource and step
-RESERVOIR_PRIOR: Final = 40.0  # the prior shape counts like this many independent residuals
-DRAW: Final = 64  # groups that speak in one bucket: with thousands of groups the reservoir must still span hours
+RESERVOIR: Final = 3456  # scaled residuals per resource and step
+RESERVOIR_PRIOR: Final = 6.0  # the prior shape counts like this many independent residuals beyond a level
+DRAW: Final = 12  # groups that speak in one bucket: with thousands of groups the reservoir still spans a day
 # |error| over its geometric mean, half way between a normal law (exp of -.635) and a Laplace law (exp of -Euler's gamma)
 _Z: Final = np.array([-1.95996, -1.28155, -0.67449, 0.0, 0.67449, 1.28155, 1.64485, 1.95996, 2.32635])
 _LAPLACE: Final = -np.sign(TAU - 0.5) * np.log(2.0 * np.minimum(TAU, 1.0 - TAU))
@@ -88,13 +88,6 @@ class Reservoir:
         self._next += len(heard)
         self._speakers += 0.05 * (len(heard) - self._speakers)
 
-    def soften(self, keep: int) -> None:
-        """Keep only `keep` of the newest residuals."""
-        held = self._values[(self._next - 1 - np.arange(min(keep, self._next, RESERVOIR))) % RESERVOIR]
-        self._values[:] = np.nan
-        self._values[: len(held)] = held[::-1]
-        self._next = len(held)
-
     def reshape(self) -> None:
         """Look at the residuals again."""
         ordered = np.sort(self._values, axis=0).astype(np.float64)  # NaN last
@@ -103,8 +96,13 @@ class Reservoir:
         low = place.astype(np.int64)
         high = np.minimum(low + 1, np.maximum(count - 1, 0)[..., None])
         below, above = (np.moveaxis(np.take_along_axis(ordered, np.moveaxis(at, -1, 0), axis=0), 0, -1) for at in (low, high))
-        # groups share VMs and neighbouring origins share hours: few of the residuals are independent
-        independent = count / np.sqrt(max(1.0, self._speakers)) / np.sqrt(1.0 + np.arange(HORIZON_STEPS))
-        trust = (independent / (independent + RESERVOIR_PRIOR))[..., None]
+        # groups share VMs, and neighbouring origins share hours: few of the residuals are independent, and of those few lie in a tail
+        independent = count / np.sqrt(max(1.0, self._speakers)) / (1.0 + np.arange(HORIZON_STEPS)) ** 0.5
+        outside = independent[..., None] * 2.0 * np.minimum(TAU, 1.0 - TAU)
+        trust = outside / (outside + RESERVOIR_PRIOR)
         empirical = np.where(count[..., None] > 0, below + (place - low) * (above - below), 0.0)
-        self.shape = trust * empirical + (1.0 - trust) * self._prior
+        mixed = trust * empirical + (1.0 - trust) * self._prior
+        # tails mix as factors: a day with one wild hour must not make every band as wide as that hour
+        same = empirical * self._prior > 0
+        factor = np.exp(trust * np.log(np.where(same, empirical / np.where(same, self._prior, 1.0), 1.0)))
+        self.shape = np.maximum.accumulate(np.where(same, self._prior * factor, mixed), axis=-1)
