@@ -7,13 +7,13 @@ lie on its side: a step of 3.5 mean absolute deviations is told with its third r
 and scale start anew.
 
 An excursion is no shift: when readings come back nearer to the old level than to the new one within RETURN buckets, the regime from before
-goes on as if there had been none; a series that keeps coming back (square waves, hourly jobs) has to confirm longer each time. How many
-young levels hold is counted per resource and age over the fleet, and told as `hold`: what windows restarted at the shift say deserves
-that weight, the unrestricted ones the rest.
+goes on as if there had been none; a series that keeps coming back (square waves, hourly jobs) has to confirm longer each time. How often
+new levels hold is counted over the fleet, per resource, age and part of the horizon, and told as `hold`: what windows restarted at the
+shift say deserves that weight, the unrestricted ones the rest (best as a mixture of distributions: both levels stay possible).
 
 Pure; NaN is no reading and neither confirms nor denies. Shifts told on stationary noise (normal to lognormal(1), autocorrelation to .95):
-at most .2 a series and day. A median of three hours so restarted and weighed loses .64x (cpu) and .76x (memory) of the unrestricted one in
-the three hours after a shift on the Bitbrains trace, five minutes ahead.
+at most .2 a series and day. A median of three hours so restarted and weighed errs .57x (cpu) and .74x (memory) as much as the unrestricted
+one in the three hours after a shift on the Bitbrains trace, five minutes ahead; .76x and .94x an hour ahead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from coordinator.forecast.rows import take_rows
 from coordinator.model import F64, N_RESOURCES
-from shared.units import HORIZON_STEPS
 
 CONFIRM: Final = 3  # readings on one side before a shift is declared
 THRESHOLD: Final = 7.5  # of the CUSUM, in scales
@@ -35,7 +34,7 @@ CLIP: Final = 5.0  # no reading counts for more
 WARM: Final = 6  # readings of a regime before it can end: its own scale must be known
 HOMECOMING: Final = 2  # readings that prove it: the old level is known, so fewer than for a new one
 RETURN: Final = 72  # six hours: an excursion that ends within them leaves the regime as it was
-STAGES: Final = (6, 12, 24, 48, RETURN)  # last ages of the groups whose survival is counted
+STAGES: Final = (6, 12, 24, 48, RETURN)  # last ages of the groups for which it is counted how levels hold
 ENDLESS: Final = 1 << 30  # age of a regime whose start was never seen
 NEAR: Final = 1.5  # mean distance in scales asked of a run of independent readings
 FAR: Final = 4.0  # ... and of readings that repeat each other
@@ -44,14 +43,15 @@ _SCALE_GAIN: Final = 0.03
 _HABIT_DECAY: Final = 0.9985  # half-life 1.6 days of what is remembered of returns
 _HABIT_LIMIT: Final = 24.0
 _HABIT_STEP: Final = 3.0  # readings more to confirm for each return
-_YOUNG_DECAY: Final = 0.9995  # half-life five days of the fleet's survival counts
-_PRIOR_LIVED: Final = 100.0  # the prior counts like so many buckets of young regimes, of which
-_PRIOR_HAZARD: Final = 0.01  # ... so many end with each
+_YOUNG_DECAY: Final = 0.9995  # half-life five days of the fleet's counts
+_PRIOR_SEEN: Final = 30.0  # the prior counts like so many readings after shifts, of which
+_PRIOR_HELD: Final = (0.9, 0.85, 0.8)  # ... so many lay nearer to the new level, by part of the horizon
+AHEAD: Final = (2, 5, 10)  # buckets that stand for 5-10, 15-30 and 35-60 minutes
 _YOUNG: Final = 4.0  # a scale learned from c readings is widened by 1 + _YOUNG / c
 _MEMORY_GAIN: Final = 0.01  # of the autocorrelation
-_COLUMNS: Final = 20
+_COLUMNS: Final = 22
 _LEVEL, _SCALE, _COUNT, _UP, _DOWN, _RUN, _SUM, _REACH, _SPAN, _BEFORE, _BEFORE_SCALE, _BEFORE_AGE, _HABIT, _AGE = range(14)
-_LAST, _CROSS, _POWER, _NEW, _HOME, _BEFORE_COUNT = range(14, _COLUMNS)
+_LAST, _CROSS, _POWER, _NEW, _HOME, _BEFORE_COUNT, _ELAPSED, _BACK = range(14, _COLUMNS)
 
 
 class Regimes(NamedTuple):
@@ -59,7 +59,7 @@ class Regimes(NamedTuple):
     back and no further. ENDLESS and a little more where no shift was ever seen."""
 
     shifted: NDArray[np.bool_]  # [v, r] a shift was declared with this bucket
-    hold: F64  # [v, r] probability that the level still holds in an hour, 1 where it is old: weight of what restarted windows say
+    hold: F64  # [v, r, 3] probability that readings in 5-10, 15-30, 35-60 minutes lie nearer to the new level; 1 where it is old
     age: NDArray[np.int64]  # [v, r]
     level: F64  # [v, r] of the present regime; NaN before the first reading
 
@@ -74,12 +74,13 @@ class RegimeDetector:
             raise ValueError(f"confirm {confirm}: allowed 1 to 12")
         self._threshold, self._confirm = threshold, confirm
         self._state: F64 = np.zeros((0, N_RESOURCES, _COLUMNS))
-        self._young: F64 = np.zeros((N_RESOURCES, len(STAGES), 2))  # per age of a regime: buckets lived, ends
+        self._young: F64 = np.zeros((N_RESOURCES, len(STAGES), len(AHEAD), 2))  # by age: readings seen, nearer to the new level
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
         self._state = take_rows(self._state, take, 0, 0.0)
         self._state[take < 0, :, _AGE] = float(ENDLESS)
+        self._state[take < 0, :, _ELAPSED] = float(ENDLESS)
 
     def update(self, values: F64, floor: F64) -> Regimes:
         """One bucket: values float64[v, r] (NaN = no reading), floor float64[v, r] > 0 the smallest change that counts.
@@ -106,17 +107,11 @@ class RegimeDetector:
         return Regimes(shifted=shifted, hold=self._hold(age), age=age, level=level)
 
     def _hold(self, age: NDArray[np.int64]) -> F64:
-        """Levels of this resource and age that ended, of late and in this fleet, tell how many of them will within the hour."""
-        lived, ended = self._young[..., 0] + _PRIOR_LIVED, self._young[..., 1] + _PRIOR_LIVED * _PRIOR_HAZARD
-        stays = np.log1p(-np.minimum(ended / lived, 0.99))
-        stays = np.append(stays, np.zeros((N_RESOURCES, 1)), axis=1)[:, np.searchsorted(np.array(STAGES), _AGES)]
-        summed = np.cumsum(stays, axis=1)
-        by_age = np.exp(summed[:, HORIZON_STEPS:] - summed[:, :-HORIZON_STEPS])  # [r, RETURN + 2] over the twelve buckets to come
-        hold: F64 = by_age[np.arange(N_RESOURCES), np.minimum(age, RETURN + 1)]
+        """How often, of late and in this fleet, readings after a shift of this resource and age lay nearer to the new level."""
+        seen, near = self._young[..., 0] + _PRIOR_SEEN, self._young[..., 1] + _PRIOR_SEEN * np.array(_PRIOR_HELD)
+        by_stage = np.append(near / seen, np.ones((N_RESOURCES, 1, len(AHEAD))), axis=1)
+        hold: F64 = by_stage[np.arange(N_RESOURCES), np.searchsorted(np.array(STAGES), age)]
         return hold
-
-
-_AGES: Final = np.arange(RETURN + 2 + HORIZON_STEPS)
 
 
 @njit(cache=True)
@@ -127,21 +122,16 @@ def _step(values: F64, floor: F64, state: F64, shifted: NDArray[np.bool_], young
         s[_BEFORE_AGE] += 1.0
         s[_SPAN] += 1.0  # buckets since the run began, gaps included
         s[_HABIT] *= _HABIT_DECAY
+        s[_ELAPSED] = min(s[_ELAPSED] + 1.0, 2.0 * ENDLESS)
         x = values[i]
-        stage = 0
-        while stage < len(STAGES) and s[_AGE] > STAGES[stage]:
-            stage += 1
-        if stage < len(STAGES):
-            young[i % N_RESOURCES, stage, 0] += 1.0
         if not np.isfinite(x):
             continue
         if s[_COUNT] == 0.0:
             s[_LEVEL] = x
             s[_COUNT] = 1.0
             continue
+        _witness(s, x, young[i % N_RESOURCES])
         if _home(s, x):
-            if stage < len(STAGES):
-                young[i % N_RESOURCES, stage, 1] += 1.0
             continue
         scale = max(s[_SCALE], floor[i])
         z = min(max((x - s[_LEVEL]) / (scale * (1.0 + _YOUNG / s[_COUNT])), -CLIP), CLIP)
@@ -151,8 +141,6 @@ def _step(values: F64, floor: F64, state: F64, shifted: NDArray[np.bool_], young
         reach = _asked(s, z)
         passed = (s[_UP] if z > 0.0 else s[_DOWN]) >= threshold and abs(s[_RUN]) >= confirm + s[_HABIT]
         if s[_COUNT] >= WARM and passed and s[_REACH] >= reach * abs(s[_RUN]):
-            if stage < len(STAGES):
-                young[i % N_RESOURCES, stage, 1] += 1.0
             _begin(s, floor[i])
             shifted[i] = True
             continue
@@ -195,6 +183,19 @@ def _asked(s: F64, z: float) -> float:
 
 
 @njit(cache=True)
+def _witness(s: F64, x: float, young: F64) -> None:
+    """Count, for each part of the horizon in which this reading was ahead of a young regime, whether it lies nearer to that level."""
+    for g in range(len(AHEAD)):
+        origin = s[_ELAPSED] - AHEAD[g]
+        if CONFIRM <= origin <= RETURN and origin < s[_BACK]:
+            stage = 0
+            while origin > STAGES[stage]:
+                stage += 1
+            young[stage, g, 0] += 1.0
+            young[stage, g, 1] += 1.0 if abs(x - s[_NEW]) <= abs(x - s[_BEFORE]) else 0.0
+
+
+@njit(cache=True)
 def _home(s: F64, x: float) -> bool:
     """True when a young regime ended where the one before it was: HOMECOMING readings nearer to the old level than to the new one."""
     if s[_BEFORE_AGE] <= 0.0 or s[_AGE] > RETURN:
@@ -204,6 +205,7 @@ def _home(s: F64, x: float) -> bool:
         return False
     s[_LEVEL], s[_SCALE], s[_COUNT], s[_AGE] = s[_BEFORE], s[_BEFORE_SCALE], s[_BEFORE_COUNT], s[_BEFORE_AGE]
     s[_BEFORE_AGE] = -np.inf
+    s[_BACK] = s[_ELAPSED]
     s[_UP] = 0.0
     s[_DOWN] = 0.0
     s[_RUN] = 0.0
@@ -225,6 +227,8 @@ def _begin(s: F64, floor: float) -> None:
     s[_HOME] = 0.0
     s[_COUNT] = run
     s[_AGE] = s[_SPAN]
+    s[_ELAPSED] = s[_SPAN]
+    s[_BACK] = np.inf
     s[_UP] = 0.0
     s[_DOWN] = 0.0
     s[_RUN] = 0.0

@@ -19,7 +19,7 @@ DAY = 288
 
 
 class Told(NamedTuple):
-    """Arrays [n, b]."""
+    """Arrays [n, b], hold [n, b, 3]."""
 
     shifted: Any
     age: Any
@@ -34,7 +34,8 @@ def watch(series: np.ndarray, floor: float | np.ndarray = 1e-3) -> Told:
     detector.rearrange(np.full(v, NEW))
     floors = np.broadcast_to(floor, n).reshape(v, N_RESOURCES)
     found = [detector.update(series[:, t].reshape(v, N_RESOURCES), floors) for t in range(b)]
-    return Told(*(np.stack([np.asarray(getattr(f, name)).ravel() for f in found], axis=1) for name in ("shifted", "age", "hold")))
+    shapes = {"shifted": (n,), "age": (n,), "hold": (n, 3)}
+    return Told(*(np.stack([np.asarray(getattr(f, name)).reshape(shape) for f in found], axis=1) for name, shape in shapes.items()))
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 5.0, 0.5, 0.2])
@@ -97,8 +98,10 @@ def test_hold_falls_where_levels_do_not_last() -> None:
         for start in rng.choice(np.arange(50, b - 50, 60), size=6, replace=False):
             fickle[row, start : start + 5] += 300
         steady[row, rng.integers(50, b - 50) :] += 300
-    held = [told.hold[told.age <= 12].mean() for told in (watch(steady), watch(fickle))]
-    assert held[1] < held[0] - 0.2
+    held = [told.hold[told.age <= 12].mean(axis=0) for told in (watch(steady), watch(fickle))]
+    assert (held[1] < held[0] - 0.1).all()
+    assert held[1][2] < held[1][0]  # the further ahead, the less
+    assert held[0].min() > 0.85
 
 
 def test_gaps_constants_and_one_spike_are_no_shifts() -> None:
@@ -155,7 +158,7 @@ def test_restarted_windows_do_better_after_shifts_of_real_machines() -> None:
         if 36 <= at < series.shape[1] - 1 and np.isfinite(series[row, [at, at + 1]]).all():
             window = series[row, at - 35 : at + 1]
             newest = window[-told.age[row, at] :]
-            whole, hold = np.nanmedian(window), told.hold[row, at]
+            whole, hold = np.nanmedian(window), told.hold[row, at, 0]
             fresh = np.nanmedian(newest)
             loss += np.abs(np.array([whole, hold * fresh + (1 - hold) * whole]) - series[row, at + 1]) / (0.1 + whole)
     assert loss[1] < 0.85 * loss[0]
