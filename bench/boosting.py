@@ -21,6 +21,7 @@ from bench.report import Figure, options, publish
 from bench.traces import Pair, Trace, load
 from coordinator.forecast import kernels
 from coordinator.forecast.boosting import PEAK_QUANTILES, QUANTILES, QuantileBooster, Settings, gate, train
+from coordinator.forecast.boosting.training import PAIRS
 from coordinator.forecast.boosting.trees import parse
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR, STATIC, describe
 from coordinator.forecast.members import ALPHAS, look
@@ -31,6 +32,7 @@ SERIES = 40_000
 BUCKETS = 2322
 ROUNDS = 80
 NOW_S = 1_700_000_100
+TRAINED = ("gradient boosting", "random forest")
 
 
 def cpu_of(work: Callable[[], object], repeats: int = 3) -> float:
@@ -175,19 +177,8 @@ def pinball(actual: F64, said: F64, levels: tuple[float, ...], scale: F64) -> F6
     return loss
 
 
-def accuracy(trace: Trace, origins: int, settings: Settings) -> list[Figure]:
-    """One set: ours against the simple methods, per resource."""
-    case = case_of(trace, origins)
-    history = trace.training()
-    began = time.process_time()
-    model = train(history, settings=settings)
-    taken = time.process_time() - began
-    if model is None:
-        print(f"left out: {trace.name} has too little history to train on")
-        return []
-    verdict = gate(None, model, history, settings=settings)
-    figures = [Figure(name=f"{trace.name}: training", value=taken, unit="s CPU", bar="<= 10", holds=taken <= 10.0)]
-    print(f"{trace.name}: gate without a champion: {verdict.why}")
+def answers(model: bytes, trace: Trace, case: Case) -> tuple[F64, F64]:
+    """Quantiles of means [3, n, o, 12] and of the hour's peak [3, n, o]."""
     booster = QuantileBooster(model)
     b = trace.mean.shape[2]
     means, peaks = trace.mean.reshape(-1, b), trace.peak.reshape(-1, b)
@@ -196,27 +187,40 @@ def accuracy(trace: Trace, origins: int, settings: Settings) -> list[Figure]:
         found = booster.describe(means, peaks, np.full(len(means), np.nan), end=end, now_s=trace.start_s + (end - 1) * BUCKET_S)
         said.append(booster.bucket_quantiles(found)[:, case.rows])
         said_peaks.append(booster.peak_quantiles(found)[:, case.rows])
-    methods = {"LightGBM": np.stack(said, axis=2), **simple_methods(trace, case)}
-    peak_methods = {"LightGBM": np.stack(said_peaks, axis=2), "hourly maxima of 12 h": windowed_peaks(trace, case)}
+    return np.stack(said, axis=2), np.stack(said_peaks, axis=2)
+
+
+def accuracy(trace: Trace, origins: int, pairs: int) -> list[Figure]:
+    """One set: gradient boosting and the random forest against the simple methods, per resource."""
+    case = case_of(trace, origins)
+    figures: list[Figure] = []
+    methods, peak_methods = simple_methods(trace, case), {"hourly maxima of 12 h": windowed_peaks(trace, case)}
+    for name, settings in (("gradient boosting", Settings(pairs=pairs)), ("random forest", Settings(pairs=pairs, mode="rf"))):
+        began = time.process_time()
+        model = train(trace.training(), settings=settings)
+        taken = time.process_time() - began
+        if model is None:
+            print(f"left out: {trace.name} has too little history to train on")
+            return []
+        figures.append(Figure(name=f"{trace.name}: training, {name}", value=taken, unit="s CPU", bar="<= 10", holds=taken <= 10.0))
+        print(f"{trace.name}, {name}: gate without a champion: {gate(None, model, trace.training(), settings=settings).why}")
+        methods[name], peak_methods[name] = answers(model, trace, case)
     return figures + [figure for pair in trace.pairs for figure in compared(pair, case, methods, peak_methods)]
 
 
 def compared(pair: Pair, case: Case, methods: dict[str, F64], peak_methods: dict[str, F64]) -> list[Figure]:
-    """Losses of every method on one pair, and ours over the best of the others."""
+    """Losses of every method on one pair, and gradient boosting over the best of those that are not trained."""
     here = np.isin(case.rows % N_RESOURCES, pair.resources)
     if not here.any():
         return []
-    figures = []
-    name, scale = pair.name, case.scale[here]
+    scale = case.scale[here]
     losses = {k: float(np.nanmean(pinball(case.actual[here], v[:, here], QUANTILES, scale[:, None, None]))) for k, v in methods.items()}
     tops = {k: float(np.nanmean(pinball(case.peak[here], v[:, here], PEAK_QUANTILES, scale[:, None]))) for k, v in peak_methods.items()}
-    for kind, found_losses in (("means", losses), ("peak of the hour", tops)):
-        ours = found_losses.pop("LightGBM")
-        best = min(found_losses, key=lambda key: found_losses[key])
-        figures.append(Figure(name=f"{name}: {kind}, LightGBM", value=ours, unit="pinball"))
-        figures += [Figure(name=f"{name}: {kind}, {k}", value=v, unit="pinball") for k, v in found_losses.items()]
-        ratio = ours / found_losses[best]
-        figures.append(Figure(name=f"{name}: {kind}, LightGBM / {best}", value=ratio, unit="x"))
+    figures = []
+    for kind, found in (("means", losses), ("peak of the hour", tops)):
+        figures += [Figure(name=f"{pair.name}: {kind}, {name}", value=value, unit="pinball") for name, value in found.items()]
+        best = min((name for name in found if name not in TRAINED), key=lambda name: found[name])
+        figures.append(Figure(name=f"{pair.name}: {kind}, gradient boosting / {best}", value=found[TRAINED[0]] / found[best], unit="x"))
     return figures
 
 
@@ -225,7 +229,7 @@ def main() -> None:
     arguments = options(__doc__ or "").parse_args()
     figures = speed(6_000 if arguments.quick else SERIES)
     for trace in load(arguments.data, arguments.quick):
-        figures += accuracy(trace, 8 if arguments.quick else 24, Settings(pairs=6000) if arguments.quick else Settings())
+        figures += accuracy(trace, 8 if arguments.quick else 24, 5000 if arguments.quick else PAIRS)
     publish(figures, arguments.json)
 
 

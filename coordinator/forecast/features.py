@@ -130,7 +130,8 @@ def describe(
     metrics = [empty if array is None else np.ascontiguousarray(array, dtype=np.float32) for array in (known.tps, known.queue)]
     which, ends = np.ascontiguousarray(which, dtype=np.int64), np.ascontiguousarray(ends, dtype=np.int64)
     means, peaks = np.ascontiguousarray(means, dtype=np.float32), np.ascontiguousarray(peaks, dtype=np.float32)
-    kernels.describe(means, peaks, capacity, FLOORS, LEVEL_FLOOR, which, ends, ahead, static, steps, scales, readings)
+    limits = np.ascontiguousarray(capacity, dtype=np.float64)
+    kernels.describe(means, peaks, limits, FLOORS, LEVEL_FLOOR, which, ends, ahead, static, steps, scales, readings)
     if ahead:
         kernels.describe_ahead(means, which, ends, dates[0], dates[1], N_RESOURCES, scales, steps)
     at = len(kernels.SERIES_NAMES) + len(kernels.PEAK_NAMES)

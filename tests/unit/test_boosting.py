@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.forecast.boosting import QuantileBooster, Settings, exercise, gate, train
+from coordinator.forecast.boosting import QuantileBooster, Settings, challenge, exercise, gate, train
 from coordinator.forecast.features import Covariates
 from coordinator.forecast.members import look
 from coordinator.forecast.warm import compiling
@@ -127,6 +127,18 @@ def test_the_gate_says_why_it_can_not_judge(model: bytes) -> None:
     assert "no whole hour" in gate(None, model, history(daily(1, 1)[..., :60])).why
     empty = history(np.full((2, N_RESOURCES, 864), np.nan, dtype=np.float32))
     assert "0 series" in gate(None, model, empty).why
+
+
+def test_a_challenge_answers_with_the_model_to_use() -> None:
+    seen = history(daily(6, 3, seed=23))
+    first, verdict = challenge(None, seen, seed=1, settings=SMALL)
+    assert verdict.promote
+    assert first == train(seen, 1, settings=SMALL)
+    same, verdict = challenge(first, seen, seed=1, settings=SMALL)  # the same model again is not better
+    assert not verdict.promote
+    assert same == first
+    assert challenge(b"of another version", seen, seed=1, settings=SMALL)[0] == first
+    assert challenge(first, history(daily(1, 1)[..., :37]), settings=SMALL)[0] == first
 
 
 def test_training_leaves_the_newest_windows_to_the_gate() -> None:

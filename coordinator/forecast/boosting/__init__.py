@@ -4,8 +4,8 @@
 (model.py) forecasts with them through flattened trees (trees.py).
 """
 
-from coordinator.forecast.boosting.gate import Verdict, gate
+from coordinator.forecast.boosting.gate import Verdict, challenge, gate
 from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, QuantileBooster, exercise
 from coordinator.forecast.boosting.training import Settings, train
 
-__all__ = ["PEAK_QUANTILES", "QUANTILES", "QuantileBooster", "Settings", "Verdict", "exercise", "gate", "train"]
+__all__ = ["PEAK_QUANTILES", "QUANTILES", "QuantileBooster", "Settings", "Verdict", "challenge", "exercise", "gate", "train"]

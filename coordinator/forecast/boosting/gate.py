@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, QuantileBooster
-from coordinator.forecast.boosting.training import LEAST_READINGS, Rows, Settings, held_out, rows_of
+from coordinator.forecast.boosting.training import LEAST_READINGS, Rows, Settings, held_out, rows_of, train
 from coordinator.forecast.features import NONE_KNOWN, STATIC, Covariates
 from coordinator.model import F64, HistoryBlock
 from shared.units import HORIZON_STEPS
@@ -72,6 +72,23 @@ def gate(
     promote = challenger_loss < champion_loss
     why = f"challenger {challenger_loss:.4f} {'below' if promote else 'not below'} {champion_loss:.4f} of {name} on {pairs} unseen windows"
     return Verdict(promote=promote, champion_loss=champion_loss, challenger_loss=challenger_loss, pairs=pairs, why=why)
+
+
+def challenge(
+    champion: bytes | None, history: HistoryBlock, seed: int = 0, *, settings: Settings | None = None, known: Covariates = NONE_KNOWN
+) -> tuple[bytes | None, Verdict]:
+    """Train and judge, in one pure call for a task elsewhere: (the model to use from now on, why).
+
+    A champion that this code cannot read (another version's) counts as none.
+    """
+    if champion is not None:
+        try:
+            QuantileBooster(champion)
+        except ValueError:
+            champion = None
+    challenger = train(history, seed, settings=settings, known=known)
+    verdict = gate(champion, challenger, history, seed, settings=settings, known=known)
+    return challenger if verdict.promote else champion, verdict
 
 
 def _refused(why: str) -> Verdict:
