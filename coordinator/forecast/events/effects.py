@@ -34,16 +34,18 @@ OWN_SPREAD: Final = 0.09  # ... of one that the VM had before
 NEXT_SPREAD: Final = 0.09  # ... of the next bucket of an occurrence under way
 FIRST_STANDING: Final = (0.3, 0.35, 0.35)  # relative misses expected of the forms: as an amount, a share of the level, of the size
 PRIOR_COUNT: Final = 5.0
+USUAL_DOUBT: Final = 0.5  # of the usual level, as a forecast
 SIZE_RATE: Final = 1.0 / 144.0  # a VM's usual level follows within half a day
 _MEDIAN, _LOW, _HIGH = LEVELS.index(0.5), LEVELS.index(0.1), LEVELS.index(0.9)
 _BY_SLOT: Final = (
     ("_count", 0.0),
     ("_moments", 0.0),
     ("_last", np.nan),
+    ("_was", np.nan),
     ("_last_phase", 0),
     ("_begun", -1),
     ("_seen", -1),
-)  # and what fills
+)  # tables by slot, and what a fresh slot holds
 _TEN_TO_NINETY: Final = 2.563  # standard deviations of a normal between its .1 and .9 quantiles
 
 
@@ -82,7 +84,7 @@ class _Look(NamedTuple):
 
 
 class _At(NamedTuple):
-    """What the newest base forecast gave for one bucket [v, k]."""
+    """What is expected of one bucket without its events [v, k]."""
 
     level: F64
     doubt: F64
@@ -103,6 +105,7 @@ class EventEffects:
         self._count: F64 = np.zeros((0, kernels.PHASES, kernels.KINDS))
         self._moments: F64 = np.zeros((0, kernels.PHASES, kernels.KINDS, kernels.FORMS))
         self._last: F64 = np.zeros((0, kernels.KINDS))  # lift in the newest bucket of the occurrence that began at `_begun`
+        self._was: F64 = np.zeros((0, kernels.KINDS))  # ... and what earlier occurrences of the VM let expect of it
         self._last_phase: I64 = np.zeros(0, dtype=np.int64)
         self._begun: I64 = np.zeros(0, dtype=np.int64)
         self._seen: I64 = np.zeros(0, dtype=np.int64)
@@ -195,7 +198,7 @@ class EventEffects:
         """Demand of the bucket without its events, as the base models are to see it. Arrays [v, r]; unknown stays NaN; learns nothing."""
         look, at = self._look(start_s, 1), self._at(start_s)
         bare = _joined(mean, peak)
-        if len(look.pairs) and at is not None:
+        if len(look.pairs):
             bare = self._stripped(look, at, bare)
         return bare[:, :N_RESOURCES], np.maximum(bare[:, N_RESOURCES:], bare[:, :N_RESOURCES])
 
@@ -203,7 +206,7 @@ class EventEffects:
         """Take the bucket's demand (as it was, with its events) into the tables; a VM counts once a bucket however often it comes."""
         look, at = self._look(start_s, 1), self._at(start_s)
         actual = usual = _joined(mean, peak)
-        if len(look.pairs) and at is not None:
+        if len(look.pairs):
             usual = self._stripped(look, at, actual)
             self._learn(look, at, actual)
         unknown = np.isnan(self._usual)
@@ -233,20 +236,23 @@ class EventEffects:
         capacity = np.concatenate([self._capacity, self._capacity], axis=1)
         return np.where(np.isnan(capacity), np.nan_to_num(self._usual), capacity)
 
-    def _at(self, start_s: int) -> _At | None:
-        if self._base is None:
-            return None
-        step = (start_s - self._base.issued_s) // BUCKET_S
-        if not 0 <= step < HORIZON_STEPS:
-            return None
-        return _At(np.ascontiguousarray(self._base.level[:, :, step]), self._base.doubt)
+    def _at(self, start_s: int) -> _At:
+        """Where nothing was forecast for the bucket (a gap, a VM that was away), the VM's usual level stands in."""
+        level, doubt = self._usual.copy(), USUAL_DOUBT * self._usual
+        step = (start_s - self._base.issued_s) // BUCKET_S if self._base is not None else -1
+        if self._base is not None and 0 <= step < HORIZON_STEPS:
+            said = self._base.level[:, :, step]
+            np.copyto(level, said, where=~np.isnan(said))
+            np.copyto(doubt, self._base.doubt, where=~np.isnan(said))
+        return _At(level, doubt)
 
     def _sum(self, look: _Look, level: F64, *, tell: bool) -> tuple[F64, F64]:
         """(lift, variance) [v, k, step] over `level` [v, k, step]; see kernels.lifts."""
         total, variance = np.zeros(level.shape), np.zeros(level.shape)
         kernels.lifts(
             look.pairs, look.slots, look.first, level, self._size(), self._told, self._count, self._moments,
-            kernels.trust_of(self._scores, self._spread), self._spread, self._last, self._last_phase, self._begun, total, variance, tell,
+            kernels.trust_of(self._scores, self._spread), self._spread,
+            self._last, self._was, self._last_phase, self._begun, total, variance, tell,
         )  # fmt: skip
         return total, variance
 
@@ -266,7 +272,7 @@ class EventEffects:
         kernels.learn(
             look.pairs, look.slots, look.first, actual, at.level, np.nan_to_num(at.doubt), self._size(), self._told, total, variance,
             self._count, self._moments, kernels.trust_of(self._scores, self._spread), self._scores, self._spread, self._spread_count,
-            self._last, self._last_phase, self._begun, self._seen,
+            self._last, self._was, self._last_phase, self._begun, self._seen,
         )  # fmt: skip
 
 

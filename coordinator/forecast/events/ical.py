@@ -23,7 +23,7 @@ from coordinator.forecast.events.model import MAX_DURATION_S, MAX_EVENTS, MAX_TE
 
 _FREQUENCIES: Final = ("HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 _NOT_HOURLY: Final = ("BYMONTH", "BYMONTHDAY", "BYYEARDAY", "BYWEEKNO", "BYSETPOS")  # a search hour by hour for a day that may never come
-_YEARS: Final = (1990, 2200)  # of a start; a rule is followed from its start on
+_YEARS: Final = (1970, 2200)  # of a start; a rule is followed from its start on
 _PROBE: Final = timedelta(days=3653)
 MAX_PER_HOUR: Final = 12  # one a bucket
 _SLACK_S: Final = 2 * 86_400  # a zone is at most 14 hours off; the exact filter follows

@@ -128,12 +128,12 @@ def _middle(said: F64, trust: F64) -> float:
 @njit(cache=True)
 def _now(
     count: F64, moments: F64, slots: I64, p: int, k: int, base: float, size: float, told: F64, trust: F64, spread: F64, last: float,
-    last_phase: int, said: F64,
+    was: float, last_phase: int, said: F64,
 ) -> tuple[float, float, float, bool]:  # fmt: skip
     """(lift, its standard deviation, lift expected before the occurrence began, whether that is known).
 
-    An occurrence under way (`last` is not NaN) goes on from its last bucket's lift in the shape that earlier ones had: the VM's own, or the
-    others' where the VM's own evidence of that phase is of this very occurrence. Infinite standard deviation = nobody knows.
+    An occurrence under way (`last` is not NaN) goes on from its last bucket's lift in the shape that earlier ones had: the VM's own (which
+    let `was` be expected of that bucket), or the others' where it had none (`was` is NaN). Infinite standard deviation = nobody knows.
     """
     own = slots[LEVELS_OF_POOLING - 1]
     before, known = expected(count, moments, slots, LEVELS_OF_POOLING, p, k, base, size, told, trust, said)
@@ -142,12 +142,14 @@ def _now(
         return max(before, -base), (math.sqrt(spread[seen]) * abs(before) if known else math.inf), before, known
     if p >= DURING and not known:
         return 0.0, 0.0, before, known
-    levels = LEVELS_OF_POOLING if count[own, p, k] > 0.0 else LEVELS_OF_POOLING - 1
-    shape = np.empty(FORMS)
-    here, here_known = expected(count, moments, slots, levels, p, k, base, size, told, trust, shape)
-    there, there_known = expected(count, moments, slots, levels, last_phase, k, base, size, told, trust, shape)
+    here, there, shaped = before, was, known
+    if math.isnan(was) or count[own, p, k] <= 0.0:
+        shape = np.empty(FORMS)
+        here, shaped = expected(count, moments, slots, LEVELS_OF_POOLING - 1, p, k, base, size, told, trust, shape)
+        there, there_known = expected(count, moments, slots, LEVELS_OF_POOLING - 1, last_phase, k, base, size, told, trust, shape)
+        shaped = shaped and there_known
     ratio = 1.0 if p < DURING else 0.0
-    if here_known and there_known:
+    if shaped:
         floor = 0.1 * abs(last) + _TINY
         ratio = min((abs(here) + (floor if p < DURING else 0.0)) / (abs(there) + floor), MOST_RATIO)
     now = max(last * ratio, -base)
@@ -157,7 +159,7 @@ def _now(
 @njit(cache=True)
 def lifts(
     pairs: I64, slots: I64, first: int, base: F64, size: F64, told: F64, count: F64, moments: F64, trust: F64, spread: F64,
-    last: F64, last_phase: I64, begun: I64, out: F64, variance: F64, tell: bool,
+    last: F64, was: F64, last_phase: I64, begun: I64, out: F64, variance: F64, tell: bool,
 ) -> None:  # fmt: skip
     """Sum the lift of every pair into out[v, k, step], its variance into variance[v, k, step].
 
@@ -180,7 +182,7 @@ def lifts(
                 so_far = last[own, k] if begun[own] == begin else math.nan
                 now, doubt, _, _ = _now(
                     count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
-                    spread[category, k], so_far, last_phase[own], said,
+                    spread[category, k], so_far, was[own, k], last_phase[own], said,
                 )  # fmt: skip
                 out[row, k, step] += now
                 if not math.isinf(doubt):
@@ -206,7 +208,8 @@ def _keep(count: F64, moments: F64, slots: I64, p: int, k: int, weight: float, l
 @njit(cache=True)
 def learn(
     pairs: I64, slots: I64, bucket: int, actual: F64, base: F64, doubt: F64, size: F64, told: F64, lift: F64, variance: F64,
-    count: F64, moments: F64, trust: F64, scores: F64, spread: F64, spread_count: F64, last: F64, last_phase: I64, begun: I64, seen: I64,
+    count: F64, moments: F64, trust: F64, scores: F64, spread: F64, spread_count: F64, last: F64, was: F64, last_phase: I64,
+    begun: I64, seen: I64,
 ) -> None:  # fmt: skip
     """Take a bucket's evidence into the tables. lift, variance [v, k]: what `lifts` (with tell) gave for it; actual, base, doubt [v, k].
 
@@ -232,7 +235,7 @@ def learn(
             had = count[own, min(p, DURING - 1), k] > 0.0
             now, mine, before, known = _now(
                 count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
-                spread_before[category, k], so_far, last_phase[own], said,
+                spread_before[category, k], so_far, was[own, k], last_phase[own], said,
             )  # fmt: skip
             rest = got - level - lift[row, k]  # what nobody foretold
             noise = doubt[row, k] * doubt[row, k] + _TINY
@@ -248,6 +251,7 @@ def learn(
                 found = min(max(found, before - reach), before + reach)
             if p < DURING:
                 last[own, k] = now + part * blame * rest
+                was[own, k] = before if count[own, p, k] > 0.0 else math.nan
                 expected(
                     count, moments, slots[i], LEVELS_OF_POOLING - 1, p, k, level, size[row, k], told[notice, k % N_RESOURCES],
                     trust[category, k], said,
