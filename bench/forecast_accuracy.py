@@ -28,7 +28,7 @@ from bench.forecast_baselines import BASELINES, STATSFORECAST, statsforecast_mod
 from bench.forecast_plots import CoveragePanel, Fan, FanPanel, coverage_charts, fan_charts
 from bench.forecast_protocol import I64, Issued, Score, bucket_of, dense, evaluate, issue, scales_of, score, series_of, shard_forecaster
 from bench.report import Figure, options, publish
-from bench.traces import FULL, Trace, block, load, planetlab
+from bench.traces import FULL, Trace, block, chosen_sets, load, planetlab
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import N_RESOURCES
 from coordinator.ports import ForecastShard
@@ -239,14 +239,14 @@ def main() -> None:
     pool = ForecastEngine(settings).members
     named = {"": pool[:QUICK_MEMBERS] if arguments.quick else pool, "all": pool, "none": ()}
     wanted = named.get(arguments.members, tuple(arguments.members.split(",")))
-    sets = set(arguments.sets.split(",")) if arguments.sets else None
-    figures = planetlab_table(arguments.data, arguments.quick, settings) if sets is None or "planetlab" in sets else []
+    sets = chosen_sets(arguments.sets)
+    figures = planetlab_table(arguments.data, arguments.quick, settings) if "planetlab" in sets else []
     runs, model = [], None
     for trace in load(arguments.data, arguments.quick):
-        if sets is not None and trace.name not in sets:
+        if trace.name not in sets:
             continue
         model = ForecastEngine(settings).retrain(trace.training()) if settings.boosting else None
-        runs.append(study(trace, settings, model, tuple(name for name in wanted if name in pool)))
+        runs.append(study(trace, settings, model, wanted))
         for result in runs[-1].results:
             print(table(result))
         figures += slow_loop(runs[-1], arguments.quick)

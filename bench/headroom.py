@@ -28,7 +28,7 @@ from bench.forecast_accuracy import factory
 from bench.forecast_baselines import decayed
 from bench.forecast_protocol import FLOORS, I64, actuals, dense, issue, series_of, shard_forecaster
 from bench.report import Figure, options, publish
-from bench.traces import FULL, Pair, Trace, load, planetlab
+from bench.traces import FULL, Pair, Trace, chosen_sets, load, planetlab
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import F64, LEVELS
 from shared.units import HORIZON_STEPS
@@ -215,9 +215,9 @@ def main() -> None:
     parser.add_argument("--sets", default="", help="only these sets, with commas")
     arguments = parser.parse_args()
     settings = ForecastOptions(boosting=not arguments.lean, statsforecast=not arguments.lean)
-    wanted = set(arguments.sets.split(",")) - {""}
+    sets = chosen_sets(arguments.sets)
     figures: list[Figure] = []
-    traces = [trace for trace in load(arguments.data, arguments.quick) if not wanted or trace.name in wanted]
+    traces = [trace for trace in load(arguments.data, arguments.quick) if trace.name in sets]
     if any(trace.name == "planetlab" for trace in traces) and not arguments.quick:
         traces += _fourth_day(arguments.data / "planetlab")
     for trace in traces:

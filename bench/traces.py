@@ -96,9 +96,28 @@ def load(folder: Path, quick: bool, size: Size | None = None) -> tuple[Trace, ..
         found = loader(folder / place, how)
         if found is None:
             print(f"left out: {name} is not in {folder}")
-        else:
-            traces.append(found)
+            continue
+        told = [pair for pair in found.pairs if _told(found, pair)]
+        for pair in found.pairs:
+            if pair not in told:
+                print(f"left out: {pair.name} has no sample to score, or none before")
+        if told:
+            traces.append(replace(found, pairs=tuple(told)))
     return tuple(traces)
+
+
+def chosen_sets(names: str) -> set[str]:
+    """The sets named with commas; all when none is. Raises ValueError on a name that is none."""
+    chosen = set(names.split(",")) if names else set(LOADERS)
+    for name in sorted(chosen - set(LOADERS)):
+        raise ValueError(f"set {name!r}: allowed {', '.join(LOADERS)}")
+    return chosen
+
+
+def _told(trace: Trace, pair: Pair) -> bool:
+    """Whether some series has readings in its history and after it."""
+    known = ~np.isnan(trace.mean[:, list(pair.resources)])
+    return bool((known[..., : trace.loaded].sum(axis=-1).clip(max=2) * known[..., trace.loaded + 1 :].any(axis=-1) > 1).any())
 
 
 def block(mean: F32, peak: F32, end_s: int) -> HistoryBlock:
@@ -119,19 +138,24 @@ def shuffled(ids: Iterable[Any]) -> list[Any]:
 
 
 def planetlab(folder: Path, size: Size, tested: int = -1) -> Trace | None:
-    """Day `tested` (in the order of the dates) is tested after its first twelve hours, the others train."""
+    """Day `tested` (in the order of the dates) is tested after its first twelve hours, the others train; of a lone day half of its VMs."""
     days = [_table([path]) for path in _files(folder)]
-    if len(days) < 2:
+    if not days:
         return None
     test = days.pop(tested)
-    parts = [_day(day, size.trained) for day in days]
+    names = _names(test)
+    if not days:
+        names, others = names[: len(names) // 2], names[len(names) // 2 :]
+        days = [test[others]]
+    names = names[: 3 * size.vms]
+    parts = [_day(day, _names(day)[: size.trained]) for day in days]
     length = min(part.shape[2] for part in parts)
     train = np.concatenate([part[..., :length] for part in parts])
-    mean = _day(test, 3 * size.vms)
+    mean = _day(test, names)
     return Trace(
         name="planetlab",
         start_s=0,
-        vm_ids=tuple(_names(test)[: 3 * size.vms]),
+        vm_ids=tuple(names),
         mean=mean,
         peak=mean,
         train_mean=train,
@@ -145,8 +169,7 @@ def _names(table: Any) -> list[str]:
     return shuffled(name for name in table.columns if name != "t")
 
 
-def _day(table: Any, vms: int) -> F32:
-    names = _names(table)[:vms]
+def _day(table: Any, names: list[str]) -> F32:
     data = np.full((len(names), N_RESOURCES, len(table)), np.nan, dtype=np.float32)
     data[:, CPU] = table[names].to_numpy().T * CORES["planetlab"] * 10.0
     return data

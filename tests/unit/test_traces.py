@@ -111,6 +111,24 @@ def test_planetlab_trains_on_other_days(tmp_path: Path) -> None:
     assert np.isnan(trace.mean[:, MEMORY]).all()
 
 
+def test_a_lone_planetlab_day_is_split_by_vm(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"t": np.arange(DAY)} | {f"vm{i}": np.full(DAY, i) for i in range(30)})
+    write(frame, tmp_path / "planetlab" / "planetlab_20110401.parquet")
+    trace = only(tmp_path, "planetlab")
+    assert len(trace.mean) == len(trace.train_mean) == 15
+    assert not set(np.unique(trace.mean[:, CPU])) & set(np.unique(trace.train_mean[:, CPU]))
+
+
+def test_a_resource_without_readings_is_left_out_and_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = bitbrains(range(30), AUGUST, 100)
+    frame["net_tx_kbps"] = np.nan
+    write(frame, tmp_path / "bitbrains_rnd" / "x.parquet")
+    assert [pair.name for pair in only(tmp_path, "bitbrains").pairs] == [
+        f"bitbrains {name}" for name in ("cpu", "memory", "disk", "net rx")
+    ]
+    assert "left out: bitbrains net tx" in capsys.readouterr().out
+
+
 def test_google_days_are_apart_and_jobs_do_not_leak(tmp_path: Path) -> None:
     rows = [(job, day, step, job % 90, 5.0) for job in range(40) for day in (1, 4) for step in range(DAY)]
     write(pd.DataFrame(rows, columns=["job", "day", "step", "cpu_pct", "mem_pct"]), tmp_path / "google2011_jobs" / "x.parquet")
