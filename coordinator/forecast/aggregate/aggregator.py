@@ -36,7 +36,7 @@ OFF_EVIDENCE: Final = 24.0
 TRACK: Final = 0.05  # step of the own correction, in widths: groups are few and steady, so larger than a VM's
 TRACK_LIMIT: Final = 4.0
 TRACK_LEAK: Final = 0.999
-RESHAPE_EVERY: Final = 6
+RESHAPE_EVERY: Final = 12
 REPLAY: Final = DAY  # origins replayed on load: every hour of the day is among them
 CENTRE_RIDGE: Final = 2000.0  # in widths squared: groups share VMs and neighbouring origins hours, so evidence looks larger than it is
 WIDTH_RIDGE: Final = 100.0
@@ -360,6 +360,7 @@ class Aggregator:
         missing = (start_s - self._newest_s) // BUCKET_S - 1
         nobody = np.zeros(0, dtype=np.int64)
         silent: F32 = np.zeros((0, N_RESOURCES, HORIZON_STEPS), dtype=np.float32)
+        self._away += max(0, missing)
         for _ in range(min(missing, WINDOW)):
             self._store.append(nobody, np.zeros((0, N_RESOURCES)))
             self._ledger.sums[self._store.bucket] = np.nan
