@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from coordinator.compute.memory import ShardBudget, ShardMemory, machine_bytes
 from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
 from coordinator.compute.solving import solve_sharded
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
@@ -23,6 +24,8 @@ class LocalPool:
 
     def __init__(self, options: ForecastOptions, shards: int = 1) -> None:
         self._engines = [ForecastEngine(options) for _ in range(shards)]
+        self._budget = ShardBudget(ring=options.ring, limit_bytes=machine_bytes())
+        self._vms = [0] * shards
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
 
     async def load(self, history: HistoryBlock) -> None:
@@ -37,18 +40,24 @@ class LocalPool:
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
         return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
 
+    async def memory(self) -> list[ShardMemory]:
+        """As RayPool.memory; `resident_bytes` is this whole process, and the limit what the machine has."""
+        return await self._run(self.memory_now)
+
     async def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def load_now(self, history: HistoryBlock) -> None:
         """The blocking form of `load`."""
-        for engine, part in zip(self._engines, split_history(history, len(self._engines)), strict=True):
+        for i, part in enumerate(split_history(history, len(self._engines))):
             if part.vm_ids:
-                engine.load(part)
+                self._engines[i].load(part)
+                self._vms[i] = len(part.vm_ids)
 
     def forecast_now(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """The blocking form of `forecast`."""
         parts = split_bucket(bucket, len(self._engines))
+        self._vms = [len(part.vm_ids) for part in parts]
         blocks = [engine.advance(part, capacity) for engine, part in zip(self._engines, parts, strict=True) if part.vm_ids]
         return join_forecasts(blocks, bucket.vm_ids)
 
@@ -57,6 +66,10 @@ class LocalPool:
         model = self._engines[0].retrain(history)
         for engine in self._engines:
             engine.install(model)
+
+    def memory_now(self) -> list[ShardMemory]:
+        """The blocking form of `memory`."""
+        return [self._budget.measured(engine, vms) for engine, vms in zip(self._engines, self._vms, strict=True)]
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -8,6 +8,7 @@ buckets: 8 x 2,610 = 20.9 kB of ring + 64 KiB of state + 48 KiB while a call run
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ CALL_BYTES: Final = 48 * 1024  # per series: what one call holds for a moment
 SHARDS_MAX: Final = 1024
 ROOM: Final = 0.8  # share of its budget that a shard is filled to when VMs are spread, so that a fleet can grow before the next time
 MADV_DONTNEED: Final = 4  # madvise(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMemory:
+    """What one shard has, beside what it may have. `state_bytes` are its arrays, `resident_bytes` the whole process."""
+
+    vms: int
+    state_bytes: int
+    resident_bytes: int
+    needed_bytes: int
+    limit_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +79,15 @@ class ShardBudget:
             raise ValueError(f"{len(vm_ids)} VMs: {SHARDS_MAX} shards of {self.limit_bytes} bytes cannot hold them, {most} VMs each")
         return shards
 
-
-@dataclass(frozen=True, kw_only=True)
-class ShardMemory:
-    """What one shard has, beside what it may have. `state_bytes` are its arrays, `resident_bytes` the whole process."""
-
-    vms: int
-    state_bytes: int
-    resident_bytes: int
-    needed_bytes: int
-    limit_bytes: int
+    def measured(self, engine: object, vms: int) -> ShardMemory:
+        """What the shard of this engine, in this process, has now."""
+        return ShardMemory(
+            vms=vms,
+            state_bytes=array_bytes(engine),
+            resident_bytes=resident_bytes(),
+            needed_bytes=self.needed(vms),
+            limit_bytes=self.limit_bytes,
+        )
 
 
 def array_bytes(thing: object, _seen: set[int] | None = None) -> int:
@@ -101,6 +112,11 @@ def array_bytes(thing: object, _seen: set[int] | None = None) -> int:
 def resident_bytes() -> int:
     """Resident memory of this process, proc(5)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * getpagesize()
 
 
 def return_start_pages() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from zlib import crc32
 
-from coordinator.compute.memory import ShardBudget, ShardMemory, array_bytes, resident_bytes, return_start_pages
+from coordinator.compute.memory import ShardBudget, ShardMemory, return_start_pages
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.forecast.warm import warm
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
@@ -47,13 +47,7 @@ class Shard:
 
     def memory(self) -> ShardMemory:
         """What this shard has of memory, measured now."""
-        return ShardMemory(
-            vms=self._vms,
-            state_bytes=array_bytes(self._engine),
-            resident_bytes=resident_bytes(),
-            needed_bytes=self._budget.needed(self._vms),
-            limit_bytes=self._budget.limit_bytes,
-        )
+        return self._budget.measured(self._engine, self._vms)
 
 
 def train(options: ForecastOptions, history: HistoryBlock, champion: bytes | None) -> bytes | None:

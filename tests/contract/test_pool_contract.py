@@ -78,6 +78,22 @@ def test_shards_without_vms_and_vms_that_come_and_go(ray_pool: Any) -> None:
     asyncio.run(run())
 
 
+def test_both_pools_tell_what_their_shards_take(ray_pool: Any) -> None:
+    async def run() -> None:
+        local = LocalPool(OPTIONS, SHARDS)
+        told = []
+        for pool in (local, ray_pool):
+            await pool.load(history())
+            await pool.forecast(bucket(END_S + 300), CAPACITY)
+            told.append(await pool.memory())
+        assert [(s.vms, s.state_bytes, s.needed_bytes) for s in told[0]] == [(s.vms, s.state_bytes, s.needed_bytes) for s in told[1]]
+        assert sum(s.vms for s in told[0]) == len(CAPACITY)
+        assert all(0 < s.state_bytes < s.resident_bytes < s.limit_bytes for s in (*told[0], *told[1]))
+        await local.close()
+
+    asyncio.run(run())
+
+
 def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
     async def run() -> None:
         await ray_pool.load(history())

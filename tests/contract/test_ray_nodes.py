@@ -26,19 +26,20 @@ ray_pool = pytest.importorskip("coordinator.compute.ray_pool")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(240)]
 
 SHARDS = 4
+NODE = {"num_cpus": 1, "object_store_memory": 100 * MIB, "memory": 2000 * MIB}
 ray = ray_session.ray
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.cluster_utils import Cluster  # noqa: PLC0415  # after ray_session has set Ray's environment
 
     made = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * MIB, "memory": 2000 * MIB},
+        head_node_args={"include_dashboard": False, **NODE},
     )
     for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=100 * MIB, memory=2000 * MIB)
+        made.add_node(**NODE)
     made.wait_for_nodes()
     yield made
     ray.shutdown()
@@ -98,6 +99,7 @@ def test_a_node_killed_in_the_middle_of_a_tick_costs_its_own_shards_and_nothing_
         }
         assert_same(again, replace(went_on, **mixed))
         await asyncio.gather(local.close(), rebuilt.close(), pool.close())
+        cluster.add_node(**NODE)  # for the tests to come
 
     asyncio.run(run())
 
