@@ -4,7 +4,7 @@ Two things are learned from every VM, per class of client, application and flavo
 day; and how far demand moves from a VM's own level within the hour, by size of that level. A VM without any reading gets the first; from
 its first reading on the second, spread around its own level: one reading says more of a VM than its class does, and its class says more of
 what comes next than a few readings do. Own changes then narrow or widen the spread. On the Bitbrains trace, VMs held out, two to 23
-readings, the pinball loss is .46-.77x (cpu) and .43-.76x (memory) of the last value's, with or without a Laplace spread (tests).
+readings, the pinball loss is .47-.81x (cpu) and .44-.82x (memory) that of the last value, with or without a Laplace spread.
 
 A class is drawn towards its wider classes (flavour, client, application, pairs of them, the fleet) by the number of VMs it was learned
 from: empirical Bayes (Efron and Morris 1975), one level after the other. Histograms fade with a half-life of 14 days and are bounded
