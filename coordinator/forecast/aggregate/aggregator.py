@@ -13,7 +13,6 @@ State is a cache: `load` rebuilds it. O(v) per bucket. Axes: g group, r resource
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast.aggregate import replay
+from coordinator.forecast.aggregate.answer import AggregateForecast
 from coordinator.forecast.aggregate.features import centre_features, width_features
 from coordinator.forecast.aggregate.groups import KINDS, NOWHERE, GroupKey, Membership, Roster, homes
 from coordinator.forecast.aggregate.laws import PART_OF_STEP, PRIOR_SHAPE, TAU, Reservoir, Ridge
@@ -55,44 +55,6 @@ _HIT: Final = (TAU - 1.0) * TRACK * (1.0 + np.abs(PRIOR_SHAPE) / 2.0)
 _PEAK_PRIOR: Final = np.stack([np.interp(TAU ** (1.0 / (1.0 + 0.3 * s)), TAU, PRIOR_SHAPE) for s in range(HORIZON_STEPS)])
 _BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
 _LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AggregateForecast:
-    """Forecasts of group sums issued at `issued_s`; step k (from 0) is the bucket that starts at issued_s + 300 * k. NaN = unknown.
-
-    mean, stddev float32[g, r, 12]; quantiles float32[g, r, 12, q] of the bucket mean of the sum; peak_quantiles float32[g, r, 12, q] of
-    the largest bucket mean of the sum within steps 0..s. Quantiles are monotone, not negative, and at most the members' capacities.
-    """
-
-    issued_s: int
-    groups: tuple[GroupKey, ...]
-    members: NDArray[np.int64]  # [g]
-    known: F32  # [g, r] share of the members that have a forecast; the sums are of those alone
-    mean: F32
-    stddev: F32
-    quantiles: F32
-    peak_quantiles: F32
-    reason: I8  # [g, r] NoForecast
-    coverage: F32  # [g, r] realised coverage of the central 80 % band of late; NaN = not known yet
-    levels: tuple[float, ...] = LEVELS
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSums:
-    """Mean and stddev float32[g, r, 12] of the groups of one kind, by name."""
-
-    names: tuple[str, ...]
-    mean: F32
-    stddev: F32
-
-
-def sums_of(forecast: AggregateForecast, kind: str) -> GroupSums:
-    """What sizing asks of hosts (or clients): mean and deviation of the sum per step, correlation of the members included."""
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
-    rows = [i for i, key in enumerate(forecast.groups) if key.kind == kind]
-    return GroupSums(names=tuple(forecast.groups[i].name for i in rows), mean=forecast.mean[rows], stddev=forecast.stddev[rows])
 
 
 class Aggregator:
