@@ -11,7 +11,7 @@ from coordinator.forecast.members import look
 from coordinator.forecast.warm import compiling
 from coordinator.model import N_RESOURCES, HistoryBlock
 
-SMALL = Settings(rounds=25, pairs=2000)
+SMALL = Settings(rounds=20, pairs=800)
 END_S = 1_700_006_400 // 86_400 * 86_400
 
 
@@ -158,7 +158,7 @@ def test_an_announced_event_is_anticipated_and_an_unannounced_one_is_not() -> No
         for start in rng.integers(0, 800, size=8):
             event[vm, start : start + 6] = 1.0
     mean[event[:, None, :864].repeat(N_RESOURCES, axis=1) > 0] *= 4.0
-    model = train(history(mean), settings=Settings(rounds=40, pairs=4000), known=Covariates(event=event))
+    model = train(history(mean), settings=Settings(rounds=30, pairs=2000), known=Covariates(event=event))
     assert model is not None
     quiet, coming = mean[:2].reshape(-1, 864), np.zeros((2, 876), dtype=np.float32)
     coming[:, 864 + 5 : 864 + 9] = 1.0
