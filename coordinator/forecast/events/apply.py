@@ -8,16 +8,20 @@ below the mean of its bucket.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Final
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from coordinator.forecast.events.effects import Lift
-from coordinator.model import F64, LEVELS, ForecastBlock
+from coordinator.model import F32, F64, LEVELS, ForecastBlock
 
-_MEDIAN = LEVELS.index(0.5)
-_NORMAL: F64 = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
+_MEDIAN: Final = LEVELS.index(0.5)
+_NORMAL: Final = tuple(NormalDist().inv_cdf(level) for level in LEVELS)
 
 
 def with_events(base: ForecastBlock, lift: Lift, capacity: F64) -> ForecastBlock:
@@ -26,45 +30,56 @@ def with_events(base: ForecastBlock, lift: Lift, capacity: F64) -> ForecastBlock
         raise ValueError(f"lift issued_s {lift.issued_s}: allowed that of the forecast, {base.issued_s}")
     if lift.idle:
         return base
-    top = np.where(np.isnan(capacity), np.inf, capacity)[..., None, None]
-    quantiles = _moved(base.quantiles.astype(np.float64), lift.mean, lift.mean_stddev)
-    quantiles = np.clip(quantiles, 0.0, top)
-    peaks = np.clip(_peaks(base.peak_quantiles.astype(np.float64), lift), 0.0, top)
-    peaks = np.maximum.accumulate(np.maximum(peaks, quantiles), axis=2)
-    touched = ((lift.mean != 0.0) | (lift.mean_stddev != 0.0))[..., None]
-    any_step = np.logical_or.accumulate(touched | ((lift.peak != 0.0) | (lift.peak_stddev != 0.0))[..., None], axis=2)
-    mean = np.clip(base.mean + lift.mean, 0.0, top[..., 0])
+    touched = np.zeros(lift.mean.shape[:2], dtype=np.bool_)
+    for part in (lift.mean, lift.mean_stddev, lift.peak, lift.peak_stddev):
+        touched |= (part != 0.0).any(axis=-1)
+    top = np.where(np.isnan(capacity), np.inf, capacity)
+    quantiles, peaks = np.array(base.quantiles), np.array(base.peak_quantiles)
+    _lay(np.argwhere(touched), lift.mean, lift.mean_stddev, lift.peak, lift.peak_stddev, lift.active, top, quantiles, peaks)
     return replace(
         base,
-        mean=mean.astype(np.float32),
+        mean=np.where(lift.mean != 0.0, np.clip(base.mean + lift.mean, 0.0, top[..., None]), base.mean).astype(np.float32),
         stddev=np.sqrt(base.stddev.astype(np.float64) ** 2 + lift.mean_stddev**2).astype(np.float32),
-        quantiles=np.where(touched, quantiles, base.quantiles).astype(np.float32),
-        peak_quantiles=np.where(any_step, peaks, base.peak_quantiles).astype(np.float32),
+        quantiles=quantiles,
+        peak_quantiles=peaks,
     )
 
 
-def _moved(quantiles: F64, lift: F64, stddev: F64) -> F64:
+@njit(cache=True)
+def _move(before: F32, lift: float, stddev: float, top: float, out: F64) -> None:
     """Each quantile's distance from the median grows by the lift's own, in quadrature."""
-    middle = quantiles[..., _MEDIAN : _MEDIAN + 1]
-    away = np.hypot(quantiles - middle, stddev[..., None] * _NORMAL) * np.sign(_NORMAL)
-    return np.asarray(middle + lift[..., None] + away)
+    middle = before[_MEDIAN]
+    for q in range(len(out)):
+        away = math.hypot(before[q] - middle, stddev * _NORMAL[q])
+        moved = middle + lift + (away if _NORMAL[q] > 0.0 else -away)
+        out[q] = min(max(moved, 0.0), top)
 
 
-def _peaks(peaks: F64, lift: Lift) -> F64:
-    """Cumulative peak quantiles with events; see the module's words."""
-    under = lift.active[:, None, :] | (lift.peak != 0.0)
-    covered = np.cumsum(under, axis=2)
-    steps = peaks.shape[2]
-    out = np.empty_like(peaks)
-    highest = np.full(lift.peak.shape[:2], -np.inf)
-    doubt = np.zeros(lift.peak.shape[:2])
-    for step in range(steps):
-        higher = under[..., step] & (lift.peak[..., step] > highest)
-        highest = np.where(higher, lift.peak[..., step], highest)
-        doubt = np.where(higher, lift.peak_stddev[..., step], doubt)
-        alone = np.take_along_axis(peaks, np.maximum(covered[..., step] - 1, 0)[..., None, None], axis=2)[..., 0, :]
-        during = _moved(alone, np.where(np.isfinite(highest), highest, 0.0), doubt)
-        whole = (covered[..., step] == step + 1)[..., None]  # no bucket without the event: what was foretold without it is void
-        some = (covered[..., step] > 0)[..., None]
-        out[..., step, :] = np.where(whole, during, np.where(some, np.maximum(peaks[..., step, :], during), peaks[..., step, :]))
-    return np.maximum.accumulate(out, axis=2)
+@njit(cache=True)
+def _lay(
+    series: NDArray[np.int64], mean: F64, mean_stddev: F64, peak: F64, peak_stddev: F64, active: NDArray[np.bool_], top: F64,
+    quantiles: F32, peaks: F32,
+) -> None:  # fmt: skip
+    """In place, for the (v, r) of `series`; see the module's words."""
+    steps, levels = quantiles.shape[2], quantiles.shape[3]
+    moved = np.empty(levels)
+    for i in range(len(series)):
+        v, r = series[i]
+        before = peaks[v, r].copy()
+        covered, highest, doubt = 0, -math.inf, 0.0
+        for step in range(steps):
+            if mean[v, r, step] != 0.0 or mean_stddev[v, r, step] != 0.0:
+                _move(quantiles[v, r, step], mean[v, r, step], mean_stddev[v, r, step], top[v, r], moved)
+                quantiles[v, r, step] = moved
+            if active[v, step] or peak[v, r, step] != 0.0:
+                covered += 1
+                if peak[v, r, step] > highest:
+                    highest, doubt = peak[v, r, step], peak_stddev[v, r, step]
+            if covered == 0:
+                continue
+            _move(before[covered - 1], highest, doubt, top[v, r], moved)
+            for q in range(levels):
+                # no bucket without the event: what was foretold without it is void
+                found = moved[q] if covered == step + 1 else max(moved[q], before[step, q])
+                found = max(found, quantiles[v, r, step, q])
+                peaks[v, r, step, q] = max(found, peaks[v, r, step - 1, q]) if step else found

@@ -34,6 +34,8 @@ PULLS: Final = (2.0, 3.0, 3.0)
 OWN_PULL: Final = (0.1, 3.0)  # bounds
 CAPS: Final = (400.0, 200.0, 100.0, 5.0)  # a VM's own effect follows within about five occurrences
 SPIKE: Final = 3.0  # standard deviations
+STEADY: Final = 0.9  # how much of an occurrence's own course holds from bucket to bucket where its shape is not known
+PATIENCE: Final = 6.0  # buckets after which half of the belief in an announcement that does not come true is gone
 MOST_RATIO: Final = 3.0  # one bucket of an event to the next
 LEAST_DOUBT: Final = 0.25  # of the forecast's own variance: an effect believed to be nothing may still turn out to be something
 SCORE_RATE: Final = 0.02  # of a form's standing, once many buckets have been scored
@@ -128,7 +130,7 @@ def _middle(said: F64, trust: F64) -> float:
 @njit(cache=True)
 def _now(
     count: F64, moments: F64, slots: I64, p: int, k: int, base: float, size: float, told: F64, trust: F64, spread: F64, last: float,
-    was: float, last_phase: int, said: F64,
+    was: float, last_phase: int, ahead: int, elapsed: int, said: F64,
 ) -> tuple[float, float, float, bool]:  # fmt: skip
     """(lift, its standard deviation, lift expected before the occurrence began, whether that is known).
 
@@ -152,7 +154,11 @@ def _now(
     if shaped:
         floor = 0.1 * abs(last) + _TINY
         ratio = min((abs(here) + (floor if p < DURING else 0.0)) / (abs(there) + floor), MOST_RATIO)
-    now = max(last * ratio, -base)
+    now = last * ratio
+    if p < DURING and known and _evident(count, slots, LEVELS_OF_POOLING, p, k) != p:
+        # nobody has seen this part of such an event: a slow start does not yet disprove what was announced
+        now += (before - now) * (1.0 - STEADY**ahead) * PATIENCE / (PATIENCE + elapsed)
+    now = max(now, -base)
     return now, math.sqrt(spread[2]) * max(abs(now), 0.5 * abs(before) if p < DURING else 0.0), before, known
 
 
@@ -182,7 +188,8 @@ def lifts(
                 so_far = last[own, k] if begun[own] == begin else math.nan
                 now, doubt, _, _ = _now(
                     count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
-                    spread[category, k], so_far, was[own, k], last_phase[own], said,
+                    spread[category, k], so_far, was[own, k], last_phase[own],
+                    0 if first + step < begin else step, t, said,
                 )  # fmt: skip
                 out[row, k, step] += now
                 if not math.isinf(doubt):
@@ -235,7 +242,7 @@ def learn(
             had = count[own, min(p, DURING - 1), k] > 0.0
             now, mine, before, known = _now(
                 count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
-                spread_before[category, k], so_far, was[own, k], last_phase[own], said,
+                spread_before[category, k], so_far, was[own, k], last_phase[own], 0, 0, said,
             )  # fmt: skip
             rest = got - level - lift[row, k]  # what nobody foretold
             noise = doubt[row, k] * doubt[row, k] + _TINY
