@@ -31,6 +31,7 @@ __all__ = ["RaySession", "SessionFolder", "ray"]
 OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024  # a fleet bucket is a few MB; the store's default takes 30 % of memory
 SOCKET_PATH_BYTES: Final = 107  # of sockaddr_un, see unix(7)
 SESSION_PATH: Final = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest path that Ray makes below its folder
+SOURCES: Final = Path(__file__).parents[1] / "forecast"
 THREAD_SETTINGS: Final = (
     "OMP_NUM_THREADS",  # LightGBM and others built on OpenMP
     "OMP_THREAD_LIMIT",  # ... whatever they ask for in a call
@@ -40,6 +41,16 @@ THREAD_SETTINGS: Final = (
 )
 # one thread a worker: the shards are the parallelism, and nested pools on few cores only fight
 WORKER_ENVIRONMENT: Final = {**dict.fromkeys(THREAD_SETTINGS, "1"), "RAY_DEDUP_LOGS": "0"}
+
+
+def worker_environment(state: Path | None) -> dict[str, str]:
+    """Environment of every actor and task. `state` None: not on this machine alone, no folder of ours is theirs.
+
+    Numba caches beside the sources where it may write there, as in a checkout: a demo then need not compile anew for its new state folder.
+    """
+    if state is None or os.access(SOURCES, os.W_OK):
+        return dict(WORKER_ENVIRONMENT)
+    return {**WORKER_ENVIRONMENT, **cache_environment(state)}
 
 
 class SessionFolder:
@@ -75,9 +86,6 @@ class RaySession:
         if ray.is_initialized():
             return
         local: dict[str, Any] = {}
-        environment = dict(WORKER_ENVIRONMENT)
-        if state is not None and address is None:  # elsewhere our folder is nobody's
-            environment |= cache_environment(state)
         if address is None:
             local = {
                 "num_cpus": workers + 1,
@@ -90,7 +98,7 @@ class RaySession:
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": worker_environment(state if address is None else None)},
             **local,
         )
 

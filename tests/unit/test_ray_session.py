@@ -31,3 +31,17 @@ def test_the_folder_is_below_the_state_or_linked_to_from_there_and_goes_with_the
 
 def test_ray_stays_on_loopback() -> None:
     assert ray_session.os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_kernels_are_cached_in_the_state_folder_where_numba_cannot_write_beside_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert ray_session.worker_environment(tmp_path) == ray_session.worker_environment(None) == ray_session.WORKER_ENVIRONMENT
+    asked: list[tuple[Path, int]] = []
+    monkeypatch.setattr(ray_session.os, "access", lambda path, mode: asked.append((path, mode)))
+    found = ray_session.worker_environment(tmp_path)
+    assert asked == [(ray_session.SOURCES, ray_session.os.W_OK)] and ray_session.SOURCES.is_dir()
+    assert ray_session.WORKER_ENVIRONMENT.items() < found.items()
+    assert Path(found["NUMBA_CACHE_DIR"]).parent == tmp_path and Path(found["NUMBA_CACHE_DIR"]).is_dir()
+    assert ray_session.worker_environment(None) == ray_session.WORKER_ENVIRONMENT
