@@ -301,5 +301,4 @@ STATSFORECAST: Final[dict[str, tuple[str, dict[str, Any], bool]]] = {
     "StatsForecast AutoCES": ("AutoCES", {"season_length": 1}, False),
     "StatsForecast Theta": ("Theta", {"season_length": 1}, False),
     "StatsForecast DynamicOptimizedTheta": ("DynamicOptimizedTheta", {"season_length": 1}, False),
-    "StatsForecast AutoETS AAdN": ("AutoETS", {"model": "AAN", "damped": True, "season_length": 1}, False),
 }
