@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
-from coordinator.forecast.combine import GROUP_MIDDLES, Combiner, blend, leader
+from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner, blend, leader
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
+from coordinator.forecast.mix import Mixer, Tracker
+from coordinator.forecast.network import QuantileNetwork, rehearsal
+from coordinator.forecast.network import train as train_network
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
@@ -37,12 +41,21 @@ LIVE: Final = 36  # a replay hears the dear members in this many of its newest b
 DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets and in one of SPARSE before that
 SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
+NETWORK: Final = "network"
+HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 # Share of probability that each level stands for: bounds half way between neighbours
 _BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
 LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
+
+
+class Models(msgspec.Struct, frozen=True):
+    """What a training yields."""
+
+    boosting: bytes | None
+    network: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class ForecastOptions:
 
     boosting: bool = True
     statsforecast: bool = True
+    network: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
     only: str | None = None
@@ -70,11 +84,13 @@ class ForecastEngine:
     def __init__(self, options: ForecastOptions | None = None) -> None:
         self.options = options or ForecastOptions()
         self._booster: boosting.QuantileBooster | None = None
+        self._network: QuantileNetwork | None = None
         self._reset()
 
     def _reset(self) -> None:
         extra = (STATISTICAL if self.options.statsforecast else ()) + (("boosting",) if self.options.boosting else ())
-        self.members: tuple[str, ...] = (*MEMBERS, *extra)
+        self._pooled: tuple[str, ...] = (*MEMBERS, *extra)
+        self.members: tuple[str, ...] = (*self._pooled, NETWORK) if self.options.network else self._pooled
         self._vm_ids: list[str] = []
         self._row: dict[str, int] = {}
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -82,11 +98,13 @@ class ForecastEngine:
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
         self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
-        self._combiner = Combiner(self.members, FLEET_EVIDENCE)
+        self._combiner = Combiner(self._pooled, FLEET_EVIDENCE)
         self._peak_combiner = Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE)
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
+        self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
+        self._trackers = (Tracker(), Tracker())
         self._said: list[F64] = []  # member forecasts [k, v, r, 12] of the newest twelve origins, newest first
         self._peaks_said: list[F64] = []
         self._statistics = StatisticalPool() if self.options.statsforecast else None
@@ -134,8 +152,8 @@ class ForecastEngine:
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
             self._said, self._peaks_said = self._said[1:], self._peaks_said[1:]
-            self._calibrator.withdraw()
-            self._peak_calibrator.withdraw()
+            for part in (self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+                part.withdraw()
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
@@ -146,13 +164,47 @@ class ForecastEngine:
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
-        """Train the global quantile model; pure, meant to run elsewhere. `install` takes the result; None = too little history."""
-        return boosting.train(history, seed)
+        """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
 
-    def install(self, model: bytes | None) -> None:
-        """Use a model from `retrain` from the next bucket on; it earns its weight by its scores. No effect when boosting is off."""
-        if model is not None and self.options.boosting:
-            self._booster = boosting.QuantileBooster(model)
+        The network does not see the newest HELD_OUT buckets: on those it is judged before it is listened to.
+        """
+        boosted = boosting.train(history, seed) if self.options.boosting else None
+        until = history.mean.shape[2] - HELD_OUT
+        network = train_network(history, seed, until=until) if self.options.network else None
+        return msgspec.msgpack.encode(Models(boosted, network)) if boosted or network else None
+
+    def install(self, models: bytes | None) -> None:
+        """Use models of `retrain` from the next bucket on; they earn their weight by their scores. None changes nothing.
+
+        A network that does worse than the one in use on the newest buckets, unseen by both, is not taken. Raises ValueError when
+        `models` is not what `retrain` gives.
+        """
+        if models is None:
+            return
+        try:
+            given = msgspec.msgpack.decode(models, type=Models)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{len(models)} bytes are not trained models: {error}") from error
+        if given.boosting is not None and self.options.boosting:
+            self._booster = boosting.QuantileBooster(given.boosting)
+        if given.network is not None and self.options.network:
+            self._promote(QuantileNetwork(given.network))
+
+    def _promote(self, challenger: QuantileNetwork) -> None:
+        columns = min(self._window.length, self.options.ring)
+        if not self._vm_ids or columns <= HELD_OUT or self._newest_s is None:
+            self._network = challenger
+            return
+        means, peaks = (part(columns).reshape(len(self._vm_ids) * N_RESOURCES, -1) for part in (self._window.means, self._window.peaks))
+        losses = rehearsal(challenger, means, peaks, self._newest_s, HELD_OUT)
+        if self._network is not None:
+            before = rehearsal(self._network, means, peaks, self._newest_s, HELD_OUT)
+            known = np.isfinite(losses) & np.isfinite(before) & (before > 0)
+            if known.any() and float(np.log(losses[known] / before[known] + 1e-9).mean()) > 0.0:
+                return
+        self._network = challenger
+        for target, mixer in enumerate(self._mixers):
+            mixer.rehearse(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
 
     # ---- fleet
 
@@ -171,7 +223,15 @@ class ForecastEngine:
         self._damped = take_rows(self._damped, take, 0, np.nan)
         self._said = [take_rows(said, take, 1, np.nan) for said in self._said]
         self._peaks_said = [take_rows(said, take, 1, np.nan) for said in self._peaks_said]
-        for part in (self._window, self._combiner, self._peak_combiner, self._calibrator, self._peak_calibrator):
+        for part in (
+            self._window,
+            self._combiner,
+            self._peak_combiner,
+            self._calibrator,
+            self._peak_calibrator,
+            *self._mixers,
+            *self._trackers,
+        ):
             part.rearrange(take)
         if self._statistics is not None:
             self._statistics.rearrange(take)
@@ -192,9 +252,9 @@ class ForecastEngine:
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
         shape = (len(self._vm_ids), N_RESOURCES, HORIZON_STEPS)
-        self._remember(np.full((len(self.members), *shape), np.nan), np.full((len(PEAK_MEMBERS), *shape), np.nan))
-        self._calibrator.pause()
-        self._peak_calibrator.pause()
+        self._remember(np.full((len(self._pooled), *shape), np.nan), np.full((len(PEAK_MEMBERS), *shape), np.nan))
+        for part in (self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+            part.pause()
 
     def _remember(self, forecasts: F64, peak_forecasts: F64) -> None:
         self._said = [forecasts, *self._said[: HORIZON_STEPS - 1]]
@@ -216,8 +276,12 @@ class ForecastEngine:
                 for step, forecasts in enumerate(said):
                     errors[..., step] = np.abs(forecasts[..., step] - target[..., step])
                 combiner.score(errors, slots)
-        self._calibrator.learn(actual)
-        self._peak_calibrator.learn(highest)
+        for target, calibrator, mixer, tracker in zip(
+            (actual, highest), (self._calibrator, self._peak_calibrator), self._mixers, self._trackers, strict=True
+        ):
+            calibrator.learn(target)
+            mixer.learn(target)
+            tracker.learn(target)
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
         """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
@@ -227,7 +291,7 @@ class ForecastEngine:
         peaks = self._window.peaks(self.options.ring).reshape(v * N_RESOURCES, -1)
         seen, peaks_seen = look(series), look(peaks)
         self._refit(seen, now_s)
-        forecasts = np.full((len(self.members), *shape, HORIZON_STEPS), np.nan)
+        forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
         if self._statistics is not None and live:
@@ -238,10 +302,10 @@ class ForecastEngine:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
-        if self.options.only is not None:
-            chosen = self.members.index(self.options.only)
+        if self.options.only not in {None, NETWORK}:
+            chosen = self._pooled.index(str(self.options.only))
             forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
-            forecasts[np.arange(len(self.members)) != chosen] = np.nan
+            forecasts[np.arange(len(self._pooled)) != chosen] = np.nan
         slot = slot_of(now_s)
         weights = self._combiner.weights(slot, forecasts)
         point = blend(forecasts, weights)
@@ -260,7 +324,30 @@ class ForecastEngine:
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
         self._remember(forecasts, peak_forecasts)
-        return self._block(now_s, seen, model=leader(weights), point=point, quantiles=quantiles, peaks=peak_quantiles)
+        model = leader(weights)
+        network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
+        (quantiles, weight), (peak_quantiles, _) = (
+            mixer.mix(pool, said, size)
+            for mixer, pool, said, size in zip(self._mixers, (quantiles, peak_quantiles), network, (unit, peak_unit), strict=True)
+        )
+        if network[0] is not None:
+            if self.options.only == NETWORK:
+                quantiles, peak_quantiles, weight = network[0], network[1], np.ones_like(weight)
+            model = np.where((weight * GROUP_SIZES).sum(axis=-1) > HORIZON_STEPS / 2, self.members.index(NETWORK), model).astype(np.int8)
+        level, peak_level = (part.level.reshape(shape) for part in (seen, peaks_seen))
+        quantiles = self._trackers[0].hold(quantiles, unit, level, self._capacity)
+        peak_quantiles = self._trackers[1].hold(peak_quantiles, peak_unit, peak_level, self._capacity)
+        return self._block(now_s, seen, model=model, point=point, quantiles=quantiles, peaks=peak_quantiles)
+
+    def _ask_network(self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_]) -> tuple[F32, F32] | tuple[None, None]:
+        """Its quantiles [v, r, 12, q] of both targets inside [0, capacity]; None where there is no network."""
+        if self._network is None or self.options.only not in {None, NETWORK}:
+            return None, None
+        top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None].astype(np.float32)
+        said = [np.minimum(part.reshape(*unknown.shape, HORIZON_STEPS, -1), top) for part in self._network.forecast(series, peaks, now_s)]
+        for part in said:
+            part[unknown] = np.nan
+        return said[0], said[1]
 
     def _refit(self, seen: Window, now_s: int) -> None:
         """Refit the damped trend of one series in twelve, and of those that have none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.forecast.boosting import train
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.learning.errors import ForecastErrors
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
@@ -94,11 +93,11 @@ def test_the_whole_pool_on_hard_series_and_a_model_installed_on_the_way() -> Non
     engine.load(history(data[..., :80], T0))
     for i in range(14):
         if i == 1:
-            engine.install(train(history(data[..., :80], T0), rounds=10))
+            engine.install(ForecastEngine().retrain(history(data[..., :80], T0)))
         block = engine.advance(bucket(T0 + (i + 1) * BUCKET_S, data[..., 80 + i]), {})
         assert_sound(block)
-    assert block.models[-1] == "boosting"
-    with pytest.raises(ValueError, match="not a trained model"):
+    assert block.models[-2:] == ("boosting", "network")
+    with pytest.raises(ValueError, match="not trained models"):
         engine.install(b"")
 
 
