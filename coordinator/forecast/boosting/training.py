@@ -1,7 +1,7 @@
 """Training of the global model: random (series, origin) pairs of the whole history but its newest windows. Pure and deterministic.
 
 One booster a quantile, gradient boosting or a random forest; each pair gives one row for the peak of its next hour and one for a random
-step of each third of the horizon. The newest windows stay unseen, for the gate (gate.py). No quantile above .95 is trained: an extreme
+step of each half of the horizon. The newest windows stay unseen, for the gate (gate.py). No quantile above .95 is trained: an extreme
 quantile objective is unstable on heavy tails. Source: Ke et al., "LightGBM", NeurIPS 2017.
 """
 
@@ -22,8 +22,8 @@ from shared.units import BUCKET_S, HORIZON_STEPS
 I64 = NDArray[np.int64]
 
 ROUNDS: Final = 80
-PAIRS: Final = 32_000
-STRATA: Final = 3  # rows a pair: one step of each third of the horizon
+PAIRS: Final = 48_000
+STRATA: Final = 2  # rows a pair: one step of each half of the horizon; more pairs teach more than more steps of each
 LEAST_HISTORY: Final = 24  # buckets before the first origin
 LEAST_READINGS: Final = 12
 LEAST_ROWS: Final = 200
