@@ -85,6 +85,7 @@ class CoordinatorNode:
         history = self._remembered()
         if history is not None:
             self.pool.load_now(history)
+            self.cycle.load_aggregates(history, self.cycle.memberships())
             if settings.retrain_every_cycles:
                 self.pool.retrain_now(history)
         self._later(1, self._tick)
@@ -270,6 +271,10 @@ class CoordinatorNode:
                     if self.world.settings.place:
                         placements = solve_sharded(instruction.hosts, instruction.forecast, self.world.settings.seed, 30.0)
                         self._cycle(cy.PlacementReady(placements=placements))
+                case cy.RequestRetrain():
+                    self.world.count("drift")
+                    if self.world.settings.retrain_every_cycles and (known := self._remembered()) is not None:
+                        self.pool.retrain_now(known)
                 case cy.StoreForecast():
                     self.forecasts.append(instruction.forecast)
                 case cy.StoreReceipts():

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from coordinator.demand.buckets import BucketFolder
 from coordinator.fleet import Fleet
+from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
 from coordinator.learning.ledger import Ledger
-from coordinator.model import BucketBlock, ForecastBlock, HostState, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
 from coordinator.sizing.policy import SizingPolicy
@@ -136,7 +139,18 @@ class StoreOutcomes:
     outcomes: tuple[Outcome, ...]
 
 
-Instruction = StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes
+@dataclass(frozen=True, kw_only=True)
+class RequestRetrain:
+    """The forecasts of these resources have worsened since `since_s`: train the global model anew. `reason` as in RetrainWanted."""
+
+    reason: str
+    since_s: int
+    resources: tuple[str, ...]
+
+
+Instruction = (
+    StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes | RequestRetrain
+)
 
 
 class DecisionCycle:
@@ -148,12 +162,24 @@ class DecisionCycle:
         self.fleet = Fleet()
         self.ledger = Ledger()
         self.forecast: ForecastBlock | None = None
+        self.aggregator = Aggregator() if config.aggregates else None
+        self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
         self.placements: tuple[Placement, ...] = ()
         self.cycles = 0
         self._sizing = sizing
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
+
+    def memberships(self) -> dict[str, Membership]:
+        """The groups of every known VM. No agent reports an application yet."""
+        return {vm_id: Membership(client=vm.domain.policy.client, host=vm.host_id) for vm_id, vm in self.fleet.vms.items()}
+
+    def load_aggregates(self, history: HistoryBlock, groups: Mapping[str, Membership]) -> None:
+        """Give the sums their past, before the first ForecastReady. Touches nothing else, so another thread may do it (seconds)."""
+        # without a reading the history's end is just a moment, and a spool may bring buckets from before it
+        if self.aggregator is not None and np.isfinite(history.mean).any():
+            self.aggregator.load(history, groups)
 
     def handle(self, event: Event, now_ns: int) -> list[Instruction]:
         """One event. Never raises for what a peer sent; a bug raises."""
@@ -229,8 +255,11 @@ class DecisionCycle:
             self.fleet.close_bucket(bucket)
             self.bucket = bucket
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
-            self.ledger.bucket(bucket, modes)
+            clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
+            wanted = self.ledger.bucket(bucket, modes, clients)
             instructions.append(StoreBucket(bucket=bucket))
+            if wanted is not None:
+                instructions.append(RequestRetrain(reason=wanted.reason, since_s=wanted.since_s, resources=wanted.resources))
             known = self.fleet.capacity_of(bucket.vm_ids)
             if known:
                 rows = [i for i, vm_id in enumerate(bucket.vm_ids) if vm_id in known]
@@ -245,6 +274,9 @@ class DecisionCycle:
             return instructions
         self.forecast = event.forecast
         self.cycles += 1
+        if self.aggregator is not None:
+            capacity = self.fleet.capacity_of(event.bucket.vm_ids)
+            self.aggregates = self.aggregator.advance(event.bucket, event.forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
         evidence: Evidence = {}
         for host in hosts:

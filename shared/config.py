@@ -264,6 +264,7 @@ class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     history_buckets: Annotated[int, Meta(ge=24, le=20_160, description="5-minute buckets that the models learn from")] = 2016
     place_every_cycles: Annotated[int, Meta(ge=1, le=2016, description="decision cycles from one placement to the next")] = 6
     plan_deadline_s: Annotated[int, Meta(ge=30, le=3600, description="a plan not begun after this long is void")] = 600
+    aggregates: Annotated[bool, Meta(description="forecast the sums of each host, each client and the fleet too")] = True
 
 
 class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,8 @@ from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
-from coordinator.model import LEVELS, BucketBlock, ForecastBlock, VmState
+from coordinator.learning.drift import RetrainWanted
+from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, VmState
 from coordinator.planning.adjust import Adjustment
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.turns import RECENT_BUCKETS
@@ -22,11 +23,11 @@ from shared.units import BUCKET_S, CPU, GIB, MIB, NS_PER_S
 
 T0 = 1_700_000_100 // BUCKET_S * BUCKET_S
 CAPACITY = plain_capacity(cpu_millicores=16_000, memory_bytes=64 * GIB, net_bits_per_s=10**10)
-VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy())
+VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy(client="aurora"))
 
 
-def started(mode: Mode) -> DecisionCycle:
-    cycle = DecisionCycle(CycleConfig(bucket_grace_s=10), SizingPolicy(), epoch=3)
+def started(mode: Mode, *, aggregates: bool = True) -> DecisionCycle:
+    cycle = DecisionCycle(CycleConfig(bucket_grace_s=10, aggregates=aggregates), SizingPolicy(), epoch=3)
     hello = Hello(host_id="h", boot_id="b", agent_version="0", wall_ns=0, capacity=CAPACITY, mode=mode, mode_pinned=False)
     cycle.handle(cy.AgentSaid(host_id="h", message=hello), T0 * NS_PER_S)
     cycle.handle(cy.AgentSaid(host_id="h", message=Inventory(domains=(VM,))), T0 * NS_PER_S)
@@ -170,3 +171,57 @@ def test_the_view_knows_of_each_lever_whether_a_shrink_would_turn_and_the_peak_o
     assert vm.recent_peak[CPU] == 400
     cycle.fleet.vms["vm-1"].peaks[0][CPU] = 900.0
     assert [seen(bucket).recent_peak[CPU] for bucket in range(1, RECENT_BUCKETS + 1)] == [900.0] * (RECENT_BUCKETS - 1) + [400.0]
+
+
+def test_the_sums_of_host_client_and_fleet_follow_every_forecast() -> None:
+    cycle = started(Mode.OBSERVE)
+    decided(cycle)
+    sums, forecast = cycle.aggregates, cycle.forecast
+    assert sums is not None
+    assert forecast is not None
+    assert set(sums.groups) == {("host", "h"), ("client", "aurora"), ("fleet", "")}
+    assert sums.issued_s == forecast.issued_s
+    assert (sums.quantiles[:, CPU] <= 4000).all()  # what the members may have at most
+    without = started(Mode.OBSERVE, aggregates=False)
+    decided(without)
+    assert without.aggregates is None
+
+
+def test_a_forecast_that_comes_late_leaves_the_sums_alone() -> None:
+    cycle = started(Mode.OBSERVE)
+    request = closed(cycle)
+    answer = cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket))
+    cycle.handle(answer, (T0 + BUCKET_S + 11) * NS_PER_S)
+    before = cycle.aggregates
+    cycle.handle(answer, (T0 + BUCKET_S + 12) * NS_PER_S)
+    assert cycle.aggregates is before
+
+
+def test_the_past_of_the_sums_comes_from_history_unless_nothing_was_ever_read() -> None:
+    readings = np.full((1, 5, 30), 400.0, np.float32)
+    for mean, end_s, taken in ((readings, T0 - BUCKET_S, True), (readings * np.nan, T0 + 10 * BUCKET_S, False)):
+        cycle = started(Mode.OBSERVE)
+        block = HistoryBlock(vm_ids=("vm-1",), end_s=end_s, mean=mean, peak=mean, censored=mean * 0, capacity=mean[:, :, 0] * 10)
+        cycle.load_aggregates(block, cycle.memberships())
+        decided(cycle)  # of an empty history no bucket is too old
+        assert cycle.aggregates is not None
+        assert (cycle.aggregates.coverage >= 0).any() == taken
+
+
+def test_a_drift_of_the_forecasts_asks_for_training_and_clients_are_scored_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle = started(Mode.OBSERVE)
+    decided(cycle)
+    wanted = RetrainWanted(reason="fleet_loss", since_s=T0, resources=("cpu_millicores",), worse=2.0)
+    asked: list[cy.RequestRetrain] = []
+    for bucket in range(1, 4):
+        monkeypatch.setattr(cycle.ledger.drift, "update", lambda _loss, bucket=bucket: wanted if bucket == 2 else None)
+        at_s = T0 + bucket * BUCKET_S
+        cycle.handle(sample(at_s + 5), (at_s + 5) * NS_PER_S)
+        for instruction in cycle.handle(cy.Tick(), (at_s + BUCKET_S + 10) * NS_PER_S):
+            match instruction:
+                case cy.RequestRetrain():
+                    asked.append(instruction)
+                case cy.RequestForecast(bucket=block):
+                    cycle.handle(cy.ForecastReady(bucket=block, forecast=surge(block)), (at_s + BUCKET_S + 11) * NS_PER_S)
+    assert asked == [cy.RequestRetrain(reason="fleet_loss", since_s=T0, resources=("cpu_millicores",))]
+    assert list(cycle.ledger.errors.accuracy.by_client("total")) == ["aurora"]
