@@ -137,6 +137,7 @@ def test_a_vm_shows_allocation_demand_and_why_there_is_no_model(client: Client) 
     assert vm["resources"][2]["allocation"] == -1  # UNLIMITED is told apart from unknown
     drifting = client.get("/api/v1/vms/vm-02-04").json()
     assert (drifting["mode"], drifting["mode_reason"][:18]) == ("reactive", "out_of_calibration")
+    assert {state["control"] for state in drifting["resources"]} == {"reactive"}
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(5, 1), (6, 2), (30, 6), (60, 12)])
@@ -147,6 +148,33 @@ def test_predict_load(client: Client, minutes: int, steps: int) -> None:
         assert len(series["rows"]) == steps
         assert [row["start_s"] for row in series["rows"]] == [found["issued_s"] + 300 * i for i in range(steps)]
         assert all(len(row["quantiles"]) == len(row["peak_quantiles"]) == len(found["levels"]) for row in series["rows"])
+
+
+def test_sums_of_each_kind_and_what_one_will_need(client: Client) -> None:
+    found = client.get("/api/v1/aggregates").json()
+    assert [(group["kind"], group["name"]) for group in found["items"]] == [
+        *[("fleet", ""), ("host", "kvm-01"), ("host", "kvm-02"), ("host", "kvm-03"), ("host", "kvm-04")],
+        *[("client", "aurora"), ("client", "borealis"), ("client", "cirrus")],
+    ]
+    hosts = client.get("/api/v1/aggregates?kind=host&limit=2").json()
+    assert (hosts["total"], [group["name"] for group in hosts["items"]]) == (4, ["kvm-01", "kvm-02"])
+    cpu = hosts["items"][0]["resources"][0]
+    assert cpu["low_hour"] < cpu["mean_hour"] < cpu["high_hour"]
+    ahead = client.get("/api/v1/aggregates/forecast?kind=client&name=aurora&horizon_minutes=30").json()
+    assert (ahead["kind"], ahead["name"], ahead["members"]) == ("client", "aurora", 8)
+    assert [len(series["rows"]) for series in ahead["resources"]] == [6] * 5
+    assert client.get("/api/v1/aggregates/forecast").json()["members"] == 24
+    for path in ("kind=host&name=kvm-99", "kind=client", "kind=app&name=shop"):
+        assert problem(client.get(f"/api/v1/aggregates/forecast?{path}"), 404, "invalid_value")["field"] == "name"
+
+
+def test_accuracy_of_the_fleet_and_of_a_vm(client: Client) -> None:
+    found = client.get("/api/v1/accuracy?limit=3&window=hour").json()
+    assert (found["window"], len(found["worst"]), len(found["clients"]), len(found["horizons"])) == ("hour", 3, 3, 12)
+    assert [score["resource"] for score in found["fleet"]] == list(RESOURCES)
+    assert found["models"][5 - 1]["resources"][0]["coverage_95"] == 0.94
+    mine = client.get(f"{VM}/accuracy").json()
+    assert (mine["window"], [part["name"] for part in mine["horizons"]]) == ("day", ["5-10", "15-30", "35-60"])
 
 
 def test_history_of_one_resource_and_of_all(client: Client) -> None:
@@ -183,7 +211,7 @@ def test_scores_and_moves(client: Client) -> None:
 
 def test_an_empty_fleet_answers_everything() -> None:
     with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
-        for path in ("fleet", "hosts", "vms", "plans", "receipts", "outcomes", "scores", "moves"):
+        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves"):
             assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 
@@ -204,6 +232,10 @@ def test_an_empty_fleet_answers_everything() -> None:
         ("/api/v1/vms?limit=1001", "limit", "1001"),
         ("/api/v1/vms?cursor=$", "cursor", "$"),
         ("/api/v1/vms/$/forecast", "vm_id", "$"),
+        (f"{VM}/accuracy?window=year", "window", "year"),
+        ("/api/v1/accuracy?limit=0", "limit", "0"),
+        ("/api/v1/aggregates?kind=rack", "kind", "rack"),
+        ("/api/v1/aggregates/forecast?name=" + "x" * 257, "name", "x" * 63 + "…"),
         ("/api/v1/vms/" + "x" * 129, "vm_id", "x" * 63 + "…"),
     ],
 )
@@ -218,7 +250,7 @@ def test_a_misspelt_query_parameter_is_refused_not_ignored(client: Client) -> No
     assert (found["field"], found["allowed"]) == ("horizon_minute", "horizon_minutes")
 
 
-@pytest.mark.parametrize("path", ["", "/forecast", "/history"])
+@pytest.mark.parametrize("path", ["", "/forecast", "/history", "/accuracy"])
 def test_an_unknown_vm(client: Client, path: str) -> None:
     found = problem(client.get(f"/api/v1/vms/nobody{path}"), 404, "unknown_vm")
     assert (found["field"], found["value"]) == ("vm_id", "nobody")
