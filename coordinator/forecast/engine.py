@@ -25,11 +25,12 @@ from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
-from coordinator.forecast.mix import Mixer, Tracker
+from coordinator.forecast.mix import Mixer
 from coordinator.forecast.network import QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
+from coordinator.forecast.track import Tracker
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
 
