@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
-from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner, blend, leader
+from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.kernels import fit_damped
+from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
 from coordinator.forecast.mix import Mixer
@@ -31,7 +31,7 @@ from coordinator.forecast.network import train as train_network
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.track import Tracker
-from coordinator.model import F32, F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
+from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 GAP_BUCKETS: Final = 3
@@ -47,9 +47,6 @@ HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
-# Share of probability that each level stands for: bounds half way between neighbours
-_BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
-LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -99,15 +96,12 @@ class ForecastEngine:
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
         self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
-        self._combiner = Combiner(self._pooled, FLEET_EVIDENCE)
-        self._peak_combiner = Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE)
+        self._combiners = (Combiner(self._pooled, FLEET_EVIDENCE), Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE))  # as the mixers
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._trackers = (Tracker(), Tracker())
-        self._said: list[F64] = []  # member forecasts [k, v, r, 12] of the newest twelve origins, newest first
-        self._peaks_said: list[F64] = []
         self._statistics = StatisticalPool() if self.options.statsforecast else None
 
     # ---- the port
@@ -152,8 +146,7 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            self._said, self._peaks_said = self._said[1:], self._peaks_said[1:]
-            for part in (self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
@@ -222,12 +215,9 @@ class ForecastEngine:
         self._unseen = take_rows(self._unseen, take, 0, 0)
         self._capacity = take_rows(self._capacity, take, 0, np.nan)
         self._damped = take_rows(self._damped, take, 0, np.nan)
-        self._said = [take_rows(said, take, 1, np.nan) for said in self._said]
-        self._peaks_said = [take_rows(said, take, 1, np.nan) for said in self._peaks_said]
         for part in (
             self._window,
-            self._combiner,
-            self._peak_combiner,
+            *self._combiners,
             self._calibrator,
             self._peak_calibrator,
             *self._mixers,
@@ -252,17 +242,11 @@ class ForecastEngine:
 
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        shape = (len(self._vm_ids), N_RESOURCES, HORIZON_STEPS)
-        self._remember(np.full((len(self._pooled), *shape), np.nan), np.full((len(PEAK_MEMBERS), *shape), np.nan))
-        for part in (self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
             part.pause()
 
-    def _remember(self, forecasts: F64, peak_forecasts: F64) -> None:
-        self._said = [forecasts, *self._said[: HORIZON_STEPS - 1]]
-        self._peaks_said = [peak_forecasts, *self._peaks_said[: HORIZON_STEPS - 1]]
-
     def _learn(self) -> None:
-        """Score everything that the newest bucket decides. `_said[h]` was issued h + 1 buckets ago."""
+        """Score everything that the newest bucket decides."""
         v = len(self._vm_ids)
         newest = self._window.means(1)[:, :, 0].astype(np.float64)
         actual = np.repeat(newest[..., None], HORIZON_STEPS, axis=-1)
@@ -271,12 +255,8 @@ class ForecastEngine:
         highest[..., : peaks.shape[-1]] = np.maximum.accumulate(peaks[..., ::-1], axis=-1)
         now_s = self._newest_s or 0
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
-        for said, target, combiner in ((self._said, actual, self._combiner), (self._peaks_said, highest, self._peak_combiner)):
-            if said:
-                errors = np.full((len(combiner.members), v, N_RESOURCES, HORIZON_STEPS), np.nan)
-                for step, forecasts in enumerate(said):
-                    errors[..., step] = np.abs(forecasts[..., step] - target[..., step])
-                combiner.score(errors, slots)
+        for target, combiner in zip((actual, highest), self._combiners, strict=True):
+            combiner.learn(target, slots)
         for target, calibrator, mixer, tracker in zip(
             (actual, highest), (self._calibrator, self._peak_calibrator), self._mixers, self._trackers, strict=True
         ):
@@ -308,13 +288,12 @@ class ForecastEngine:
             forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
             forecasts[np.arange(len(self._pooled)) != chosen] = np.nan
         slot = slot_of(now_s)
-        weights = self._combiner.weights(slot, forecasts)
-        point = blend(forecasts, weights)
+        point, _, model = self._combiners[0].issue(slot, forecasts)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
         peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))
         peak_forecasts = peak_forecasts.reshape(len(PEAK_MEMBERS), *shape, HORIZON_STEPS)
-        peak_point = blend(peak_forecasts, self._peak_combiner.weights(slot, peak_forecasts))
+        peak_point = self._combiners[1].issue(slot, peak_forecasts).point
         peak_point[unknown] = np.nan
         unit, floor = usual_change(seen, shape)
         peak_unit, peak_floor = usual_change(peaks_seen, shape)
@@ -324,8 +303,6 @@ class ForecastEngine:
         quantiles = self._calibrator.issue(point, unit, local, self._capacity)
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
-        self._remember(forecasts, peak_forecasts)
-        model = leader(weights)
         network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)
@@ -361,15 +338,8 @@ class ForecastEngine:
     def _block(self, now_s: int, seen: Window, *, model: NDArray[np.int8], point: F64, quantiles: F32, peaks: F32) -> ForecastBlock:
         shape = point.shape[:2]
         age = seen.age.reshape(shape)
-        gap = np.where(age > GAP_BUCKETS, np.sqrt(1.0 + age / HORIZON_STEPS), 1.0)[..., None, None]
-        top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None]
-        centre = np.minimum(point[..., None], top)
-        wide = np.clip(centre + (quantiles - centre) * gap, 0.0, top)
-        # whatever the mean of a bucket may reach, its peak may: the two distributions must not contradict each other
-        highest = np.maximum(peaks, np.maximum.accumulate(wide, axis=2))
-        highest = np.clip(np.maximum.accumulate(highest, axis=2), 0.0, top)
-        mean = (wide * LEVEL_WEIGHTS).sum(axis=-1)
-        variance = ((wide - mean[..., None]) ** 2 * LEVEL_WEIGHTS).sum(axis=-1)
+        gap = np.where(age > GAP_BUCKETS, np.sqrt(1.0 + age / HORIZON_STEPS), 1.0)
+        mean, stddev, wide, highest = agree(point, quantiles, peaks, gap, self._capacity)
         covered, evidence = self._calibrator.coverage()
         readings = seen.readings.reshape(shape)
         reason = np.zeros(shape, dtype=np.int8)
@@ -380,14 +350,14 @@ class ForecastEngine:
         return ForecastBlock(
             issued_s=now_s + BUCKET_S,
             vm_ids=tuple(self._vm_ids),
-            mean=mean.astype(np.float32),
-            stddev=np.sqrt(variance).astype(np.float32),
-            quantiles=wide.astype(np.float32),
-            peak_quantiles=highest.astype(np.float32),
+            mean=mean,
+            stddev=stddev,
+            quantiles=wide,
+            peak_quantiles=highest,
             model=model,
             models=self.members,
             reason=reason,
-            coverage=covered.astype(np.float32),
+            coverage=covered,
         )
 
     @staticmethod
