@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.forecast.rows import take_rows
+from coordinator.forecast.rows import NEW, take_rows
 from coordinator.model import F32, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -23,7 +23,10 @@ ROWS: Final = int(_SIZES.sum())
 
 
 class Triangle:
-    """Rows float32[78, v, r, width], 312 bytes a series for each of `width`; not there before something is said."""
+    """Rows float32[78, s, width], 312 bytes a series for each of `width`, and room for an eighth more; not there before something is said.
+
+    The room makes a VM that comes cheap: a copy of these rows takes longer than a tick.
+    """
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -35,15 +38,26 @@ class Triangle:
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
         self._vms = len(take)
-        if self._rows is not None:
-            self._rows = take_rows(self._rows, take, 1, np.nan)
+        if self._rows is None:
+            return
+        if self._vms > self._rows.shape[1]:
+            self._rows = take_rows(self._rows, np.append(take, np.full(_room(self._vms), NEW)), 1, np.nan)
+            return
+        moved = np.flatnonzero(take != np.arange(self._vms))
+        if not len(moved):
+            return
+        first, fresh = moved[0], np.flatnonzero(take == NEW)
+        for row in self._rows:
+            if len(fresh) < len(moved):
+                row[first : self._vms] = row[take[first:]]
+            row[fresh] = np.nan
 
     @property
     def rows(self) -> F32:
-        """float32[78, v * r, width], to read and to write."""
+        """float32[78, >= v * r, width], to read and to write."""
         if self._rows is None:
-            self._rows = np.full((ROWS, self._vms, N_RESOURCES, self._width), np.nan, dtype=np.float32)
-        return self._rows.reshape(ROWS, self._vms * N_RESOURCES, self._width)
+            self._rows = np.full((ROWS, self._vms + _room(self._vms), N_RESOURCES, self._width), np.nan, dtype=np.float32)
+        return self._rows.reshape(ROWS, -1, self._width)
 
     @property
     def places(self) -> NDArray[np.int64]:
@@ -75,3 +89,7 @@ class Triangle:
         """Take back the newest issue: the next one takes its place."""
         self._origin -= 1
         self._spoke[self.newest] = False
+
+
+def _room(vms: int) -> int:
+    return vms // 8
