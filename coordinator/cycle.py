@@ -16,6 +16,7 @@ from coordinator.demand.buckets import BucketFolder
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
 from coordinator.learning.ledger import Ledger
+from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
@@ -170,6 +171,7 @@ class DecisionCycle:
         self._sizing = sizing
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
+        self._calibration = CalibrationWatch()
 
     def memberships(self) -> dict[str, Membership]:
         """The groups of every known VM. No agent reports an application yet."""
@@ -257,6 +259,7 @@ class DecisionCycle:
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
             clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
             wanted = self.ledger.bucket(bucket, modes, clients)
+            self._calibration.bucket(bucket)
             instructions.append(StoreBucket(bucket=bucket))
             if wanted is not None:
                 instructions.append(RequestRetrain(reason=wanted.reason, since_s=wanted.since_s, resources=wanted.resources))
@@ -268,24 +271,26 @@ class DecisionCycle:
         return instructions
 
     def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
-        self.ledger.forecast(event.forecast)
-        instructions: list[Instruction] = [StoreForecast(forecast=event.forecast)]
-        if self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s:
+        late = self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s
+        forecast = event.forecast if late else self._calibration.mark(event.forecast)
+        self.ledger.forecast(forecast)
+        instructions: list[Instruction] = [StoreForecast(forecast=forecast)]
+        if late:
             return instructions
-        self.forecast = event.forecast
+        self.forecast = forecast
         self.cycles += 1
         if self.aggregator is not None:
             capacity = self.fleet.capacity_of(event.bucket.vm_ids)
-            self.aggregates = self.aggregator.advance(event.bucket, event.forecast, self.memberships(), capacity)
+            self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
         evidence: Evidence = {}
         for host in hosts:
             if not host.alive or host.mode is Mode.OFF:
                 continue
-            instructions += self._plan(host, event.forecast, evidence, now_ns)
+            instructions += self._plan(host, forecast, evidence, now_ns)
         self._evidence = evidence
         if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
-            instructions.append(RequestPlacement(hosts=hosts, forecast=event.forecast))
+            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast))
         return instructions
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:

@@ -9,7 +9,7 @@ from plain_host import plain_capacity
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.learning.drift import RetrainWanted
-from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, VmState
+from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, NoForecast, VmState
 from coordinator.planning.adjust import Adjustment
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.turns import RECENT_BUCKETS
@@ -225,3 +225,31 @@ def test_a_drift_of_the_forecasts_asks_for_training_and_clients_are_scored_apart
                     cycle.handle(cy.ForecastReady(bucket=block, forecast=surge(block)), (at_s + BUCKET_S + 11) * NS_PER_S)
     assert asked == [cy.RequestRetrain(reason="fleet_loss", since_s=T0, resources=("cpu_millicores",))]
     assert list(cycle.ledger.errors.accuracy.by_client("total")) == ["aurora"]
+
+
+def test_a_vm_out_of_calibration_is_reactive_within_three_cycles_and_comes_back() -> None:
+    """400 come, 2,000 are said: the plan grows it at first, then no more; once what is said has come true, it does again."""
+    cycle = started(Mode.PREDICTIVE)
+
+    def turn(bucket: int, said: float) -> tuple[bool, bool, int]:
+        """Whether the plan grew its CPU, whether a receipt says `out_of_calibration: reactive`, and the reason of its CPU forecast."""
+        at_s = T0 + bucket * BUCKET_S
+        cycle.handle(sample(at_s + 5), (at_s + 5) * NS_PER_S)
+        (request,) = (i for i in cycle.handle(cy.Tick(), (at_s + BUCKET_S + 10) * NS_PER_S) if isinstance(i, cy.RequestForecast))
+        block = surge(request.bucket)
+        block.mean[:, CPU] = said
+        for array in (block.quantiles, block.peak_quantiles):
+            array[:] = block.mean[..., None] * (0.9 + 0.2 * np.asarray(LEVELS, np.float32))
+        answer = cycle.handle(cy.ForecastReady(bucket=request.bucket, forecast=block), (at_s + BUCKET_S + 11) * NS_PER_S)
+        (stored,) = (i.forecast for i in answer if isinstance(i, cy.StoreForecast))
+        assert stored is cycle.forecast
+        assert (stored.reason[:, 1:] == NoForecast.OK).all()
+        grown = any(step.kind == "cpu_quota" and step.value > 1000 for sent in plans(answer) for step in sent.plan.steps)
+        said_so = any("out_of_calibration: reactive" in line for receipt in receipts(answer) for line in receipt.trail)
+        return grown, said_so, int(stored.reason[0, CPU])
+
+    trusted, reactive = (True, False, NoForecast.OK), (False, True, NoForecast.OUT_OF_CALIBRATION)
+    # what was said after bucket 0 is proved wrong by buckets 1, 2 and 3: three cycles
+    assert [turn(bucket, said=2000.0) for bucket in range(6)] == [trusted] * 3 + [reactive] * 3
+    assert [turn(bucket, said=400.0)[2] for bucket in range(6, 9)] == [NoForecast.OUT_OF_CALIBRATION] * 3
+    assert turn(9, said=2000.0) == trusted  # buckets 7, 8 and 9 were said right
