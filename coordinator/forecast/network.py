@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.forecast.network_inputs import INPUTS, TARGETS, Sight, see
+from coordinator.forecast.kernels.perceptron import bend, by_level, compress, quantiles, standardise
+from coordinator.forecast.network_inputs import INPUTS, SIGHT, TARGETS, Sight, see
 from coordinator.model import F32, F64, LEVELS, HistoryBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
 
@@ -34,13 +35,14 @@ BATCH: Final = 512
 RATE: Final = 2e-3
 DROPOUT: Final = 0.1
 WEIGHT_DECAY: Final = 1e-4
-EDGE: Final = np.float32(6.0)
+EDGE: Final = 6.0
 UNHEARD: Final = 1e9
 CLIP: Final = 1e4  # in units: beyond it a reading is no more telling
 _Q: Final = len(LEVELS)
 _OUT: Final = TARGETS * HORIZON_STEPS * _Q
 _TAU: Final = np.array(LEVELS, dtype=np.float32)
 _LEAK: Final = np.float32(0.1)
+_ROWS: Final = 512  # of a forecast at once: what they pass on from product to product stays in the second-level cache
 
 
 class _Weights(msgspec.Struct, frozen=True):
@@ -50,6 +52,7 @@ class _Weights(msgspec.Struct, frozen=True):
     hidden: int
     outputs: int
     data: bytes
+    sight: int = 0
 
 
 class QuantileNetwork:
@@ -60,11 +63,12 @@ class QuantileNetwork:
             weights = msgspec.msgpack.decode(zlib.decompress(model), type=_Weights)
         except (zlib.error, msgspec.MsgspecError) as error:
             raise ValueError(f"model of {len(model)} bytes is not a trained network: {error}") from error
-        if (weights.inputs, weights.hidden, weights.outputs) != (INPUTS, HIDDEN, _OUT):
+        if (weights.inputs, weights.hidden, weights.outputs, weights.sight) != (INPUTS, HIDDEN, _OUT, SIGHT):
             raise ValueError(
-                f"model for {weights.inputs} inputs and {weights.outputs} outputs: this release has {INPUTS} and {_OUT}; train it again"
+                f"model for {weights.inputs} inputs of kind {weights.sight} and {weights.outputs} outputs: "
+                f"this release has {INPUTS} of kind {SIGHT} and {_OUT}; train it again"
             )
-        self._layers = _split(np.frombuffer(weights.data, dtype="<f4"))
+        self._layers = _ready(_split(np.frombuffer(weights.data, dtype="<f4")))
 
     def forecast(self, means: F32, peaks: F32, newest_s: int) -> tuple[F32, F32]:
         """Quantiles of the bucket mean and of the running peak as of the newest bucket: float32[n, 12, q] each, monotone, >= 0.
@@ -72,10 +76,12 @@ class QuantileNetwork:
         means, peaks float32[n, b] with NaN, series in [v, r] order; `newest_s` is the start of their last bucket.
         """
         n, b = means.shape
-        rows = np.arange(n)
-        sight = see(means, peaks, rows, np.full(n, b - 1), np.full(n, newest_s))
-        said = self.answer(sight)
-        return said[:, 0], said[:, 1]
+        said = np.empty((TARGETS, n, HORIZON_STEPS, _Q), dtype=np.float32)
+        for first in range(0, n, _ROWS):
+            rows = np.arange(first, min(first + _ROWS, n))
+            sight = see(means, peaks, rows, np.full(len(rows), b - 1), np.full(len(rows), newest_s))
+            _answer_into(self._layers, sight, said[0, first : first + _ROWS], said[1, first : first + _ROWS])
+        return said[0], said[1]
 
     def answer(self, sight: Sight) -> F32:
         """float32[m, 2, 12, q] for examples seen."""
@@ -100,7 +106,7 @@ def train(history: HistoryBlock, seed: int = 0, passes: int = PASSES, until: int
         return None
     layers = _learn(taught, judge, rng, passes)
     data = np.concatenate([layer.ravel() for layer in layers]).astype("<f4").tobytes()
-    return zlib.compress(msgspec.msgpack.encode(_Weights(INPUTS, HIDDEN, _OUT, data)), 6)
+    return zlib.compress(msgspec.msgpack.encode(_Weights(INPUTS, HIDDEN, _OUT, data, SIGHT)), 6)
 
 
 def _drawn(history: HistoryBlock, rng: np.random.Generator, first: int, last: int, count: int) -> tuple[Sight, F64] | None:
@@ -173,24 +179,32 @@ def _split(flat: F32) -> list[F32]:
     return [part.reshape(shape).astype(np.float32) for part, shape in zip(parts, _SHAPES, strict=True)]
 
 
-def _compressed(inputs: F32) -> F32:
-    result: F32 = np.arcsinh(np.clip(inputs, -CLIP, CLIP))
+def _ready(layers: list[F32]) -> list[F32]:
+    """As the answer wants them: what divides turned over, the last layer level by level."""
+    centre, deviation, *hidden, weights, bias = layers
+    return [centre, np.float32(1.0) / deviation, *hidden, by_level(weights), by_level(bias)]
+
+
+def _answer(ready: list[F32], sight: Sight) -> F32:
+    said = np.empty((TARGETS, len(sight.inputs), HORIZON_STEPS, _Q), dtype=np.float32)
+    for first in range(0, len(sight.inputs), _ROWS):
+        part = slice(first, first + _ROWS)
+        _answer_into(ready, Sight(**{name: array[part] for name, array in sight._asdict().items()}), said[0, part], said[1, part])
+    result: F32 = said.swapaxes(0, 1)
     return result
 
 
-def _standard(x: F32, centre: F32, deviation: F32) -> F32:
-    """In deviations of the training's examples, bounded: what lies beyond all that was learned says no more than its edge."""
-    result: F32 = np.clip((x - centre) / deviation, -EDGE, EDGE)
-    return result
-
-
-def _answer(layers: list[F32], sight: Sight) -> F32:
-    x = _standard(_compressed(sight.inputs), layers[0], layers[1])
-    out = _run(layers, x)[-1].reshape(-1, TARGETS, HORIZON_STEPS, _Q)
-    found = sight.base[:, :, None, :] + out * sight.spread[:, :, None, None]
-    result: F32 = np.maximum(np.sort(found, axis=-1), 0.0).astype(np.float32)
-    result[:, 1] = np.maximum.accumulate(result[:, 1], axis=1)
-    return result
+def _answer_into(ready: list[F32], sight: Sight, means: F32, peaks: F32) -> None:
+    """Quantiles of a few rows, written to float32[m, 12, q] each."""
+    centre, scale, w1, b1, w2, b2, w3, b3 = ready
+    x = np.empty_like(sight.inputs)
+    compress(sight.inputs, CLIP, x)
+    standardise(x, centre, scale, EDGE)
+    first = x @ w1
+    bend(first, b1, _LEAK)
+    second = first @ w2
+    bend(second, b2, _LEAK)
+    quantiles(second @ w3, b3, sight.base, sight.spread, means, peaks)
 
 
 def _run(layers: list[F32], x: F32) -> tuple[F32, F32, F32]:
@@ -204,11 +218,12 @@ def _run(layers: list[F32], x: F32) -> tuple[F32, F32, F32]:
 
 def _learn(taught: tuple[Sight, F64], judge: tuple[Sight, F64], rng: np.random.Generator, passes: int) -> list[F32]:
     sight, truth = taught
-    x = _compressed(sight.inputs)
+    x = np.empty_like(sight.inputs)
+    compress(sight.inputs, CLIP, x)
     centre, deviation = x.mean(axis=0), x.std(axis=0)
     # an input that never moved (no week of history yet) must not speak when it first does
     deviation = np.where(deviation < 1e-6, np.float32(UNHEARD), deviation + np.float32(0.1))
-    x = _standard(x, centre, deviation)
+    standardise(x, centre, np.float32(1.0) / deviation, EDGE)
     # everything in units of the target's usual change
     goal = ((truth - sight.anchor[..., None]) / sight.unit[..., None]).astype(np.float32)
     base = ((sight.base - sight.anchor[..., None]) / sight.unit[..., None]).astype(np.float32)
@@ -227,7 +242,7 @@ def _learn(taught: tuple[Sight, F64], judge: tuple[Sight, F64], rng: np.random.G
             step += 1
             rate = RATE * min(1.0, step / 100.0) * (0.5 * (1.0 + np.cos(np.pi * step / total)) + 0.02)
             _move(layers, gradients, first, second, step, rate)
-        loss = float(np.nansum(scaled_loss(_answer(layers, judge[0]), *judge)))
+        loss = float(np.nansum(scaled_loss(_answer(_ready(layers), judge[0]), *judge)))
         if loss < best:
             best, kept = loss, [layer.copy() for layer in layers]
     return kept

@@ -1,8 +1,8 @@
-"""What the network sees of a series: the last day and its seasons, in the series' own scale. Pure; numba, one pass per example.
+"""What the network sees of a series: the last day and its seasons, in the series' own scale. Pure; numba, WIDE examples in step.
 
 Everything is (x - anchor) / unit: anchor = median of the newest hour, unit = usual change from bucket to bucket plus a floor. So one
 network serves idle and busy VMs of every resource, and a fleet it has never seen. The same kernel makes the examples of a training and
-the inputs of a tick, from the ring alone: nothing to keep up to date, nothing to get out of step. About 6 microseconds an example.
+the inputs of a tick, from the ring alone: nothing to keep up to date, nothing to get out of step. About 2 microseconds an example.
 Gap rule: a missing bucket repeats the last known value within the day; without any reading everything is 0.
 """
 
@@ -14,6 +14,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coordinator.forecast.kernels.lanes import (
+    PAIRS_7,
+    PAIRS_12,
+    PAIRS_36,
+    WIDE,
+    fill_row,
+    flat,
+    quantile_lanes,
+    season_medians,
+    sort_lanes,
+    transpose_lanes,
+)
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -23,16 +35,23 @@ TARGETS: Final = 2  # bucket mean, running peak
 _H: Final = HORIZON_STEPS
 _LEVELS: Final = np.array(LEVELS)
 _SHAPE: Final = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
-_SPANS: Final = np.array([12, 36, 72, 288])
-_THIN: Final = 4  # of the whole day one bucket in four is sorted: its quantiles are nearly the same at a fifth of the cost
-_ALPHAS: Final = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75])
+_WINDOWS: Final = ((12, 1), (36, 1), (36, 2), (36, 8))  # values, every so many buckets: hour, three hours, six, the whole day
+_ALPHAS: Final = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75], dtype=np.float32)
+_REMEMBERED: Final = 144  # buckets that smoothing runs over: the slowest has forgotten all but a two-thousandth of what came before
+_HOURS: Final = 35  # overlapping hours of the day whose maxima are ranked, eight buckets apart
 _DAYS: Final = 7
 _OF_SHAPE: Final = 12 + 3 + 20 + 4  # newest values, older means, window quantiles, extremes: for both targets
 _OF_SEASONS: Final = 12 + 12 + 12 + 2  # daily profile, yesterday, a week ago, whether there are any
 _OF_RUNNING: Final = 5  # how high an hour gets
 _OF_PEAK_DAYS: Final = 12
 _OF_CONTEXT: Final = len(_ALPHAS) + 5 + 6 + 4 + N_RESOURCES
-INPUTS: Final = 2 * _OF_SHAPE + _OF_SEASONS + _OF_RUNNING + _OF_PEAK_DAYS + _OF_CONTEXT
+_AT_SEASONS: Final = _OF_SHAPE
+_AT_PEAK: Final = _AT_SEASONS + _OF_SEASONS
+_AT_RUNNING: Final = _AT_PEAK + _OF_SHAPE
+_AT_PEAK_DAYS: Final = _AT_RUNNING + _OF_RUNNING
+_AT_CONTEXT: Final = _AT_PEAK_DAYS + _OF_PEAK_DAYS
+INPUTS: Final = _AT_CONTEXT + _OF_CONTEXT
+SIGHT: Final = 2  # counts what the inputs mean: a model of another meaning is refused
 _FLOORS: Final = np.array([2.0, 1024.0**2, 1024.0, 8000.0, 8000.0])  # as features.FLOORS: the smallest change worth telling apart
 _LEVEL_FLOOR: Final = 0.005
 
@@ -56,203 +75,196 @@ def see(means: F32, peaks: F32, rows: NDArray[np.int64], newest: NDArray[np.int6
     """
     m = len(rows)
     sight = Sight(
-        np.zeros((m, INPUTS), dtype=np.float32),
-        np.zeros((m, TARGETS)),
-        np.zeros((m, TARGETS)),
-        np.zeros((m, TARGETS, len(LEVELS))),
-        np.zeros((m, TARGETS)),
+        np.empty((m, INPUTS), dtype=np.float32),
+        np.empty((m, TARGETS)),
+        np.empty((m, TARGETS)),
+        np.empty((m, TARGETS, len(LEVELS))),
+        np.empty((m, TARGETS)),
     )
     if m:
-        _see(means, peaks, rows, newest, newest_s, *sight)
+        _see(*flat(means), *flat(peaks), rows, newest, newest_s, *sight)
     return sight
 
 
 @njit(cache=True)
-def _sorted(window: F64, out: F64) -> F64:
-    """Insertion sort into `out`: for a few dozen values faster than a call, and much so where neighbours are alike."""
-    count = len(window)
-    for i in range(count):
-        value = window[i]
-        place = i
-        while place > 0 and out[place - 1] > value:
-            out[place] = out[place - 1]
-            place -= 1
-        out[place] = value
-    return out[:count]
+def _load(values: F32, start: int, newest: int, out: F32) -> None:
+    """The day up to `newest` of the series that begins at `start`; NaN before its first bucket."""
+    first = newest - DAY + 1
+    if first >= 0:
+        source = values[start + first : start + newest + 1]
+        for k in range(DAY):
+            out[k] = source[k]
+    else:
+        out[:-first] = np.nan
+        out[-first:] = values[start : start + newest + 1]
+
+
+@njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+def _unit_of(row: F32, resource: int) -> tuple[float, float]:
+    """Usual change of a filled day with its floor, and the day's mean."""
+    total, change = float(row[0]), 0.0
+    for k in range(1, DAY):
+        total += float(row[k])
+        change += abs(float(row[k]) - float(row[k - 1]))
+    level = total / DAY
+    return change / (DAY - 1) + max(_FLOORS[resource], _LEVEL_FLOOR * abs(level)), level
 
 
 @njit(cache=True)
-def _quantiles_into(ordered: F64, levels: F64, out: F64) -> None:
-    last = len(ordered) - 1
-    for k in range(len(levels)):
-        place = levels[k] * last
-        low = int(place)
-        high = min(low + 1, last)
-        out[k] = ordered[low] + (place - low) * (ordered[high] - ordered[low])
+def _window_lanes(block: F32, count: int, every: int, ordered: F32) -> None:
+    """The newest value and those `every` buckets before it, ordered."""
+    for k in range(count):
+        source, target = block[DAY - 1 - k * every], ordered[k]
+        for j in range(WIDE):
+            target[j] = source[j]
+    sort_lanes(ordered, PAIRS_12 if count == 12 else PAIRS_36)
 
 
-@njit(cache=True)
-def _load_day(series: F32, fallback: F32, row: int, newest: int, out: F64) -> int:
-    """The day up to `newest`, filled; returns how many readings it holds. Where `series` is silent `fallback` speaks."""
-    known = 0
-    last = np.nan
-    for k in range(DAY):
-        t = newest - DAY + 1 + k
-        if t >= 0:
-            value = float(series[row, t])
-            if not np.isfinite(value):
-                value = float(fallback[row, t])
-            if np.isfinite(value):
-                if known == 0:
-                    out[:k] = value
-                last = value
-                known += 1
-        if known:
-            out[k] = last
-    if known == 0:
-        out[:] = 0.0
-    return known
-
-
-@njit(cache=True)
-def _shape_of(day: F64, anchor: float, unit: float, row: F32, at: int, base: F64) -> int:  # noqa: PLR0917
-    """Newest values, means before them, window quantiles, extremes; returns the next place. `base` = mean of the 1 h and 3 h quantiles."""
+@njit(cache=True, error_model="numpy")
+def _shape_lanes(block: F32, seen: F32, at: int, base: F32, ordered: F32) -> None:
+    """Newest values, means before them, window quantiles, extremes. `base` = mean of the 1 h and 3 h quantiles, float32[q, WIDE]."""
     for k in range(12):
-        row[at + k] = (day[DAY - 1 - k] - anchor) / unit
-    at += 12
-    for low, high in ((12, 18), (18, 24), (24, 36)):
-        total = 0.0
+        seen[at + k] = block[DAY - 1 - k]
+    for part, low, high in ((12, 12, 18), (13, 18, 24), (14, 24, 36)):
+        target = seen[at + part]
+        target[:] = 0.0
         for k in range(low, high):
-            total += day[DAY - 1 - k]
-        row[at] = (total / (high - low) - anchor) / unit
-        at += 1
-    found = np.empty(len(_SHAPE))
-    outer = np.empty(len(_LEVELS))
-    sorting = np.empty(DAY // _THIN)
+            source = block[DAY - 1 - k]
+            for j in range(WIDE):
+                target[j] += source[j]
+        target /= np.float32(high - low)
+    highest, lowest = seen[at + 37], seen[at + 38]
+    highest[:] = block[0]
+    lowest[:] = block[0]
+    for k in range(1, DAY):
+        source = block[k]
+        for j in range(WIDE):
+            highest[j] = source[j] if source[j] > highest[j] else highest[j]
+            lowest[j] = source[j] if source[j] < lowest[j] else lowest[j]
+    outer = np.empty(WIDE, dtype=np.float32)
     base[:] = 0.0
-    for span in _SPANS:
-        window = day[DAY - span :] if span < DAY else day[_THIN - 1 :: _THIN].copy()
-        ordered = _sorted(window, sorting)
-        _quantiles_into(ordered, _SHAPE, found)
+    for w, (count, every) in enumerate(_WINDOWS):
+        _window_lanes(block, count, every, ordered)
         for k in range(len(_SHAPE)):
-            row[at + k] = (found[k] - anchor) / unit
-        at += len(_SHAPE)
-        if span <= 36:
-            _quantiles_into(ordered, _LEVELS, outer)
-            base += 0.5 * outer
-    row[at] = (day[DAY - 36 :].max() - anchor) / unit
-    row[at + 1] = (day[DAY - 36 :].min() - anchor) / unit
-    row[at + 2] = (day.max() - anchor) / unit
-    row[at + 3] = (day.min() - anchor) / unit
-    return at + 4
+            quantile_lanes(ordered, count, _SHAPE[k], seen[at + 15 + w * len(_SHAPE) + k])
+        if every == 1:
+            for q in range(len(_LEVELS)):
+                quantile_lanes(ordered, count, _LEVELS[q], outer)
+                target = base[q]
+                for j in range(WIDE):
+                    target[j] += np.float32(0.5) * outer[j]
+        if count == 36 and every == 1:
+            seen[at + 35] = ordered[35]
+            seen[at + 36] = ordered[0]
 
 
 @njit(cache=True)
-def _seasons_of(means: F32, series: int, newest: int, anchor: float, unit: float, row: F32, at: int) -> int:  # noqa: PLR0917
-    """Median profile of earlier days, yesterday, a week ago; 0 = nothing different from now where there is none."""
-    values = np.empty(_DAYS)
-    has_day, has_week = 0.0, 0.0
-    for h in range(1, _H + 1):
-        found = 0
-        for d in range(1, _DAYS + 1):
-            centre = newest + h - DAY * d
-            if centre < 0:
-                break
-            total, weight = 0.0, 0
-            for t in range(max(centre - 1, 0), min(centre + 2, newest + 1)):
-                if np.isfinite(means[series, t]):
-                    total += means[series, t]
-                    weight += 1
-            if weight > 0:
-                place = found  # insertion keeps the few values ordered
-                while place > 0 and values[place - 1] > total / weight:
-                    values[place] = values[place - 1]
-                    place -= 1
-                values[place] = total / weight
-                found += 1
-        if found > 0:
-            row[at + h - 1] = (0.5 * (values[(found - 1) // 2] + values[found // 2]) - anchor) / unit
-            has_day = 1.0
-        for offset, back in ((12, DAY), (24, WEEK)):
-            t = newest + h - back
-            if t >= 0 and np.isfinite(means[series, t]):
-                row[at + offset + h - 1] = (means[series, t] - anchor) / unit
-                if back == WEEK:
-                    has_week = 1.0
-    row[at + 36] = has_day
-    row[at + 37] = has_week
-    return at + 38
-
-
-@njit(cache=True)
-def _running_of(day: F64, peaks: F32, series: int, newest: int, anchor: float, unit: float, row: F32, at: int) -> int:  # noqa: PLR0917
-    """How high the hours of the day got, and the peaks of the hour to come on earlier days."""
-    highest = np.empty((DAY - _H) // 3 + 1)
-    for k in range(len(highest)):
-        first = DAY - _H - 3 * k
-        top = day[first]
+def _running_lanes(block: F32, seen: F32, ordered: F32) -> None:
+    """How high the hours of the day got."""
+    for k in range(_HOURS):
+        first = DAY - _H - 8 * k
+        top = ordered[k]
+        top[:] = block[first]
         for t in range(first + 1, first + _H):
-            top = max(top, day[t])
-        highest[k] = top
-    highest.sort()
-    last = len(highest) - 1
+            source = block[t]
+            for j in range(WIDE):
+                top[j] = source[j] if source[j] > top[j] else top[j]
+    ordered[_HOURS] = np.inf
+    sort_lanes(ordered, PAIRS_36)
     for k, share in enumerate((0.25, 0.5, 0.75, 0.9, 1.0)):
-        row[at + k] = (highest[int(share * last)] - anchor) / unit
-    at += 5
-    for h in range(1, _H + 1):
-        top, found = 0.0, 0
-        for d in range(1, 4):
-            t = newest + h - DAY * d
-            if t >= 0 and np.isfinite(peaks[series, t]):
-                top += peaks[series, t]
-                found += 1
-        if found > 0:
-            row[at + h - 1] = (top / found - anchor) / unit
-    return at + _H
+        seen[_AT_RUNNING + k] = ordered[int(share * (_HOURS - 1))]
 
 
 @njit(cache=True)
-def _context_of(day: F64, anchor: float, unit: float, mean: float, newest_s: int, resource: int, row: F32, at: int) -> int:  # noqa: PLR0917
-    """Smoothed levels, restlessness, memory, time of day and week, resource."""
-    levels = np.full(len(_ALPHAS), day[0])
-    for t in range(DAY):
-        for k in range(len(_ALPHAS)):  # side by side: one recursion waits for itself
-            levels[k] += _ALPHAS[k] * (day[t] - levels[k])
+def _smooth_lanes(block: F32, seen: F32) -> None:
+    """Smoothed levels, one row an alpha."""
     for k in range(len(_ALPHAS)):
-        row[at + k] = (levels[k] - anchor) / unit
-    at += len(_ALPHAS)
-    hour, three = 0.0, 0.0
-    product, square, still = 0.0, 1e-12, 0.0
+        seen[_AT_CONTEXT + k] = block[DAY - _REMEMBERED]
+    for t in range(DAY - _REMEMBERED + 1, DAY):
+        source = block[t]
+        for k in range(len(_ALPHAS)):  # side by side: one recursion waits for itself
+            alpha, level = _ALPHAS[k], seen[_AT_CONTEXT + k]
+            for j in range(WIDE):
+                level[j] += alpha * (source[j] - level[j])
+
+
+@njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+def _restless(day: F32, mean: float, row: F32) -> None:
+    """Restlessness, memory, share of standstill of a scaled day with mean `mean`, into row[6:10] of the context."""
+    hour, three, product, square, still = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(1e-12), 0
+    middle = np.float32(mean)
+    for t in range(DAY - 12, DAY):
+        hour += abs(day[t] - day[t - 1])
+    for t in range(DAY - 36, DAY):
+        three += abs(day[t] - day[t - 1])
     for t in range(1, DAY):
-        step = abs(day[t] - day[t - 1])
-        if t >= DAY - 12:
-            hour += step
-        if t >= DAY - 36:
-            three += step
-        product += (day[t] - mean) * (day[t - 1] - mean)
-        square += (day[t] - mean) ** 2
-        still += 1.0 if step == 0.0 else 0.0
-    row[at] = np.log((hour / 12 + 0.05 * unit) / unit)
-    row[at + 1] = np.log((three / 36 + 0.05 * unit) / unit)
+        here, before = day[t] - middle, day[t - 1] - middle
+        product += here * before
+        square += here * here
+        still += 1 if day[t] == day[t - 1] else 0
+    at = _AT_CONTEXT + len(_ALPHAS)
+    row[at] = np.log(hour / 12 + 0.05)
+    row[at + 1] = np.log(three / 36 + 0.05)
     row[at + 2] = product / square
     row[at + 3] = still / DAY
-    row[at + 4] = np.log1p(abs(mean) / unit)
-    angle = 2.0 * np.pi * ((newest_s // 300 + 1) % DAY) / DAY
-    row[at + 5] = np.log1p(abs(anchor) / unit)
-    row[at + 6] = np.sin(angle)
-    row[at + 7] = np.cos(angle)
-    row[at + 8] = np.sin(2.0 * angle)
-    row[at + 9] = np.cos(2.0 * angle)
-    weekday = (newest_s // 86_400) % 7  # 1 January 1970 was a Thursday: Saturday = 2, Sunday = 3
-    row[at + 10] = 1.0 if weekday in (2, 3) else 0.0
-    at += 11
-    return at + resource  # the caller sets the resource's own place
 
 
 @njit(cache=True)
+def _moment(newest_s: int, out: F64) -> None:
+    """Time of day in two waves, weekend: float64[5]."""
+    angle = 2.0 * np.pi * ((newest_s // 300 + 1) % DAY) / DAY
+    out[0], out[1], out[2], out[3] = np.sin(angle), np.cos(angle), np.sin(2.0 * angle), np.cos(2.0 * angle)
+    weekday = (newest_s // 86_400) % 7  # 1 January 1970 was a Thursday: Saturday = 2, Sunday = 3
+    out[4] = 1.0 if weekday in (2, 3) else 0.0
+
+
+@njit(cache=True)
+def _seasons_of(past: F32, anchor: float, scale: float, row: F32, work: F32, found: F32) -> None:  # noqa: PLR0917
+    """Median profile of earlier days, yesterday, a week ago; 0 = nothing different from now where there is none."""
+    next_one = past.shape[0]
+    told = season_medians(past, next_one, _H, DAY, 1, work, PAIRS_7, found)
+    at = _AT_SEASONS
+    row[at : at + _OF_SEASONS] = 0.0
+    middle, size = np.float32(anchor), np.float32(scale)
+    for h in range(_H):
+        if np.isfinite(found[h]):
+            row[at + h] = (found[h] - middle) * size
+    weekly = 0
+    for offset, back in ((12, DAY), (24, WEEK)):
+        for h in range(_H):
+            t = next_one + h - back
+            if t >= 0 and np.isfinite(past[t]):
+                row[at + offset + h] = (past[t] - middle) * size
+                weekly += 1 if back == WEEK else 0
+    row[at + 36] = 1.0 if told else 0.0
+    row[at + 37] = 1.0 if weekly else 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _peak_days_of(past: F32, anchor: float, scale: float, row: F32) -> None:
+    """The peaks of the hour to come, mean of three earlier days."""
+    for h in range(_H):
+        top, told = np.float32(0.0), 0
+        for d in range(1, 4):
+            t = past.shape[0] + h - DAY * d
+            if t >= 0 and np.isfinite(past[t]):
+                top += past[t]
+                told += 1
+        row[_AT_PEAK_DAYS + h] = (top / np.float32(told) - np.float32(anchor)) * np.float32(scale) if told else np.float32(0.0)
+
+
+@njit(cache=True)
+def _put(seen: F32, lane: int, row: F32, first: int, last: int) -> None:
+    for k in range(first, last):
+        row[k] = seen[k, lane]
+
+
+@njit(cache=True, error_model="numpy")
 def _see(  # noqa: PLR0917  (numba: no keyword-only)
     means: F32,
+    apart: int,
     peaks: F32,
+    peaks_apart: int,
     rows: NDArray[np.int64],
     newest: NDArray[np.int64],
     newest_s: NDArray[np.int64],
@@ -262,38 +274,92 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
     bases: F64,
     spreads: F64,
 ) -> None:
-    day = np.empty(DAY)
-    peak_day = np.empty(DAY)
-    sorting = np.empty(12)
-    for i in range(len(rows)):
-        series, t = rows[i], newest[i]
-        resource = series % N_RESOURCES
-        known = _load_day(means, means, series, t, day)
-        _load_day(peaks, means, series, t, peak_day)
-        row = inputs[i]
-        mean = day.mean()
+    days = np.empty((TARGETS, WIDE, DAY), dtype=np.float32)
+    block = np.empty((DAY, WIDE), dtype=np.float32)
+    seen = np.empty((INPUTS, WIDE), dtype=np.float32)
+    base = np.empty((len(_LEVELS), WIDE), dtype=np.float32)
+    ordered = np.empty((36, WIDE), dtype=np.float32)
+    work = np.full((_DAYS, WIDE), np.float32(np.inf))
+    found = np.empty(WIDE, dtype=np.float32)
+    moment, told_s = np.empty(5), -1
+    count = len(rows)
+    for first in range(0, count, WIDE):
+        held = min(WIDE, count - first)
+        for j in range(held):
+            _take_up(means, rows[first + j] * apart, peaks, rows[first + j] * peaks_apart, newest[first + j], days, j, inputs[first + j])
         for target in range(TARGETS):
-            values = day if target == 0 else peak_day
-            level, change = values.mean(), 0.0
-            for k in range(1, DAY):
-                change += abs(values[k] - values[k - 1])
-            units[i, target] = change / (DAY - 1) + max(_FLOORS[resource], _LEVEL_FLOOR * abs(level))
-            ordered = _sorted(values[DAY - 12 :], sorting)
-            anchors[i, target] = 0.5 * (ordered[5] + ordered[6])
-        anchor, unit = anchors[i, 0], units[i, 0]
-        at = _shape_of(day, anchor, unit, row, 0, bases[i, 0])
-        at = _seasons_of(means, series, t, anchor, unit, row, at)
-        at = _shape_of(peak_day, anchors[i, 1], units[i, 1], row, at, bases[i, 1])
-        at = _running_of(peak_day, peaks, series, t, anchors[i, 1], units[i, 1], row, at)
-        own = _context_of(day, anchor, unit, mean, newest_s[i], resource, row, at)
-        row[own] = 1.0
-        at += len(_ALPHAS) + 11 + N_RESOURCES
-        row[at] = (anchors[i, 1] - anchor) / unit
-        row[at + 1] = np.log(units[i, 1] / unit)
-        row[at + 2] = known / DAY
-        row[at + 3] = np.log1p(spread_of(bases[i, 0], unit) / unit)
-        spreads[i, 0] = spread_of(bases[i, 0], unit)
-        spreads[i, 1] = spread_of(bases[i, 1], units[i, 1])
+            lanes = days[target]
+            lanes[held:] = 0.0
+            _scale(lanes, held, rows, first, target, anchors, units, inputs, ordered)
+            transpose_lanes(lanes, block)
+            _shape_lanes(block, seen, _AT_PEAK if target else 0, base, ordered)
+            if target:
+                _running_lanes(block, seen, ordered)
+            else:
+                _smooth_lanes(block, seen)
+            for j in range(held):
+                i = first + j
+                for q in range(len(_LEVELS)):
+                    bases[i, target, q] = anchors[i, target] + units[i, target] * base[q, j]
+                spreads[i, target] = spread_of(bases[i, target], units[i, target])
+        for j in range(held):
+            i = first + j
+            row = inputs[i]
+            _put(seen, j, row, 0, _AT_SEASONS)
+            _put(seen, j, row, _AT_PEAK, _AT_PEAK_DAYS)
+            _put(seen, j, row, _AT_CONTEXT, _AT_CONTEXT + len(_ALPHAS))
+            anchor, unit = anchors[i, 0], units[i, 0]
+            start = rows[i] * apart
+            _seasons_of(means[start : start + newest[i] + 1], anchor, 1.0 / unit, row, work, found)
+            start = rows[i] * peaks_apart
+            _peak_days_of(peaks[start : start + newest[i] + 1], anchors[i, 1], 1.0 / units[i, 1], row)
+            if newest_s[i] != told_s:
+                told_s = newest_s[i]
+                _moment(told_s, moment)
+            at = _AT_CONTEXT + len(_ALPHAS) + 5
+            row[at] = np.log1p(abs(anchor) / unit)
+            row[at + 1 : at + 6] = moment
+            row[at + 6 : at + 6 + N_RESOURCES] = 0.0
+            row[at + 6 + rows[i] % N_RESOURCES] = 1.0
+            at += 6 + N_RESOURCES
+            row[at] = (anchors[i, 1] - anchor) / unit
+            row[at + 1] = np.log(units[i, 1] / unit)
+            row[at + 3] = np.log1p(spreads[i, 0] / unit)
+
+
+@njit(cache=True)
+def _take_up(means: F32, start: int, peaks: F32, peaks_start: int, newest: int, days: F32, lane: int, row: F32) -> None:  # noqa: PLR0917
+    """Both days of one example, filled; where peaks are silent the means speak. Row's share of readings."""
+    day, peak_day = days[0, lane], days[1, lane]
+    _load(means, start, newest, day)
+    _load(peaks, peaks_start, newest, peak_day)
+    for k in range(DAY):
+        peak_day[k] = peak_day[k] if np.isfinite(peak_day[k]) else day[k]
+    fill_row(peak_day)
+    row[INPUTS - 2] = fill_row(day) / DAY
+
+
+@njit(cache=True, error_model="numpy")
+def _scale(  # noqa: PLR0917
+    lanes: F32, held: int, rows: NDArray[np.int64], first: int, target: int, anchors: F64, units: F64, inputs: F32, ordered: F32
+) -> None:
+    """Filled days [WIDE, 288] into units from their anchor, in place; what the context says of the day's course."""
+    for k in range(12):
+        for j in range(WIDE):
+            ordered[k, j] = lanes[j, DAY - 12 + k]
+    sort_lanes(ordered, PAIRS_12)
+    for j in range(held):
+        i = first + j
+        day = lanes[j]
+        anchor = 0.5 * (float(ordered[5, j]) + float(ordered[6, j]))
+        unit, level = _unit_of(day, rows[i] % N_RESOURCES)
+        anchors[i, target], units[i, target] = anchor, unit
+        middle, size = np.float32(anchor), np.float32(1.0 / unit)
+        for k in range(DAY):
+            day[k] = (day[k] - middle) * size
+        if target == 0:
+            _restless(day, (level - anchor) / unit, inputs[i])
+            inputs[i, _AT_CONTEXT + len(_ALPHAS) + 4] = np.log1p(abs(level) / unit)
 
 
 @njit(cache=True)
