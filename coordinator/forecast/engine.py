@@ -20,6 +20,7 @@ from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
+from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.kernels.agreement import agree
@@ -28,6 +29,8 @@ from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, me
 from coordinator.forecast.mix import Mixer
 from coordinator.forecast.network import QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
+from coordinator.forecast.regimes import RegimeDetector, Regimes
+from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.track import Tracker
@@ -35,6 +38,7 @@ from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock,
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 GAP_BUCKETS: Final = 3
+WATCHED: Final = 1440  # five days: the fleet's memory of how new levels hold
 FORGET_AFTER: Final = 288  # a VM unseen for a day loses its state
 FLEET_EVIDENCE: Final = 12.0
 PEAK_FLEET_EVIDENCE: Final = 100.0  # peaks of overlapping hours repeat each other: own scores say less
@@ -95,6 +99,9 @@ class ForecastEngine:
         self._capacity: F64 = np.zeros((0, N_RESOURCES))
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
+        self._regimes = RegimeDetector()
+        self._restarters = (Restarter(), Restarter())
+        self._regime: Regimes | None = None  # as of the newest bucket
         self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
         self._combiners = (Combiner(self._pooled, FLEET_EVIDENCE), Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE))  # as the mixers
         spreads = 4 + self.options.boosting
@@ -116,7 +123,7 @@ class ForecastEngine:
         replay_from = max(first, buckets - self.options.replay)
         for b in range(first, buckets):
             self._newest_s = history.end_s - (buckets - 1 - b) * BUCKET_S
-            self._window.append(history.mean[:, :, b], history.peak[:, :, b])
+            self._append(history.mean[:, :, b], history.peak[:, :, b], watched=b >= buckets - WATCHED)
             if b < replay_from:
                 continue
             self._learn()
@@ -146,12 +153,12 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
-            self._window.append(mean, peak)
+            self._append(mean, peak)
             self._newest_s = bucket.start_s
             self._learn()
         self._unseen[rows] = 0
@@ -217,9 +224,11 @@ class ForecastEngine:
         self._damped = take_rows(self._damped, take, 0, np.nan)
         for part in (
             self._window,
+            self._regimes,
             *self._combiners,
             self._calibrator,
             self._peak_calibrator,
+            *self._restarters,
             *self._mixers,
             *self._trackers,
         ):
@@ -234,15 +243,21 @@ class ForecastEngine:
         missing = (start_s - self._newest_s) // BUCKET_S - 1
         empty = np.full((len(self._vm_ids), N_RESOURCES), np.nan, dtype=np.float32)
         for _ in range(min(missing, self.options.ring)):
-            self._window.append(empty, empty)
+            self._append(empty, empty)
             self._learn()
             self._pause()
 
     # ---- one bucket
 
+    def _append(self, mean: F32, peak: F32, watched: bool = True) -> None:
+        self._window.append(mean, peak)
+        if watched:
+            values = mean.astype(np.float64)
+            self._regime = self._regimes.update(values, np.fmax(FLOORS, LEVEL_FLOOR * np.abs(values)))
+
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._mixers, *self._trackers):
+        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
             part.pause()
 
     def _learn(self) -> None:
@@ -257,12 +272,10 @@ class ForecastEngine:
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
         for target, combiner in zip((actual, highest), self._combiners, strict=True):
             combiner.learn(target, slots)
-        for target, calibrator, mixer, tracker in zip(
-            (actual, highest), (self._calibrator, self._peak_calibrator), self._mixers, self._trackers, strict=True
-        ):
-            calibrator.learn(target)
-            mixer.learn(target)
-            tracker.learn(target)
+        calibrators = (self._calibrator, self._peak_calibrator)
+        for target, *parts in zip((actual, highest), calibrators, self._restarters, self._mixers, self._trackers, strict=True):
+            for part in parts:
+                part.learn(target)
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
         """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
@@ -283,10 +296,7 @@ class ForecastEngine:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
-        if self.options.only not in {None, NETWORK}:
-            chosen = self._pooled.index(str(self.options.only))
-            forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
-            forecasts[np.arange(len(self._pooled)) != chosen] = np.nan
+        self._listen_to_one(forecasts)
         slot = slot_of(now_s)
         point, _, model = self._combiners[0].issue(slot, forecasts)
         unknown = (seen.readings == 0).reshape(shape)
@@ -303,6 +313,7 @@ class ForecastEngine:
         quantiles = self._calibrator.issue(point, unit, local, self._capacity)
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
+        quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
         network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)
@@ -316,6 +327,24 @@ class ForecastEngine:
         quantiles = self._trackers[0].hold(quantiles, unit, level, self._capacity)
         peak_quantiles = self._trackers[1].hold(peak_quantiles, peak_unit, peak_level, self._capacity)
         return self._block(now_s, seen, model=model, point=point, quantiles=quantiles, peaks=peak_quantiles)
+
+    def _listen_to_one(self, forecasts: F64) -> None:
+        """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""
+        if self.options.only not in {None, NETWORK}:
+            chosen = self._pooled.index(str(self.options.only))
+            forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
+            forecasts[np.arange(len(self._pooled)) != chosen] = np.nan
+
+    def _restarted(self, quantiles: F32, peak_quantiles: F32) -> tuple[F32, F32]:
+        """Moved to new levels that hold."""
+        if self._regime is None or self.options.only is not None:
+            for restarter in self._restarters:
+                restarter.pause()
+            return quantiles, peak_quantiles
+        return (
+            self._restarters[0].restart(quantiles, self._window.means(YOUNG), self._regime),
+            self._restarters[1].restart(peak_quantiles, self._window.peaks(YOUNG), self._regime),
+        )
 
     def _ask_network(self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_]) -> tuple[F32, F32] | tuple[None, None]:
         """Its quantiles [v, r, 12, q] of both targets inside [0, capacity]; None where there is no network."""
