@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.forecast import mix_kernels as kernels
 from coordinator.forecast.combine import GROUPS
+from coordinator.forecast.kernels import mixing
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.triangle import Triangle
 from coordinator.model import F32, F64, N_RESOURCES
@@ -35,7 +35,7 @@ class Mixer:
         self._own: F32 = np.zeros((0, N_RESOURCES, GROUPS, 4), dtype=np.float32)  # sum and weight of the pool, of the network
         self._fleet: F64 = np.zeros((2, 2, N_RESOURCES, GROUPS))  # source; sum in units and weight
         self._unit: F32 = np.ones((0, N_RESOURCES), dtype=np.float32)
-        self._said = Triangle(2 * kernels.Q)
+        self._said = Triangle(2 * mixing.Q)
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
@@ -49,7 +49,7 @@ class Mixer:
         if not spoke.any():
             return
         came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
-        self._hear(*kernels.score(self._said.rows, self._said.places, spoke, came, self._unit.ravel(), self._scores))
+        self._hear(*mixing.score(self._said.rows, self._said.places, spoke, came, self._unit.ravel(), self._scores))
 
     def rehearse(self, loss: F64) -> None:
         """A new network: its losses [o, v, r, h] at origins that it was not trained on replace what was known of the one before."""
@@ -59,7 +59,7 @@ class Mixer:
         self._fleet[:] = 0.0
         for each in loss:
             again = np.ascontiguousarray(each, dtype=np.float32).reshape(-1, each.shape[-1])
-            self._hear(*kernels.rehearse(again, before, self._unit.ravel(), self._scores))
+            self._hear(*mixing.rehearse(again, before, self._unit.ravel(), self._scores))
 
     def mix(self, pool: F32, network: F32 | None, unit: F32 | F64) -> tuple[F32, F32]:
         """Quantiles float32[v, r, h, q] of both -> (mixed, weight of the network float32[v, r, g]). unit float[v, r] > 0."""
@@ -69,7 +69,7 @@ class Mixer:
             return pool, np.zeros((*pool.shape[:2], GROUPS), dtype=np.float32)
         series = (-1, *pool.shape[2:])
         ours, theirs = (np.ascontiguousarray(part, dtype=np.float32).reshape(series) for part in (pool, network))
-        mixed, weight = kernels.mix(ours, theirs, self._scores, self._expectation(), self._said.rows, self._said.places)
+        mixed, weight = mixing.mix(ours, theirs, self._scores, self._expectation(), self._said.rows, self._said.places)
         self._said.close(spoke=True)
         return mixed.reshape(pool.shape), weight.reshape(*pool.shape[:2], GROUPS)
 
@@ -97,7 +97,7 @@ class Mixer:
         (pool, _), (network, votes) = self._fleet  # both were always scored together
         usable = (pool > 0) & (network > 0)
         ratio = np.where(usable, network, 1.0) / np.where(usable, pool, 1.0)
-        logs = np.log(np.clip(ratio, kernels.LEAST_RATIO, kernels.MOST_RATIO))
+        logs = np.log(np.clip(ratio, mixing.LEAST_RATIO, mixing.MOST_RATIO))
         votes = np.where(usable, votes, 0.0)
         expected: F32 = ((logs * votes + PRIOR_RATIO * PRIOR_EVIDENCE) / (votes + PRIOR_EVIDENCE)).astype(np.float32)
         return expected
@@ -107,7 +107,7 @@ def exercise() -> None:
     """Run every kernel once, with production's types (see warm.py): the engine of a warming has no network."""
     mixer = Mixer()
     mixer.rearrange(np.array([NEW]))
-    said = np.ones((1, N_RESOURCES, HORIZON_STEPS, kernels.Q), dtype=np.float32)
+    said = np.ones((1, N_RESOURCES, HORIZON_STEPS, mixing.Q), dtype=np.float32)
     mixer.mix(said, said, np.ones((1, N_RESOURCES)))
     mixer.learn(np.ones((1, N_RESOURCES, HORIZON_STEPS)))
     mixer.rehearse(np.ones((1, 1, N_RESOURCES, HORIZON_STEPS)))

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.forecast import track_kernels as kernels
 from coordinator.forecast.combine import GROUPS
+from coordinator.forecast.kernels import tracking
+from coordinator.forecast.kernels.tracking import CLASSES, LIMIT, SIZE, Q
 from coordinator.forecast.rows import take_rows
-from coordinator.forecast.track_kernels import CLASSES, LIMIT, SIZE, Q
 from coordinator.forecast.triangle import Triangle
 from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
@@ -49,7 +49,7 @@ class Tracker:
         came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
         classes = self._classes.reshape(HORIZON_STEPS, -1)
         own = self._own.reshape(-1, GROUPS, Q)
-        excess, votes = kernels.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own)
+        excess, votes = tracking.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own)
         share = excess / np.maximum(votes, 1.0)[..., None]
         # few votes move it like one VM's own would
         gain = np.where(votes > 0, np.minimum(POOLED_GAIN, 1.0 + votes / 8.0), 0.0)[..., None]
@@ -63,7 +63,7 @@ class Tracker:
         size, top = (np.ascontiguousarray(part, dtype=np.float32).ravel() for part in (unit, capacity))
         own = self._own.reshape(-1, GROUPS, Q)
         fleet = self._pooled.astype(np.float32)
-        held: F32 = kernels.hold(said, size, top, own, fleet, classes.ravel(), self._said.rows, self._said.places)
+        held: F32 = tracking.hold(said, size, top, own, fleet, classes.ravel(), self._said.rows, self._said.places)
         self._said.close(spoke=True)
         return held.reshape(quantiles.shape)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.forecast import mix_kernels
 from coordinator.forecast.combine import GROUP_OF_STEP, GROUP_STARTS, GROUPS
+from coordinator.forecast.kernels import mixing
+from coordinator.forecast.kernels.mixing import DECAY, EVIDENCE, SHARPNESS, Q
 from coordinator.forecast.mix import FLEET_DECAY, PRIOR_EVIDENCE, PRIOR_RATIO, Mixer
-from coordinator.forecast.mix_kernels import DECAY, EVIDENCE, SHARPNESS, Q
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -321,7 +321,7 @@ def test_state_is_what_the_docstring_says() -> None:
     mixer.mix(answer(1.0, 2), answer(1.0, 2), np.ones((2, N_RESOURCES)))
     assert mixer._said.rows.nbytes // (2 * N_RESOURCES) == 5616
     assert (mixer._own.nbytes + mixer._unit.nbytes) // (2 * N_RESOURCES) == 52
-    assert mixer._own.dtype == mix_kernels.mix(*_one())[0].dtype == np.float32
+    assert mixer._own.dtype == mixing.mix(*_one())[0].dtype == np.float32
 
 
 def _one() -> tuple[object, ...]:

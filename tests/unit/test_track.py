@@ -7,8 +7,8 @@ import pytest
 
 from coordinator.forecast.calibrate import PRIOR_SHAPE
 from coordinator.forecast.combine import GROUP_OF_STEP, GROUP_SIZES, GROUP_STARTS, GROUPS
+from coordinator.forecast.kernels.tracking import CLASSES, LEAK, LIMIT, STEP, Q
 from coordinator.forecast.track import POOLED_GAIN, Tracker
-from coordinator.forecast.track_kernels import CLASSES, LEAK, LIMIT, STEP, Q
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
