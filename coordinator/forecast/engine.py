@@ -272,10 +272,12 @@ class ForecastEngine:
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
         for target, combiner in zip((actual, highest), self._combiners, strict=True):
             combiner.learn(target, slots)
-        calibrators = (self._calibrator, self._peak_calibrator)
-        for target, *parts in zip((actual, highest), calibrators, self._restarters, self._mixers, self._trackers, strict=True):
-            for part in parts:
-                part.learn(target)
+        self._calibrator.learn(actual)
+        self._peak_calibrator.learn(highest)
+        for target, restarter, mixer, tracker in zip((actual, highest), self._restarters, self._mixers, self._trackers, strict=True):
+            restarter.learn(target)
+            mixer.learn(target)
+            tracker.learn(target)
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
         """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
@@ -289,7 +291,7 @@ class ForecastEngine:
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
         if self._statistics is not None and live:
-            said = self._statistics.forecast(series, seen.filled, now_s // BUCKET_S)
+            said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
             forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
         boosted_spread = None
         if self._booster is not None:
