@@ -11,24 +11,24 @@ from coordinator.forecast import kernels
 from coordinator.forecast.kernels.lanes import WIDE, flat, season_medians, sort_lanes, sorting_pairs
 from coordinator.forecast.locality import local_features, usual_change
 from coordinator.forecast.members import ALPHAS, MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW, Window, look, mean_members, peak_members
-from coordinator.model import N_RESOURCES
+from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 LENGTHS = [1, 2, 5, 11, 12, 40, 100, 288, 700, 2322, 4400]
 
 
 class Plain(NamedTuple):
-    filled: np.ndarray
-    readings: np.ndarray
-    age: np.ndarray
-    hour: np.ndarray
-    hours3: np.ndarray
-    level: np.ndarray
-    step: np.ndarray
-    step_hour: np.ndarray
+    filled: F64
+    readings: F64
+    age: F64
+    hour: F64
+    hours3: F64
+    level: F64
+    step: F64
+    step_hour: F64
 
 
-def plain_look(series: np.ndarray) -> Plain:
+def plain_look(series: F32) -> Plain:
     filled, readings, age = kernels.fill_gaps(series[:, -SMOOTHING_WINDOW:])
     change = np.abs(np.diff(filled, axis=1, prepend=filled[:, :1]))
     levels = np.array([0.1, 0.5, 0.9])
@@ -36,17 +36,18 @@ def plain_look(series: np.ndarray) -> Plain:
     return Plain(filled, readings, age, hour, hours3, filled.mean(axis=1), change.mean(axis=1), change[:, -12:].mean(axis=1))
 
 
-def plain_season(series: np.ndarray, filled: np.ndarray, season: int, seasons: int, reach: int) -> np.ndarray:
+def plain_season(series: F32, filled: F64, season: int, seasons: int, reach: int) -> F64:
     usable = min((series.shape[1] - 6) // season, seasons)
     if usable < 1:
         return np.full((len(series), HORIZON_STEPS), np.nan)
     profile = kernels.season_profile(series, 6, HORIZON_STEPS, season, usable, reach)
     apart = filled[:, -6:] - profile[:, :6]
     shift = np.nansum(apart, axis=1) / np.maximum(np.isfinite(apart).sum(axis=1), 1)
-    return profile[:, 6:] + shift[:, None] * 0.97 ** np.arange(1, HORIZON_STEPS + 1)
+    curve: F64 = profile[:, 6:] + shift[:, None] * 0.97 ** np.arange(1, HORIZON_STEPS + 1)
+    return curve
 
 
-def plain_means(series: np.ndarray, seen: Plain, damped: np.ndarray) -> np.ndarray:
+def plain_means(series: F32, seen: Plain, damped: F64) -> F64:
     rows = [
         np.repeat(seen.filled[:, -1:], HORIZON_STEPS, axis=1),
         np.repeat(kernels.smooth_best(seen.filled, ALPHAS)[0][:, None], HORIZON_STEPS, axis=1),
@@ -57,10 +58,11 @@ def plain_means(series: np.ndarray, seen: Plain, damped: np.ndarray) -> np.ndarr
         plain_season(series, seen.filled, 2016, 3, 1),
         plain_season(series, seen.filled, 12, 12, 0),
     ]
-    return np.maximum(np.stack(rows), 0.0)
+    bounded: F64 = np.maximum(np.stack(rows), 0.0)
+    return bounded
 
 
-def plain_peaks(peaks: np.ndarray, seen: Plain, means: np.ndarray, point: np.ndarray) -> np.ndarray:
+def plain_peaks(peaks: F32, seen: Plain, means: F64, point: F64) -> F64:
     b = peaks.shape[1]
     recent, below = seen.filled[:, -36:], means[:, -36:]
     ratio = np.median((recent + 1e-9) / (np.minimum(below, recent) + 1e-9), axis=1)
@@ -71,10 +73,11 @@ def plain_peaks(peaks: np.ndarray, seen: Plain, means: np.ndarray, point: np.nda
         daily = np.fmax.accumulate(kernels.season_profile(peaks, 0, HORIZON_STEPS, 288, min(b // 288, 7), 0), axis=1)
     first = np.maximum.accumulate(point, axis=1) * np.minimum(ratio, 20.0)[:, None]
     usual = kernels.sliding_maxima(seen.filled, 72, HORIZON_STEPS)
-    return np.maximum(np.stack([first, usual, lasts, np.repeat(lasts[:, -1:], HORIZON_STEPS, axis=1), daily]), 0.0)
+    bounded: F64 = np.maximum(np.stack([first, usual, lasts, np.repeat(lasts[:, -1:], HORIZON_STEPS, axis=1), daily]), 0.0)
+    return bounded
 
 
-def mixed(n: int, b: int, seed: int = 1) -> np.ndarray:
+def mixed(n: int, b: int, seed: int = 1) -> F32:
     """Series of every resource's size; gaps, none, one reading, constant, zero, a step, and heavier than any tail, among plain ones."""
     rng = np.random.default_rng(seed)
     sizes = rng.lognormal(3, 1, (n, 1)) * np.resize([1e1, 1e7, 1e5, 1e5, 1e5], n)[:, None]
@@ -88,7 +91,7 @@ def mixed(n: int, b: int, seed: int = 1) -> np.ndarray:
     return data.astype(np.float32)
 
 
-def close(fast: np.ndarray, plain: np.ndarray, size: np.ndarray) -> None:
+def close(fast: F64, plain: F64, size: F64) -> None:
     """Within 1e-5 of the value or of a usual change, unknown where it is unknown."""
     np.testing.assert_array_equal(np.isnan(fast), np.isnan(plain))
     apart = np.nan_to_num(np.abs(fast - plain) / (np.abs(plain) + size + 1e-6))

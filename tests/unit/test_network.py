@@ -127,16 +127,19 @@ def test_too_little_history_is_no_network() -> None:
     assert train(history(np.full((3, N_RESOURCES, 400), np.nan))) is None
 
 
-def test_inputs_that_were_never_heard_do_not_speak_when_they_first_do(model: bytes) -> None:
-    """The training's history held no week: a fleet that has one gets the same forecasts whatever that week was."""
+def test_inputs_that_were_never_heard_do_not_speak_when_they_first_do(model: bytes, past: HistoryBlock) -> None:
+    """The training's history held no week: a fleet that has one gets the same answer, whatever that week was."""
     found = QuantileNetwork(model)
-    wave = waves(2, 2100, seed=4)
-    other = wave.copy()
-    other[..., 80:100] *= 50.0  # the hour to come, a week ago
-    said = [found.forecast(*flat(history(data)), T0)[0] for data in (wave, other)]
-    np.testing.assert_allclose(said[1], said[0], rtol=1e-5)
-    sights = [see(*flat(history(data)), np.arange(10), np.full(10, 2099), np.full(10, T0)).inputs for data in (wave, other)]
-    assert np.abs(sights[1] - sights[0]).max() > 1.0
+    sight, _ = examples(past, np.arange(40), np.full(40, 380))
+    week = slice(network_inputs._AT_SEASONS + 24, network_inputs._AT_SEASONS + 36)
+    assert not sight.inputs[:, week].any()
+    said = found.answer(sight)
+    with_week = sight.inputs.copy()
+    with_week[:, week] = 100.0
+    with_week[:, network_inputs._AT_SEASONS + 37] = 1.0
+    np.testing.assert_allclose(found.answer(sight._replace(inputs=with_week)), said, rtol=1e-4)
+    with_week[:, 0] += 1.0  # the newest bucket was heard
+    assert np.abs(found.answer(sight._replace(inputs=with_week)) / np.maximum(said, 1.0) - 1.0).max() > 1e-2
 
 
 def hard_series(b: int) -> np.ndarray:
