@@ -21,6 +21,7 @@ from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
+from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.planning.adjust import Adjustment
@@ -82,6 +83,7 @@ class CoordinatorNode:
             if isinstance(message, Samples):
                 self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=decode_block(message.block)), now_ns)
         self.pool = LocalPool(settings.forecast)
+        self.pool.announce_now(Occurrences.none(), self.cycle.labels())
         history = self._remembered()
         if history is not None:
             self.pool.load_now(history)

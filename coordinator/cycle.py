@@ -15,6 +15,7 @@ import numpy as np
 from coordinator.demand.buckets import BucketFolder
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
+from coordinator.forecast.events.model import Labels
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
@@ -176,6 +177,10 @@ class DecisionCycle:
     def memberships(self) -> dict[str, Membership]:
         """The groups of every known VM. No agent reports an application yet."""
         return {vm_id: Membership(client=vm.domain.policy.client, host=vm.host_id) for vm_id, vm in self.fleet.vms.items()}
+
+    def labels(self) -> dict[str, Labels]:
+        """The client of every known VM, for events and for forecasts of new VMs after their kind."""
+        return {vm_id: Labels(client=vm.domain.policy.client) for vm_id, vm in self.fleet.vms.items()}
 
     def load_aggregates(self, history: HistoryBlock, groups: Mapping[str, Membership]) -> None:
         """Give the sums their past, before the first ForecastReady. Touches nothing else, so another thread may do it (seconds)."""

@@ -21,6 +21,8 @@ from typing import Final, TypeVar
 import structlog
 
 from coordinator import cycle as cy
+from coordinator.announcing import Announcer
+from coordinator.calendars import open_calendars
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.gateway.admission import Admission, AdmissionLimits
@@ -51,6 +53,7 @@ MIN_REAL_TICK_S: Final = 0.05
 PRUNE_CYCLES: Final = 288
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
+ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 PLACE_DEADLINE_S: Final = 10.0  # real seconds
 
 _T = TypeVar("_T")
@@ -85,6 +88,7 @@ class Coordinator:
         self._place_wanted = asyncio.Event()
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
+        self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
         self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
@@ -126,13 +130,15 @@ class Coordinator:
             raise ConfigError(f"listen_agents: {error}") from error
         await self.http.start()
         self.pool = await asyncio.get_running_loop().run_in_executor(None, open_pool, self.config, self.options)
+        await self._announce()
         history = await self._load_history()
         await self.pool.load(history)
         groups = self.cycle.memberships()
         await asyncio.get_running_loop().run_in_executor(None, self.cycle.load_aggregates, history, groups)
         self._loaded = True
         self._retrain_wanted.set()
-        for loop in (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self.gateway.failure, self._watch_http):
+        loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._announce_loop)
+        for loop in (*loops, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
         log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
@@ -324,7 +330,8 @@ class Coordinator:
             return await call()
         except PoolLost as error:
             log.warning("forecast workers lost, rebuilding them from history", reason=str(error))
-            await self.pool.load(await self._load_history())
+            history = await self._load_history()
+            await self.pool.load(history.select([row for row, vm_id in enumerate(history.vm_ids) if error.lost(vm_id)]))
             self._retrain_wanted.set()  # the global model went with them
             return await call()
 
@@ -349,6 +356,20 @@ class Coordinator:
                 with self._stage("train"):
                     await self._surviving(partial(self.pool.retrain, history))
                 self.metrics.add("tidegate_retrains_total", reason=reason)
+
+    async def _announce_loop(self) -> None:
+        while True:
+            await self.clock.sleep(ANNOUNCE_S)
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Tell the forecasters of events and of who belongs to whom, where anything of it is new."""
+        now_s = self.clock.wall_ns() // NS_PER_S
+        found = await asyncio.get_running_loop().run_in_executor(None, self._announcer.look, self.cycle.labels(), now_s)
+        for problem in found.problems:
+            log.warning("calendar not taken", problem=problem)
+        if found.calendar is not None:
+            await self.pool.announce(found.calendar, found.labels)
 
     async def _watch_http(self) -> None:
         assert self.http.task is not None

@@ -20,6 +20,7 @@ from coordinator.compute.ray_session import RaySession, ray  # from there: it se
 from coordinator.compute.shard import Shard, train
 from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
 from coordinator.forecast.engine import ForecastOptions
+from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
 from shared.units import GIB, MIB
 
@@ -59,6 +60,7 @@ class RayPool:
         self._train = ray.remote(num_cpus=0)(train)
         self._solve = ray.remote(num_cpus=0)(_solve)
         self._model: Any = None  # reference to the newest global model in Ray's object store
+        self._told: Any = None  # reference to the calendar and labels that new actors are told
         self._actors: list[Any] = []
         self._homes: list[str] = []  # node of each actor
         self._start_all(shards)
@@ -108,14 +110,16 @@ class RayPool:
 
         A shard that is dead is no reason to fail: its successor starts with the newest model.
         """
-        model = await self._train.remote(self._options, history, self._model)
+        model = await self._train.remote(self._options, history, self._model, self._told)
         if model is None:
             return
         self._model = ray.put(model)
-        answers = await self._ask({i: actor.install.remote(self._model) for i, actor in enumerate(self._actors)}, LOAD_S)
-        for answer in answers.values():
-            if isinstance(answer, BaseException) and not isinstance(answer, GONE):
-                raise answer
+        _raise_bugs(await self._ask({i: actor.install.remote(self._model) for i, actor in enumerate(self._actors)}, LOAD_S))
+
+    async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
+        """The calendar and the VMs' labels from now on; told before `load`, history is read with them. New actors are told too."""
+        self._told = ray.put((calendar, dict(labels)))
+        _raise_bugs(await self._ask({i: actor.announce.remote(self._told) for i, actor in enumerate(self._actors)}, LOAD_S))
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
         from coordinator.compute.solving import split  # noqa: PLC0415  # OR-tools; who never places need not load it
@@ -158,6 +162,8 @@ class RayPool:
         actor = self._actor.options(scheduling_strategy=near).remote(self._options, self._budget.limit_bytes)
         if self._model is not None:
             actor.install.remote(self._model)
+        if self._told is not None:
+            actor.announce.remote(self._told)
         return actor, home
 
     def _make_room(self, vm_ids: Sequence[str], fullest: int) -> bool:
@@ -193,10 +199,15 @@ class RayPool:
                 ray.kill(asked[i])  # no answer in time is not dead yet
                 self._homes[i] = ""
                 self._actors[i], self._homes[i] = self._start()
-        for answer in answers.values():
-            if isinstance(answer, BaseException) and not isinstance(answer, GONE):
-                raise answer
+        _raise_bugs(answers)
         return lost
+
+
+def _raise_bugs(answers: Mapping[int, Any]) -> None:
+    """Who is gone is found out by the next call that needs it; any other error is raised."""
+    for answer in answers.values():
+        if isinstance(answer, BaseException) and not isinstance(answer, GONE):
+            raise answer
 
 
 async def _answer(call: Any) -> Any:
