@@ -110,6 +110,7 @@ class Calibrator:
             BAND,
             self._normal,
             self._moment,
+            self._count,
         )
         self._count += 1
         if self._count % RESHAPE_EVERY == 0:
@@ -173,9 +174,8 @@ class Calibrator:
     def _solve(self) -> None:
         ridge = RIDGE * np.eye(len(self._prior))
         lower = np.tril(self._normal.swapaxes(-1, -2), -1)
-        # twelve overlapping horizons of one origin are far from independent: each counts for a quarter
-        normal, moment = (self._normal + lower) / 4.0 + ridge, self._moment / 4.0 + RIDGE * self._prior
-        self._beta = np.ascontiguousarray(np.linalg.solve(normal, moment[..., None])[..., 0])
+        solved = np.linalg.solve(self._normal + lower + ridge, (self._moment + RIDGE * self._prior)[..., None])
+        self._beta = np.ascontiguousarray(solved[..., 0])
         self._normal *= FORGET**RESHAPE_EVERY
         self._moment *= FORGET**RESHAPE_EVERY
 

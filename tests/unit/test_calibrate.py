@@ -135,11 +135,11 @@ class Reference:
         count = np.add.reduceat(known.astype(float), GROUP_STARTS, axis=-1)
         size = np.add.reduceat(np.where(known, np.abs(error), 0.0), GROUP_STARTS, axis=-1) / np.maximum(count, 1)
         self.errors = self.errors * np.where(count > 0, calibrate.ERROR_DECAY, 1.0) + np.stack([size, count > 0])
-        for i, r, h in np.argwhere(known):
+        for i, r, h in np.argwhere(known & (np.arange(HORIZON_STEPS) % 4 == self.count % 4)):  # each step in its turn
             side, row = int(error[i, r, h] < 0), features[i, r, h, int(error[i, r, h] < 0)]
             log = np.clip(np.log(max(abs(error[i, r, h]) / unit[i, r, h], 0.05)), -3.0, 6.0)
-            self.normal[r, GROUP_OF_STEP[h], side] += np.outer(row, row) / 4.0
-            self.moment[r, GROUP_OF_STEP[h], side] += row * log / 4.0
+            self.normal[r, GROUP_OF_STEP[h], side] += np.outer(row, row)
+            self.moment[r, GROUP_OF_STEP[h], side] += row * log
         if self.count % calibrate.POOL_STRIDE == 0:
             self.pool = [*self.pool, error / np.where(error >= 0, scale[..., 0], scale[..., 1])][-POOL:]
         self.count += 1

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from coordinator.model import F32, F64
 
 _STEPS: Final = 12
+_LEVELS: Final = 9
+_TURNS: Final = 4  # the twelve steps are far from independent: the regression hears each in one bucket of four
 _GROUP: Final = (0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2)
 _LEAST: Final = 0.05  # an error below this share of the unit counts as this share: logs need a floor
 _LOW: Final = -3.0  # logs of residuals and features beyond these are clipped: one wild reading must not bend the fleet's law
@@ -48,51 +50,55 @@ def learn(
     inner: tuple[int, int],
     normal: F64,
     moment: F64,
+    turn: int,
 ) -> None:
     """Move offsets, coverage and own errors of every series whose actual came, and add its errors to the fleet's regression.
 
     at, group_at, unit_at int64[h]: where what was said of the newest bucket lies. normal f64[r, g, side, p, p] (upper triangle) and
-    moment f64[r, g, side, p] grow. inner: the two levels of the band whose coverage is counted.
+    moment f64[r, g, side, p] grow. inner: the two levels of the band whose coverage is counted. turn: buckets so far.
     """
-    n, levels = offset.shape[0], offset.shape[2]
+    n = offset.shape[0]
     resources, p = normal.shape[0], normal.shape[3]
     row = np.empty(p)
     row[0] = 1.0
     total, count = np.empty(3), np.empty(3)
-    up_step, down_step = np.float32(1.0 + 1e-6), np.float32(1.0 - 1e-6)
+    step_up, step_down = np.empty(_LEVELS, dtype=np.float32), np.empty(_LEVELS, dtype=np.float32)
+    step_up[:], step_down[:] = up, down
+    above, below = np.float32(1.0 + 1e-6), np.float32(1.0 - 1e-6)
     held, bound = np.float32(leak), np.float32(limit)
+    low, high = inner
     for s in range(n):
         r = s % resources
         heard, inside = 0, 0
         total[:] = 0.0
         count[:] = 0.0
         for h in range(_STEPS):
+            place = at[h]
             actual = np.float32(target[s, h])
-            error = np.float64(actual) - np.float64(points[at[h], s])
+            error = np.float64(actual) - np.float64(points[place, s])
             if math.isnan(error):
                 continue
             g = _GROUP[h]
             heard += 1
             total[g] += abs(error)
             count[g] += 1.0
-            band, own = bands[at[h], s], offset[s, h]
-            for q in range(levels):
-                moved = own[q] * held + (up[q] if actual > band[q] * up_step else down[q])
-                own[q] = min(max(moved, -bound), bound)
-            inside += actual >= band[inner[0]] * down_step and actual <= band[inner[1]] * up_step
+            for q in range(_LEVELS):
+                moved = offset[s, h, q] * held + (step_up[q] if actual > bands[place, s, q] * above else step_down[q])
+                offset[s, h, q] = min(max(moved, -bound), bound)
+            inside += actual >= bands[place, s, low] * below and actual <= bands[place, s, high] * above
+            if (h - turn) % _TURNS != 0:
+                continue
             side = 0 if error >= 0 else 1
             size = min(max(math.log(max(abs(error) / units[unit_at[h], s], _LEAST)), _LOW), _HIGH)
-            local = features[group_at[h], s, side]
             for a in range(1, p):
-                row[a] = local[a - 1]
-            square, product = normal[r, g, side], moment[r, g, side]
+                row[a] = features[group_at[h], s, side, a - 1]
             for a in range(p):
-                product[a] += row[a] * size
+                moment[r, g, side, a] += row[a] * size
                 for b in range(a, p):
-                    square[a, b] += row[a] * row[b]
+                    normal[r, g, side, a, b] += row[a] * row[b]
         if heard == 0:
             continue
-        kept = coverage_decay ** (heard / _STEPS)
+        kept = coverage_decay ** (heard / _STEPS) if heard < _STEPS else coverage_decay
         covered[s, 0] = covered[s, 0] * kept + inside / _STEPS
         covered[s, 1] = covered[s, 1] * kept + heard / _STEPS
         for g in range(3):
@@ -124,7 +130,7 @@ def issue(
 
     unit, capacity f64[n]; local f64[n, g, side, p - 2]; shape f32[r, h, q]; beta f64[r, g, side, p]; units f32[n].
     """
-    n, levels = offset.shape[0], offset.shape[2]
+    n = offset.shape[0]
     resources, p = beta.shape[0], beta.shape[3]
     logs = np.empty((3, 2, p - 1))
     scale = np.empty((3, 2))
@@ -158,14 +164,15 @@ def issue(
             centre = point[s, h]
             points[at[h], s] = centre
             higher, lower = scale[_GROUP[h], 0], scale[_GROUP[h], 1]
-            said, kept = quantiles[s, h], bands[at[h], s]
+            place = at[h]
             if math.isnan(centre):
-                said[:] = np.nan
-                kept[:] = np.nan
+                quantiles[s, h] = np.nan
+                bands[place, s] = np.nan
                 continue
             highest = 0.0
-            for q in range(levels):
+            for q in range(_LEVELS):
                 z = np.float64(shape[r, h, q]) + np.float64(offset[s, h, q])
                 highest = max(highest, centre + z * (higher if z > 0 else lower))
-                said[q] = min(highest, top)
-                kept[q] = said[q]
+                value = np.float32(min(highest, top))
+                quantiles[s, h, q] = value
+                bands[place, s, q] = value

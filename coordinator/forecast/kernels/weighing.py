@@ -20,6 +20,8 @@ LANES: Final = 64
 _STARTS: Final = (0, 2, 6, 12)  # of the parts of the horizon
 _SIZES: Final = (2.0, 4.0, 6.0)
 _STEPS: Final = 12
+_LOG_2: Final = math.log(2.0)
+_ROOT_HALF: Final = int(np.float64(math.sqrt(0.5)).view(np.int64))
 _LEAST_RATIO: Final = 0.05  # a member twenty times better or worse than the mean is as good as any more
 
 
@@ -66,46 +68,72 @@ def own_logs(forecasts: F64, said: F32, at: NDArray[np.int64], recent: F32, now:
     """
     k, n = forecasts.shape[0], forecasts.shape[1]
     resources = fleet.shape[2]
-    centre, heard = np.empty(LANES), np.empty(LANES)
+    lost = np.empty((k, LANES), dtype=np.float32)
+    silent, centre, heard = np.empty(LANES, dtype=np.float32), np.empty(LANES), np.empty(LANES)
     for low in range(0, n, LANES):
         width = min(LANES, n - low)
-        for m in range(k):
-            for i in range(width):
-                for g in range(3):
-                    able = True
-                    for h in range(_STARTS[g], _STARTS[g + 1]):
-                        value = np.float32(forecasts[m, low + i, h])
-                        said[at[h], m, low + i] = value
-                        able &= not math.isnan(value)
-                    logs[m, g, low + i] = np.nan if able else np.inf
         for g in range(3):
             centre[:] = 0.0
             heard[:] = 0.0
             for m in range(k):
+                silent[:] = 0.0
+                for h in range(_STARTS[g], _STARTS[g + 1]):
+                    row = said[at[h], m, low : low + width]
+                    for i in range(width):
+                        row[i] = forecasts[m, low + i, h]
+                    for i in range(width):
+                        silent[i] += np.float32(1.0) if math.isnan(row[i]) else np.float32(0.0)
+                loss = lost[m]
+                _losses(
+                    recent[0, m, g, low : low + width],
+                    recent[1, m, g, low : low + width],
+                    now[0, m, g, low : low + width],
+                    now[1, m, g, low : low + width],
+                    soon[0, m, g, low : low + width],
+                    soon[1, m, g, low : low + width],
+                    loss,
+                )
                 for i in range(width):
-                    s = low + i
-                    evidence = now[1, m, g, s] + soon[1, m, g, s]
-                    # this half hour of earlier days counts as much as the last hours once it has been seen
-                    share = np.float32(0.5) * min(evidence / np.float32(3.0), np.float32(1.0))
-                    here = (now[0, m, g, s] + soon[0, m, g, s]) / evidence if evidence > 0 else np.float32(0.0)
-                    loss = recent[0, m, g, s] / recent[1, m, g, s] * (np.float32(1.0) - share) + here * share
-                    loss = loss if logs[m, g, s] != np.inf else np.float32(np.inf)
-                    logs[m, g, s] = loss
-                    usable = loss < np.inf
-                    centre[i] += loss if usable else 0.0
+                    loss[i] = np.float32(np.inf) if silent[i] > 0 else loss[i]
+                for i in range(width):
+                    usable = loss[i] < np.inf
+                    centre[i] += loss[i] if usable else 0.0
                     heard[i] += 1.0 if usable else 0.0
             for i in range(width):
                 centre[i] /= max(heard[i], 1.0)
             for m in range(k):
+                loss, log = lost[m], logs[m, g, low : low + width]
                 for i in range(width):
-                    loss = logs[m, g, low + i]
-                    if loss < np.inf:
-                        ratio = min(max(loss / centre[i], _LEAST_RATIO), 1.0 / _LEAST_RATIO) if centre[i] > 0 else 1.0
-                        log = math.log(ratio)
-                        logs[m, g, low + i] = log
-                        r = (low + i) % resources
-                        fleet[0, m, r, g] += log
+                    ratio = min(max(loss[i] / centre[i], _LEAST_RATIO), 1.0 / _LEAST_RATIO) if centre[i] > 0 else 1.0
+                    log[i] = _log(ratio) if loss[i] < np.inf else loss[i]
+                r = low % resources
+                for i in range(width):
+                    if loss[i] < np.inf:
+                        fleet[0, m, r, g] += log[i]
                         fleet[1, m, r, g] += 1.0
+                    r = r + 1 if r + 1 < resources else 0
+
+
+@njit(cache=True, error_model="numpy")
+def _losses(recent: F32, heard: F32, now: F32, now_heard: F32, soon: F32, soon_heard: F32, loss: F32) -> None:
+    """Mean error of late and at this half hour of earlier days, which counts as much as the last hours once it has been seen."""
+    one = np.float32(1.0)
+    for i in range(recent.shape[0]):
+        evidence = now_heard[i] + soon_heard[i]
+        share = np.float32(0.5) * min(evidence / np.float32(3.0), one)
+        here = (now[i] + soon[i]) / (evidence if evidence > 0 else one)
+        loss[i] = recent[i] / heard[i] * (one - share) + here * share
+
+
+@njit(cache=True, error_model="numpy")
+def _log(value: float) -> float:
+    """Natural logarithm of a normal positive number to 2e-11, by bits and a series: unlike the library's it runs on many at once."""
+    bits = np.float64(value).view(np.int64)
+    power = (bits - _ROOT_HALF) >> 52
+    rest = np.int64(bits - (power << 52)).view(np.float64)  # within the square roots of a half and of two
+    s = (rest - 1.0) / (rest + 1.0)
+    z = s * s
+    return power * _LOG_2 + 2.0 * s * (1.0 + z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * (1 / 9 + z / 11)))))
 
 
 @njit(cache=True, error_model="numpy")
