@@ -15,6 +15,7 @@ from coordinator.compute import PoolLost
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.sharding import shard_of
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.events.model import Effect, Labels, Notice, Occurrences, Scope
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(180)]
 
@@ -105,6 +106,31 @@ def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
     asyncio.run(run())
 
 
+def test_workers_are_told_of_events_and_so_is_who_replaces_one(ray_pool: Any) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    notice = Notice(id="c/1", name="sale", category="campaign", scope=Scope(client="aurora"), effect=Effect(factor=(3.0,) * 5))
+    calendar = Occurrences.of([(notice, END_S + 900, END_S + 2400)])
+    labels = {vm_id: Labels(client="aurora") for vm_id in CAPACITY}
+
+    async def run() -> None:
+        plain, local = LocalPool(OPTIONS, SHARDS), LocalPool(OPTIONS, SHARDS)
+        for pool in (local, ray_pool):
+            await pool.announce(calendar, labels)
+        ray.kill(ray_pool._actors[0])
+        for pool in (plain, local, ray_pool):
+            await pool.load(history())
+        without, lifted = [await pool.forecast(bucket(END_S + 300), CAPACITY) for pool in (plain, local)]
+        assert_same(lifted, await ray_pool.forecast(bucket(END_S + 300), CAPACITY))
+        inside = (lifted.mean / without.mean)[:, 0, 1:6]
+        assert (inside > 1.5).all(), "every VM of the client, on every shard"
+        await ray_pool.announce(Occurrences.none(), {})
+        for pool in (plain, local):
+            await pool.close()
+
+    asyncio.run(run())
+
+
 def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray  # noqa: PLC0415  # after ray_pool has set its environment
 
@@ -118,7 +144,7 @@ def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, mo
     class Task:
         """The task, and what it was given."""
 
-        def remote(self, options: Any, block: Any, champion: Any) -> Any:
+        def remote(self, options: Any, block: Any, champion: Any, _told: Any) -> Any:
             asked_with.append(champion if champion is None else ray.get(champion))
             return ray.remote(num_cpus=0)(train).remote(options, block, champion)
 
