@@ -56,7 +56,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.0.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.1.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
