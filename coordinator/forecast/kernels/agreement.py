@@ -18,6 +18,7 @@ from coordinator.model import F32, F64, LEVELS
 
 _BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
 LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
+_LEVELS: Final = len(LEVELS)  # known when compiled, so that the levels run side by side
 
 
 def agree(point: F64, quantiles: F32, peaks: F32, gap: F64, capacity: F64) -> tuple[F32, F32, F32, F32]:
@@ -45,23 +46,26 @@ def agree(point: F64, quantiles: F32, peaks: F32, gap: F64, capacity: F64) -> tu
 def _agree(
     point: F64, gap: F64, capacity: F64, quantiles: F32, peaks: F32, shares: F64, wide: F32, highest: F32, mean: F32, stddev: F32
 ) -> None:
-    n, steps, levels = quantiles.shape
-    reached = np.empty(levels)  # by the mean of any bucket so far
+    n, steps = quantiles.shape[:2]
+    value = np.empty(_LEVELS)
+    reached = np.empty(_LEVELS)  # by the mean of any bucket so far
     for s in range(n):
         top = np.inf if math.isnan(capacity[s]) else capacity[s]
         reached[:] = 0.0
         for h in range(steps):
             centre = min(point[s, h], top)
+            widen = gap[s] if gap[s] > 1.0 else 1.0
+            for q in range(_LEVELS):
+                value[q] = _within(centre + (quantiles[s, h, q] - centre) * widen, top)
+            for q in range(_LEVELS):
+                reached[q] = _larger(reached[q], _within(_larger(value[q], np.float64(peaks[s, h, q])), top))
             total, square = 0.0, 0.0
-            for q in range(levels):
-                value = centre + (quantiles[s, h, q] - centre) * gap[s] if gap[s] > 1.0 else np.float64(quantiles[s, h, q])
-                value = _within(value, top)
-                wide[s, h, q] = value
-                reached[q] = _larger(reached[q], _within(_larger(value, peaks[s, h, q]), top))
+            for q in range(_LEVELS):
+                wide[s, h, q] = value[q]
                 highest[s, h, q] = reached[q]
-                total += shares[q] * value
-            for q in range(levels):
-                apart = wide[s, h, q] - total
+                total += shares[q] * value[q]
+            for q in range(_LEVELS):
+                apart = value[q] - total
                 square += shares[q] * apart * apart
             mean[s, h] = total
             stddev[s, h] = math.sqrt(square)

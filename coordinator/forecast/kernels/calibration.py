@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from coordinator.model import F32, F64
+from coordinator.model import F32, F64, LEVELS
 
 _STEPS: Final = 12
-_LEVELS: Final = 9
+_LEVELS: Final = len(LEVELS)
 _TURNS: Final = 4  # the twelve steps are far from independent: the regression hears each in one bucket of four
 _GROUP: Final = (0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2)
 _LEAST: Final = 0.05  # an error below this share of the unit counts as this share: logs need a floor
@@ -132,7 +132,7 @@ def issue(
     """
     n = offset.shape[0]
     resources, p = beta.shape[0], beta.shape[3]
-    logs = np.empty((3, 2, p - 1))
+    logs = np.empty((3, 2, p - 2))
     scale = np.empty((3, 2))
     for s in range(n):
         r = s % resources
@@ -142,23 +142,22 @@ def issue(
             own = (errors[s, g, 0] + _TRUSTED * unit[s]) / (errors[s, g, 1] + _TRUSTED)
             own_log = min(max(math.log(max(own, _TINY)) - base, _LOW), _HIGH)
             for side in range(2):
-                logs[g, side, 0] = own_log
-                law = beta[r, g, side]
-                total = law[0] + law[1] * own_log
+                total = beta[r, g, side, 0] + beta[r, g, side, 1] * own_log
                 for a in range(p - 2):
                     value = local[s, g, side, a]
                     # most features are the same on both sides or in all parts: a comparison is cheaper than a logarithm
                     if side == 1 and value == local[s, g, 0, a]:
-                        log = logs[g, 0, a + 1]
+                        log = logs[g, 0, a]
                     elif g > 0 and value == local[s, g - 1, side, a]:
-                        log = logs[g - 1, side, a + 1]
+                        log = logs[g - 1, side, a]
                     else:
                         log = min(max(math.log(max(value, _TINY)) - base, _LOW), _HIGH)
-                    logs[g, side, a + 1] = log
-                    total += law[a + 2] * log
+                    logs[g, side, a] = log
+                    features[group_at[g], s, side, a + 1] = log
+                    total += beta[r, g, side, a + 2] * log
                 scale[g, side] = math.exp(min(max(total, _LOW), _HIGH)) * unit[s]
                 scales[group_at[g], s, side] = scale[g, side]
-                features[group_at[g], s, side] = logs[g, side]
+                features[group_at[g], s, side, 0] = own_log
         top = np.inf if math.isnan(capacity[s]) else capacity[s]
         for h in range(_STEPS):
             centre = point[s, h]

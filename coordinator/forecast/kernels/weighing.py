@@ -143,21 +143,22 @@ def weigh(logs: F32, evidence: F32, fleet: F64, fleet_evidence: float, newcomer:
     resources = fleet.shape[2]
     shrunk = np.empty(k)
     limit = math.log(cut)
+    usual = fleet[0] / np.maximum(fleet[1], 1.0)
     for g in range(3):
         for s in range(n):
             r = s % resources
             best, backed = np.inf, False
             for m in range(k):
-                log, usual = logs[m, g, s], fleet[0, m, r, g] / max(fleet[1, m, r, g], 1.0)
+                log = logs[m, g, s]
                 if log == np.inf:
                     shrunk[m] = np.inf
                     continue
                 # a member never scored for this series speaks with the fleet's score; never scored at all: only where none is
                 backed |= fleet[1, m, r, g] > 0
-                trust, own = 0.0, 0.0
+                lent = usual[m, r, g] + newcomer
+                shrunk[m] = lent
                 if not math.isnan(log):
-                    trust, own = evidence[m, g, s] / (evidence[m, g, s] + fleet_evidence), log
-                shrunk[m] = trust * own + (1.0 - trust) * usual + newcomer * (1.0 - trust)
+                    shrunk[m] = lent + evidence[m, g, s] / (evidence[m, g, s] + fleet_evidence) * (log - lent)
             for m in range(k):
                 if backed and fleet[1, m, r, g] == 0:
                     shrunk[m] = np.inf
@@ -169,8 +170,9 @@ def weigh(logs: F32, evidence: F32, fleet: F64, fleet_evidence: float, newcomer:
                     raw = math.exp(-sharpness * (shrunk[m] - best))
                 shrunk[m] = raw
                 total += raw
+            share = 1.0 / max(total, 1e-12)
             for m in range(k):
-                weights[m, g, s] = shrunk[m] / max(total, 1e-12)
+                weights[m, g, s] = shrunk[m] * share
 
 
 @njit(cache=True, error_model="numpy")
