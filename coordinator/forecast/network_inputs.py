@@ -19,6 +19,7 @@ from coordinator.forecast.kernels.lanes import (
     PAIRS_12,
     PAIRS_36,
     WIDE,
+    fetch_seasons,
     fill_row,
     flat,
     quantile_lanes,
@@ -273,7 +274,8 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
     units: F64,
     bases: F64,
     spreads: F64,
-) -> None:
+) -> float:
+    """Fills what a Sight holds. The answer means nothing (lanes.fetch_seasons)."""
     days = np.empty((TARGETS, WIDE, DAY), dtype=np.float32)
     block = np.empty((DAY, WIDE), dtype=np.float32)
     seen = np.empty((INPUTS, WIDE), dtype=np.float32)
@@ -281,12 +283,16 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
     ordered = np.empty((36, WIDE), dtype=np.float32)
     work = np.full((_DAYS, WIDE), np.float32(np.inf))
     found = np.empty(WIDE, dtype=np.float32)
-    moment, told_s = np.empty(5), -1
+    moment, told_s, touched = np.empty(5), -1, 0.0
     count = len(rows)
     for first in range(0, count, WIDE):
         held = min(WIDE, count - first)
         for j in range(held):
-            _take_up(means, rows[first + j] * apart, peaks, rows[first + j] * peaks_apart, newest[first + j], days, j, inputs[first + j])
+            i = first + j
+            start, peaks_start = rows[i] * apart, rows[i] * peaks_apart
+            touched += fetch_seasons(means[start : start + newest[i] + 1], newest[i] + 1, _H, DAY, _DAYS)
+            touched += fetch_seasons(peaks[peaks_start : peaks_start + newest[i] + 1], newest[i] + 1, _H, DAY, 3)
+            _take_up(means, start, peaks, peaks_start, newest[i], days, j, inputs[i])
         for target in range(TARGETS):
             lanes = days[target]
             lanes[held:] = 0.0
@@ -325,6 +331,7 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
             row[at] = (anchors[i, 1] - anchor) / unit
             row[at + 1] = np.log(units[i, 1] / unit)
             row[at + 3] = np.log1p(spreads[i, 0] / unit)
+    return touched
 
 
 @njit(cache=True)

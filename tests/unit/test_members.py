@@ -88,7 +88,8 @@ def mixed(n: int, b: int, seed: int = 1) -> F32:
     data[5], data[6] = 7.0, 0.0
     data[7, b // 2 :] = 1e9
     data[8] = rng.lognormal(0, 4, b) * 1e12
-    return data.astype(np.float32)
+    series: F32 = data.astype(np.float32)
+    return series
 
 
 def close(fast: F64, plain: F64, size: F64) -> None:

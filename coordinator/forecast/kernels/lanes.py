@@ -107,6 +107,20 @@ def fill_row(row: F32) -> int:
     return known
 
 
+@njit(cache=True)
+def fetch_seasons(row: F32, first: int, columns: int, season: int, seasons: int) -> float:
+    """Ask for the memory that season_medians will read, for many series before the first of them needs it: the waits overlap.
+
+    The sum of what was touched: nobody needs it, but without it the compiler would leave the reading out.
+    """
+    total = np.float32(0.0)
+    for d in range(1, seasons + 1):
+        begin = first - d * season
+        if begin >= 0:
+            total += row[begin] + row[min(begin + columns, row.shape[0]) - 1]
+    return float(total)
+
+
 @njit(cache=True, error_model="numpy")
 def season_medians(row: F32, first: int, columns: int, season: int, reach: int, work: F32, pairs: NDArray[np.int64], out: F32) -> int:
     """Median over earlier seasons of the mean of phase - reach .. phase + reach (0 or 1), for `columns` (<= WIDE) buckets from `first`.
@@ -115,46 +129,45 @@ def season_medians(row: F32, first: int, columns: int, season: int, reach: int, 
     a season that begins before `row` counts for nothing. out[columns] is NaN where no earlier season has a reading; returns how many have.
     """
     seasons, until = work.shape[0], row.shape[0]
-    whole = True
+    nothing = np.float32(np.inf)
     for d in range(seasons):
         target = work[d]
         begin = first - (d + 1) * season
         if begin < 0:
-            target[:columns] = np.inf
-        elif begin - reach >= 0 and begin + columns + reach <= until:
-            if reach == 0:
-                part = row[begin : begin + columns]
-                for j in range(columns):
-                    target[j] = part[j] if np.isfinite(part[j]) else np.float32(np.inf)
-            else:
-                part, here, after = row[begin - 1 :], row[begin:], row[begin + 1 :]
-                for j in range(columns):
-                    a, b, c = part[j], here[j], after[j]
-                    total = (
-                        (a if np.isfinite(a) else np.float32(0.0))
-                        + (b if np.isfinite(b) else np.float32(0.0))
-                        + (c if np.isfinite(c) else np.float32(0.0))
-                    )
-                    weight = np.float32(np.isfinite(a)) + np.float32(np.isfinite(b)) + np.float32(np.isfinite(c))
-                    target[j] = total / weight if weight > 0 else np.float32(np.inf)
-        else:
+            target[:columns] = nothing
+        elif begin < reach or begin + columns + reach > until:
+            _means_of_what_is_there(row, begin, columns, reach, target)
+        elif reach == 0:
+            here = row[begin : begin + columns]
             for j in range(columns):
-                total, heard = np.float32(0.0), 0
-                for t in range(max(begin + j - reach, 0), min(begin + j + reach + 1, until)):
-                    if np.isfinite(row[t]):
-                        total += row[t]
-                        heard += 1
-                target[j] = total / np.float32(heard) if heard > 0 else np.float32(np.inf)
-        for j in range(columns):
-            whole &= target[j] < np.float32(np.inf)
+                target[j] = here[j] if abs(here[j]) < nothing else nothing
+        else:
+            before, here, after = row[begin - 1 :], row[begin:], row[begin + 1 :]
+            unknown = 0
+            for j in range(columns):
+                total = before[j] + here[j] + after[j]
+                target[j] = total * np.float32(1.0 / 3.0)
+                unknown += 0 if abs(total) < nothing else 1
+            if unknown:
+                _means_of_what_is_there(row, begin, columns, reach, target)
     sort_lanes(work, pairs)
     told = 0
     for j in range(columns):
         found = seasons
-        if not whole:
-            found = 0
-            while found < seasons and work[found, j] < np.float32(np.inf):
-                found += 1
+        while found > 0 and not work[found - 1, j] < nothing:
+            found -= 1
         out[j] = np.float32(0.5) * (work[(found - 1) // 2, j] + work[found // 2, j]) if found > 0 else np.float32(np.nan)
         told += 1 if found > 0 else 0
     return told
+
+
+@njit(cache=True, error_model="numpy")
+def _means_of_what_is_there(row: F32, begin: int, columns: int, reach: int, target: F32) -> None:
+    """One season with gaps, or at either end of `row`: the means of what is there; inf = nothing."""
+    for j in range(columns):
+        total, heard = np.float32(0.0), 0
+        for t in range(max(begin + j - reach, 0), min(begin + j + reach + 1, row.shape[0])):
+            if np.isfinite(row[t]):
+                total += row[t]
+                heard += 1
+        target[j] = total / np.float32(heard) if heard > 0 else np.float32(np.inf)
