@@ -175,6 +175,13 @@ def test_what_an_error_depends_on() -> None:
     point = seen.hour[:, 1].reshape(v, N_RESOURCES, 1).repeat(HORIZON_STEPS, axis=2)
     said = np.stack([point * 0.9, point * 1.2, np.full_like(point, np.nan)])
     local = local_features(seen, said, point, floor)
+    nobody = local_features(look(np.zeros((0, 5), dtype=np.float32)), said[:, :0], point[:0], floor[:0])
+    assert nobody.shape == (0, *local.shape[1:])
+    boosted = np.stack([0.3 * point, np.full_like(point, np.nan)], axis=-1)
+    with_model = local_features(seen, said, point, floor, boosted)
+    np.testing.assert_array_equal(with_model[..., :4], local)
+    np.testing.assert_allclose(with_model[..., 2, 0, 4], 0.3 * point[..., 0] + floor)
+    np.testing.assert_array_equal(with_model[..., 1, 4], local[..., 1, 0])  # silent: the spread of the last hours stands in
     shape = (v, N_RESOURCES)
     np.testing.assert_allclose(local[..., 0, 0, 0], (seen.hours3[:, 2] - seen.hours3[:, 1]).reshape(shape) + floor)
     np.testing.assert_allclose(local[..., 2, 1, 0], (seen.hours3[:, 1] - seen.hours3[:, 0]).reshape(shape) + floor)
