@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from coordinator.forecast.kernels.perceptron import bend, by_level, compress, quantiles, standardise
 from coordinator.forecast.network_inputs import INPUTS, SIGHT, TARGETS, Sight, see
-from coordinator.model import F32, F64, LEVELS, HistoryBlock
+from coordinator.model import F32, F64, LEVELS, N_RESOURCES, HistoryBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 HIDDEN: Final = 64
@@ -106,6 +106,10 @@ def train(history: HistoryBlock, seed: int = 0, passes: int = PASSES, until: int
         return None
     layers = _learn(taught, judge, rng, passes)
     data = np.concatenate([layer.ravel() for layer in layers]).astype("<f4").tobytes()
+    return _packed(data)
+
+
+def _packed(data: bytes) -> bytes:
     return zlib.compress(msgspec.msgpack.encode(_Weights(INPUTS, HIDDEN, _OUT, data, SIGHT)), 6)
 
 
@@ -164,6 +168,15 @@ def scaled_loss(said: F32, sight: Sight, truth: F64) -> F64:
     each = np.maximum(_TAU * error, (_TAU - 1.0) * error).mean(axis=-1) / sight.unit[:, :, None]
     result: F64 = np.array([np.nanmean(each[:, k]) if np.isfinite(each[:, k]).any() else np.nan for k in range(TARGETS)])
     return result
+
+
+def exercise() -> None:
+    """Every kernel of an answer, with a tick's types, on a network that knows nothing (warm.py)."""
+    centre, deviation = np.zeros(INPUTS, dtype=np.float32), np.ones(INPUTS, dtype=np.float32)
+    data = np.concatenate([layer.ravel() for layer in (centre, deviation, *_fresh(np.random.default_rng(0)))]).astype("<f4").tobytes()
+    network = QuantileNetwork(_packed(data))
+    series = np.ones((N_RESOURCES, 48), dtype=np.float32)
+    network.forecast(series, series, 0)
 
 
 # ---- the perceptron: layers = [mean, deviation, w1, b1, w2, b2, w3, b3]

@@ -23,7 +23,11 @@ from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import F32, N_RESOURCES, BucketBlock, HistoryBlock
 from shared.units import BUCKET_S
 
-EXERCISES: Final[tuple[str, ...]] = ("coordinator.forecast.warm:one_tick", "coordinator.forecast.mix:exercise")
+EXERCISES: Final[tuple[str, ...]] = (
+    "coordinator.forecast.warm:one_tick",
+    "coordinator.forecast.mix:exercise",
+    "coordinator.forecast.network:exercise",
+)
 _RING: Final = 48  # buckets: the least that ForecastOptions allows
 _DAY: Final = 288
 _END_S: Final = 1_700_006_400 // BUCKET_S * BUCKET_S

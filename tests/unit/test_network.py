@@ -12,6 +12,7 @@ import pytest
 from coordinator.forecast import network, network_inputs
 from coordinator.forecast.network import QuantileNetwork, examples, rehearsal, scaled_loss, train
 from coordinator.forecast.network_inputs import DAY, INPUTS, SIGHT, see
+from coordinator.forecast.warm import compiling
 from coordinator.model import LEVELS, N_RESOURCES, HistoryBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
 
@@ -214,3 +215,13 @@ def test_a_rehearsal_scores_one_origin_in_four(model: bytes, past: HistoryBlock)
     assert np.isfinite(losses[0]).all()
     assert np.isnan(losses[-1, :, :, 4:]).all()
     assert np.isfinite(losses[-1, :, :, :4]).all()
+
+
+def test_after_its_exercise_a_tick_compiles_nothing(model: bytes, past: HistoryBlock) -> None:
+    network.exercise()
+    means, peaks = flat(past)
+    ring = np.full((len(means), 700), np.nan, dtype=np.float32)
+    ring[:, :400] = means
+    with compiling() as seen:
+        QuantileNetwork(model).forecast(ring[:, :400], peaks, T0)
+    assert not seen.names
