@@ -252,6 +252,19 @@ def test_the_newer_forecast_counts_and_an_older_one_fills_in() -> None:
         Board(["oracle"])
 
 
+def test_the_board_shows_the_quantiles_of_those_that_give_them() -> None:
+    board = Board(["auto_arima", "auto_ets"])
+    plain = posted(END_S, ("a", "b"), 100.0)
+    quantiles = (plain.mean[..., None] + np.arange(len(LEVELS))).astype(np.float32)
+    board.post(replace(plain, quantiles=quantiles))
+    board.post(replace(plain, name="auto_arima"))
+    said = board.quantiles(["b"], END_S + 20 * BUCKET_S)
+    assert said.shape == (2, 1, N_RESOURCES, HORIZON_STEPS, len(LEVELS))
+    np.testing.assert_array_equal(said[1, 0, 1, :4], quantiles[1, 20:])
+    assert np.isfinite(said).sum() == 4 * len(LEVELS)
+    assert np.isfinite(board.members(["b"], END_S)).sum() == 2 * HORIZON_STEPS
+
+
 def test_deciles_become_levels() -> None:
     normal = NormalDist(10.0, 2.0)
     deciles = np.array([normal.inv_cdf(k / 10) for k in range(1, 10)])

@@ -6,13 +6,13 @@ that no challenger was asked about is NaN: its weight goes elsewhere, as with ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from coordinator.forecast.challengers.port import ChallengerForecast
 from coordinator.forecast.challengers.registry import find
-from coordinator.model import F64, N_RESOURCES
+from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 
@@ -34,13 +34,24 @@ class Board:
     def members(self, vm_ids: Sequence[str], now_s: int) -> F64:
         """The next hour from `now_s` (the end of the newest bucket) for these VMs: float64[k, v, r, 12] in the order of `names`."""
         out = np.full((len(self.names), len(vm_ids), N_RESOURCES, HORIZON_STEPS), np.nan)
+        self._lay(out, vm_ids, now_s, lambda one: one.as_of(now_s))
+        return out
+
+    def quantiles(self, vm_ids: Sequence[str], now_s: int) -> F64:
+        """Likewise what challengers say of LEVELS themselves: float64[k, v, r, 12, q]; NaN from those that give a mean only."""
+        out = np.full((len(self.names), len(vm_ids), N_RESOURCES, HORIZON_STEPS, len(LEVELS)), np.nan)
+        self._lay(out, vm_ids, now_s, lambda one: one.quantiles_as_of(now_s))
+        return out
+
+    def _lay(self, out: F64, vm_ids: Sequence[str], now_s: int, part: Callable[[ChallengerForecast], F32 | None]) -> None:
         place = {vm_id: row for row, vm_id in enumerate(vm_ids)}
         for k, name in enumerate(self.names):
             self._posted[name] = [one for one in self._posted[name] if one.issued_s + one.mean.shape[1] * BUCKET_S > now_s]
             for one in self._posted[name]:
+                said = part(one)
+                if said is None:
+                    continue
                 row = np.array([place.get(vm_id, -1) for vm_id in one.vm_ids], dtype=np.int64)
                 there = np.flatnonzero(row >= 0)
-                said = one.as_of(now_s)[there]
                 held = out[k, row[there], one.resource[there]]
-                out[k, row[there], one.resource[there]] = np.where(np.isnan(said), held, said)
-        return out
+                out[k, row[there], one.resource[there]] = np.where(np.isnan(said[there]), held, said[there])

@@ -78,11 +78,18 @@ class ChallengerForecast:
 
     def as_of(self, now_s: int) -> F32:
         """The next hour float32[n, 12] as this forecast sees it from `now_s`, a multiple of 300; NaN before it and beyond its end."""
+        return self._hour(self.mean, now_s)
+
+    def quantiles_as_of(self, now_s: int) -> F32 | None:
+        """Likewise float32[n, 12, q]; None when it gave none."""
+        return None if self.quantiles is None else self._hour(self.quantiles, now_s)
+
+    def _hour(self, said: F32, now_s: int) -> F32:
         first = (now_s - self.issued_s) // BUCKET_S
-        out = np.full((len(self.mean), HORIZON_STEPS), np.nan, dtype=np.float32)
+        out = np.full((len(said), HORIZON_STEPS, *said.shape[2:]), np.nan, dtype=np.float32)
         if first < 0:
             return out
-        left = self.mean[:, first : first + HORIZON_STEPS]
+        left = said[:, first : first + HORIZON_STEPS]
         out[:, : left.shape[1]] = left
         return out
 
