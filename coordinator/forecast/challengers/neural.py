@@ -48,7 +48,7 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
         "patch_len": 12,
         "stride": 6,
         "learning_rate": 2e-3,
-        "scaler_type": "robust",
+        "scaler_type": "standard",
         "revin": False,
     },
 }
