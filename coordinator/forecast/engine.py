@@ -27,7 +27,7 @@ from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
 from coordinator.forecast.mix import Mixer
-from coordinator.forecast.network import QuantileNetwork, rehearsal
+from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
 from coordinator.forecast.regimes import RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
@@ -64,6 +64,7 @@ class Models(msgspec.Struct, frozen=True):
 class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
+    `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
@@ -72,10 +73,15 @@ class ForecastOptions:
     network: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
+    examples: int = MAX_EXAMPLES
     only: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (("ring", self.ring, 48, 20_000), ("replay", self.replay, 0, 5_000)):
+        for name, value, low, high in (
+            ("ring", self.ring, 48, 20_000),
+            ("replay", self.replay, 0, 5_000),
+            ("examples", self.examples, 1000, 5_000_000),
+        ):
             if not low <= value <= high:
                 raise ValueError(f"{name} {value}: allowed {low} to {high}")
 
@@ -86,6 +92,7 @@ class ForecastEngine:
     def __init__(self, options: ForecastOptions | None = None) -> None:
         self.options = options or ForecastOptions()
         self._booster: boosting.QuantileBooster | None = None
+        self._boosted: bytes | None = None  # the same, as it came
         self._network: QuantileNetwork | None = None
         self._reset()
 
@@ -167,17 +174,19 @@ class ForecastEngine:
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
 
-        The network does not see the newest HELD_OUT buckets: on those it is judged before it is listened to.
+        Each is judged on buckets that it has not seen: the trees here, against those installed or the quantiles of the last hours, the
+        network by `install`, which every shard does on the newest HELD_OUT buckets of its own VMs.
         """
-        boosted = boosting.train(history, seed) if self.options.boosting else None
+        boosted = boosting.challenge(self._boosted, history, seed)[0] if self.options.boosting else None
         until = history.mean.shape[2] - HELD_OUT
-        network = train_network(history, seed, until=until) if self.options.network else None
+        network = train_network(history, seed, until=until, examples=self.options.examples) if self.options.network else None
         return msgspec.msgpack.encode(Models(boosted, network)) if boosted or network else None
 
     def install(self, models: bytes | None) -> None:
         """Use models of `retrain` from the next bucket on; they earn their weight by their scores. None changes nothing.
 
-        A network that does worse than the one in use on the newest buckets, unseen by both, is not taken. Raises ValueError when
+        A network that does worse than the one in use (without one: than the quantiles of the last hours) on the newest buckets, unseen by
+        both, is not taken. Raises ValueError when
         `models` is not what `retrain` gives.
         """
         if models is None:
@@ -187,7 +196,7 @@ class ForecastEngine:
         except msgspec.MsgspecError as error:
             raise ValueError(f"{len(models)} bytes are not trained models: {error}") from error
         if given.boosting is not None and self.options.boosting:
-            self._booster = boosting.QuantileBooster(given.boosting)
+            self._booster, self._boosted = boosting.QuantileBooster(given.boosting), given.boosting
         if given.network is not None and self.options.network:
             self._promote(QuantileNetwork(given.network))
 
@@ -198,11 +207,11 @@ class ForecastEngine:
             return
         means, peaks = (part(columns).reshape(len(self._vm_ids) * N_RESOURCES, -1) for part in (self._window.means, self._window.peaks))
         losses = rehearsal(challenger, means, peaks, self._newest_s, HELD_OUT)
-        if self._network is not None:
-            before = rehearsal(self._network, means, peaks, self._newest_s, HELD_OUT)
-            known = np.isfinite(losses) & np.isfinite(before) & (before > 0)
-            if known.any() and float(np.log(losses[known] / before[known] + 1e-9).mean()) > 0.0:
-                return
+        before = rehearsal(self._network, means, peaks, self._newest_s, HELD_OUT)
+        ours, theirs = (np.nansum(each, axis=(0, 2, 3)) for each in (losses, before))
+        told = (ours > 0) & (theirs > 0)
+        if told.any() and float(np.log(ours[told] / theirs[told]).mean()) > 0.0:
+            return
         self._network = challenger
         for target, mixer in enumerate(self._mixers):
             mixer.rehearse(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))

@@ -88,7 +88,9 @@ class QuantileNetwork:
         return _answer(self._layers, sight)
 
 
-def train(history: HistoryBlock, seed: int = 0, passes: int = PASSES, until: int | None = None) -> bytes | None:
+def train(
+    history: HistoryBlock, seed: int = 0, passes: int = PASSES, until: int | None = None, examples: int = MAX_EXAMPLES
+) -> bytes | None:
     """Fit on random examples of the history before bucket column `until` (None = all of it); None when there is too little of it.
 
     The newest eighth of that time only judges: of the states after each pass the one that foretells it best is kept, because a small
@@ -100,8 +102,8 @@ def train(history: HistoryBlock, seed: int = 0, passes: int = PASSES, until: int
         return None
     judged = end - max(HORIZON_STEPS, (end - LEAST_HISTORY) // JUDGED_SHARE)
     rng = np.random.default_rng(seed)
-    taught = _drawn(history, rng, LEAST_HISTORY, judged - HORIZON_STEPS, MAX_EXAMPLES)
-    judge = _drawn(history, rng, judged, end, MAX_JUDGED)
+    taught = _drawn(history, rng, LEAST_HISTORY, judged - HORIZON_STEPS, examples)
+    judge = _drawn(history, rng, judged, end, min(MAX_JUDGED, examples))
     if taught is None or judge is None:
         return None
     layers = _learn(taught, judge, rng, passes)
@@ -141,10 +143,10 @@ def examples(history: HistoryBlock, rows: NDArray[np.int64], newest: NDArray[np.
     return sight, truth
 
 
-def rehearsal(network: QuantileNetwork, means: F32, peaks: F32, newest_s: int, buckets: int) -> F64:
+def rehearsal(network: QuantileNetwork | None, means: F32, peaks: F32, newest_s: int, buckets: int) -> F64:
     """Pinball losses float64[o, n, 2, 12] at one origin in four among the newest `buckets`, oldest first, where actuals are known.
 
-    means, peaks float32[n, b] as in `QuantileNetwork.forecast`.
+    means, peaks float32[n, b] as in `QuantileNetwork.forecast`. None = what a network starts from: empirical quantiles of the newest hours.
     """
     n, b = means.shape
     rows = np.arange(n)
@@ -157,7 +159,8 @@ def rehearsal(network: QuantileNetwork, means: F32, peaks: F32, newest_s: int, b
         inside = ahead < b
         truth[:, 0, inside] = means[:, ahead[inside]]
         truth[:, 1, inside] = np.fmax.accumulate(peaks[:, ahead[inside]], axis=1)
-        error = truth[..., None] - network.answer(sight)
+        said = sight.base[:, :, None, :] if network is None else network.answer(sight)
+        error = truth[..., None] - said
         found.append(np.maximum(_TAU * error, (_TAU - 1.0) * error).mean(axis=-1))
     return np.stack(found)
 

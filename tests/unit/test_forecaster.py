@@ -130,10 +130,10 @@ def test_a_training_learns_no_spike_and_keeps_a_new_level() -> None:
 
 
 def test_models_travel() -> None:
-    trained = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0))
+    trained = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0, examples=8000))
     models = trained.retrain(history(fleet(12, 400), SMALL))
     assert models is not None
-    other = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0))
+    other = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0, examples=8000))
     other.install(models)
     other.load(history(fleet(12, 400), SMALL))
     ids = tuple(f"vm{i}" for i in range(12))
