@@ -11,6 +11,7 @@ the same kernels `warm` compiles nothing; its answer counts what numba compiled,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,12 +20,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba.core import event
 
-from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.engine import ForecastOptions
+from coordinator.forecast.events.model import Effect, Notice, Occurrences, Scope
+from coordinator.forecast.forecaster import Forecaster
 from coordinator.model import F32, N_RESOURCES, BucketBlock, HistoryBlock
 from shared.units import BUCKET_S
 
 EXERCISES: Final[tuple[str, ...]] = (
     "coordinator.forecast.warm:one_tick",
+    "coordinator.forecast.boosting:exercise",
     "coordinator.forecast.mix:exercise",
     "coordinator.forecast.network:exercise",
 )
@@ -82,12 +86,14 @@ def _find(name: str) -> Callable[[], object]:
 
 
 def one_tick() -> None:
-    """A small fleet through the engine's cases. No StatsForecast, no LightGBM: they are not numba's and cost seconds to import."""
-    engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, ring=_RING, replay=3))
+    """A small fleet through a forecaster's cases. No StatsForecast, no LightGBM: they are not numba's and cost seconds to import."""
+    engine = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=_RING, replay=3))
     names = ("a", "b")
+    notice = Notice(id="warm", name="warm", category="warm", scope=Scope(), effect=Effect())
+    engine.announce(Occurrences.of([(notice, _END_S + BUCKET_S, _END_S + 4 * BUCKET_S)]))
     wave = 1.0 + np.sin(np.arange(_RING) / 5.0)
     engine.load(_history(names, wave.astype(np.float32)))
-    for ahead in (1, _DAY, _DAY + 1):  # 49 buckets, exactly RING + a day: the window is full, and slid
+    for ahead in (1, 2, _DAY, _DAY + 1):  # 49 buckets, exactly RING + a day: the window is full, and slid
         engine.advance(_bucket(names, _END_S + ahead * BUCKET_S), {})
     engine.advance(_bucket((*names, "new"), _END_S + (_DAY + 2) * BUCKET_S), {})
 
@@ -112,3 +118,7 @@ def _bucket(names: tuple[str, ...], start_s: int) -> BucketBlock:
         allocation=mean * np.nan,
         samples=np.full(len(names), 60),
     )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{len(warm())} kernels compiled\n")
