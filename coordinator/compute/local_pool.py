@@ -29,6 +29,7 @@ class LocalPool:
         self._budget = ShardBudget(ring=options.ring, limit_bytes=machine_bytes())
         self._vms = [0] * shards
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
+        self._trainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
 
     async def load(self, history: HistoryBlock) -> None:
         await self._run(self.load_now, history)
@@ -41,7 +42,9 @@ class LocalPool:
         await self._run(self.announce_now, calendar, labels)
 
     async def retrain(self, history: HistoryBlock) -> None:
-        await self._run(self.retrain_now, history)
+        """Train beside the forecasts, which do not wait for it; install between two of them."""
+        model = await asyncio.get_running_loop().run_in_executor(self._trainer, self._forecasters[0].retrain, history)
+        await self._run(self._install, model)
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
         return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
@@ -52,6 +55,7 @@ class LocalPool:
 
     async def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._trainer.shutdown(wait=True, cancel_futures=True)
 
     def load_now(self, history: HistoryBlock) -> None:
         """The blocking form of `load`."""
@@ -75,7 +79,9 @@ class LocalPool:
 
     def retrain_now(self, history: HistoryBlock) -> None:
         """The blocking form of `retrain`: one global model from all VMs, installed in every one."""
-        model = self._forecasters[0].retrain(history)
+        self._install(self._forecasters[0].retrain(history))
+
+    def _install(self, model: bytes | None) -> None:
         for forecaster in self._forecasters:
             forecaster.install(model)
 

@@ -120,6 +120,7 @@ def _drawn(history: HistoryBlock, rng: np.random.Generator, first: int, last: in
     alive = np.flatnonzero(np.isfinite(history.mean[..., first : last + HORIZON_STEPS]).any(axis=2).ravel())
     if last - first < 1 or len(alive) * (last - first) < LEAST_EXAMPLES // 10:
         return None
+    count = min(count, max(4 * len(alive) * (last - first), LEAST_EXAMPLES))  # what is seen more often is only learned by heart
     sight, truth = examples(history, alive[rng.integers(0, len(alive), count)], rng.integers(first, last, count))
     known = np.flatnonzero(np.isfinite(truth).any(axis=(1, 2)) & (sight.inputs != 0.0).any(axis=1))
     if len(known) < LEAST_EXAMPLES // 10:
