@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from real_host import Guest, RealHost, wait_for
 
@@ -140,6 +141,19 @@ def test_doctor_finds_nothing_wrong_with_this_host(program: Program) -> None:
     assert levels.keys() >= {"shaping", "perf", "journal", "pause"}
     says = " ".join(finding["says"] for finding in report["findings"])
     assert "1 domain" in says and "1 domains" not in says
+
+
+def test_the_agent_costs_next_to_nothing_beside_a_real_guest(program: Program) -> None:
+    """Per round, because these tests sample every second: 1 % of a core at the default period of 5 s is 50 ms a round."""
+    process, first = psutil.Process(program.process.pid), ask(program.socket, "status")["sampling_rounds"]
+    before = process.cpu_times()
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(15)  # it goes on, and nobody asks it anything meanwhile
+    after, rounds = process.cpu_times(), ask(program.socket, "status")["sampling_rounds"] - first
+    spent_s = after.user + after.system - before.user - before.system
+    assert rounds >= 8
+    assert spent_s / rounds <= 0.05
+    assert process.memory_info().rss <= 64 * MIB
 
 
 def test_the_dirty_rate_is_measured_on_request(program: Program) -> None:
