@@ -30,6 +30,7 @@ from bench.forecast_protocol import I64, Issued, Score, bucket_of, dense, evalua
 from bench.report import Figure, options, publish
 from bench.traces import FULL, Trace, block, chosen_sets, load, planetlab
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.network import MAX_EXAMPLES
 from coordinator.model import N_RESOURCES
 from coordinator.ports import ForecastShard
 from shared.units import BUCKET_S, HORIZON_STEPS
@@ -235,7 +236,11 @@ def arguments_of() -> argparse.Namespace:
 def main() -> None:
     """Run on every set that is there."""
     arguments = arguments_of()
-    settings = ForecastOptions(boosting=not arguments.lean, statsforecast=not arguments.lean)
+    settings = ForecastOptions(
+        boosting=not arguments.lean,
+        statsforecast=not (arguments.lean or arguments.quick),
+        examples=8000 if arguments.quick else MAX_EXAMPLES,
+    )
     pool = ForecastEngine(settings).members
     named = {"": pool[:QUICK_MEMBERS] if arguments.quick else pool, "all": pool, "none": ()}
     wanted = named.get(arguments.members, tuple(arguments.members.split(",")))

@@ -30,6 +30,7 @@ from bench.forecast_protocol import FLOORS, I64, actuals, dense, issue, series_o
 from bench.report import Figure, options, publish
 from bench.traces import FULL, Pair, Trace, chosen_sets, load, planetlab
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.network import MAX_EXAMPLES
 from coordinator.model import F64, LEVELS
 from shared.units import HORIZON_STEPS
 
@@ -214,7 +215,11 @@ def main() -> None:
     parser.add_argument("--lean", action="store_true", help="without boosting and StatsForecast, as the simulation runs")
     parser.add_argument("--sets", default="", help="only these sets, with commas")
     arguments = parser.parse_args()
-    settings = ForecastOptions(boosting=not arguments.lean, statsforecast=not arguments.lean)
+    settings = ForecastOptions(
+        boosting=not arguments.lean,
+        statsforecast=not (arguments.lean or arguments.quick),
+        examples=8000 if arguments.quick else MAX_EXAMPLES,
+    )
     sets = chosen_sets(arguments.sets)
     figures: list[Figure] = []
     traces = [trace for trace in load(arguments.data, arguments.quick) if trace.name in sets]
