@@ -62,6 +62,8 @@ $(VENV)/bin/python:
 
 $(READY_RUN): $(VENV)/bin/python
 	$(PIP_INSTALL) -e '.[agent,coordinator]'
+	@echo "compiling the forecast kernels, once: about a minute"
+	$(BIN)/python -m coordinator.forecast.warm
 	rm -f $(VENV)/.run-*
 	touch $@
 

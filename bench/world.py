@@ -65,7 +65,7 @@ class Settings:
     frame_samples: int = 3
     weather: Weather = Weather()
     heal_s: float = 0.0  # after the last hour: fair weather for this long, then everything must have arrived
-    cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30))
+    cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30, aggregates=False))  # no decision reads the sums yet
     sizing: SizingPolicy = field(default_factory=SizingPolicy)
     guard: GuardConfig = field(default_factory=GuardConfig)
     reactive: ReactiveConfig = field(default_factory=ReactiveConfig)

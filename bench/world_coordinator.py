@@ -19,8 +19,9 @@ from bench.world_history import extended, joined, merged
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
-from coordinator.compute.sharding import solve_sharded
+from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
+from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.planning.adjust import Adjustment
@@ -82,9 +83,11 @@ class CoordinatorNode:
             if isinstance(message, Samples):
                 self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=decode_block(message.block)), now_ns)
         self.pool = LocalPool(settings.forecast)
+        self.pool.announce_now(Occurrences.none(), self.cycle.labels())
         history = self._remembered()
         if history is not None:
             self.pool.load_now(history)
+            self.cycle.load_aggregates(history, self.cycle.memberships())
             if settings.retrain_every_cycles:
                 self.pool.retrain_now(history)
         self._later(1, self._tick)
@@ -270,6 +273,10 @@ class CoordinatorNode:
                     if self.world.settings.place:
                         placements = solve_sharded(instruction.hosts, instruction.forecast, self.world.settings.seed, 30.0)
                         self._cycle(cy.PlacementReady(placements=placements))
+                case cy.RequestRetrain():
+                    self.world.count("drift")
+                    if self.world.settings.retrain_every_cycles and (known := self._remembered()) is not None:
+                        self.pool.retrain_now(known)
                 case cy.StoreForecast():
                     self.forecasts.append(instruction.forecast)
                 case cy.StoreReceipts():

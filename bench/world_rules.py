@@ -1,8 +1,8 @@
 """The guard's rules over time, checked from outside: what was submitted to one host, in order, whatever life of the agent submitted it.
 
 Turns per VM and lever within the window, strides of memory, memory lost within an hour, VMs cut within a minute, growth without a plan.
-Steps that take something back (the agent's own undo, an owner's undo, the decay after the lease) are not held to what keeps changes rare;
-so the figures here are at most those that the guard counts. Settings come from the world, values from the journal's intents.
+Steps that take something back (the agent's own undo, an owner's undo) are not held to what keeps changes rare. An owner's undo that turns
+a lever is a turn all the same, when it happens; the agent's own is none. Settings come from the world, values from the journal's intents.
 """
 
 from __future__ import annotations
@@ -64,8 +64,25 @@ class Pace:
             self._grew.add((step.vm_id, step.kind))
             if intent.origin in LOCAL and step.reason != "lease_over":
                 self._check_budget(intent, now_ns)
-        elif intent.origin not in BACK_TO:
-            self._check_cut(intent, now_ns)
+            return
+        turns = self._note_turn(step.vm_id, step.kind, now_ns)
+        if intent.origin in BACK_TO:
+            return
+        if turns > self._config.flap_reversals:
+            self._violated(f"{step.kind} of {step.vm_id} turned {turns} times within {self._config.flap_window_s} s")
+        self._check_cut(intent, now_ns)
+
+    def _note_turn(self, vm_id: str, kind: StepKind, now_ns: int) -> int:
+        """The lever falls; returns how often it turned within the window when this is a turn, else 0."""
+        key = vm_id, kind
+        if key not in self._grew:
+            return 0
+        self._grew.discard(key)
+        self.turned += 1
+        turns = self._turns[key]
+        turns.append(now_ns)
+        _forget(turns, now_ns - self._config.flap_window_s * NS_PER_S)
+        return len(turns)
 
     def _check_stride(self, intent: Intent, growth: bool) -> None:
         share = self._config.memory_grow_max_permille if growth else self._config.memory_shrink_max_permille
@@ -75,15 +92,6 @@ class Pace:
 
     def _check_cut(self, intent: Intent, now_ns: int) -> None:
         step, config = intent.step, self._config
-        key = step.vm_id, step.kind
-        if key in self._grew:
-            self._grew.discard(key)
-            self.turned += 1
-            turns = self._turns[key]
-            turns.append(now_ns)
-            _forget(turns, now_ns - config.flap_window_s * NS_PER_S)
-            if len(turns) > config.flap_reversals:
-                self._violated(f"{step.kind} of {step.vm_id} turned {len(turns)} times within {config.flap_window_s} s")
         self._cut_at[step.vm_id] = now_ns
         cut = sum(at_ns > now_ns - MINUTE_NS for at_ns in self._cut_at.values())
         radius = max(1, len(self._initial) * config.blast_radius_permille // 1000)

@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from coordinator.demand.buckets import BucketFolder
 from coordinator.fleet import Fleet
+from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
+from coordinator.forecast.events.model import Labels
 from coordinator.learning.ledger import Ledger
-from coordinator.model import BucketBlock, ForecastBlock, HostState, Placement, Receipt
+from coordinator.learning.trust import CalibrationWatch
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
 from coordinator.sizing.policy import SizingPolicy
@@ -136,7 +141,18 @@ class StoreOutcomes:
     outcomes: tuple[Outcome, ...]
 
 
-Instruction = StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes
+@dataclass(frozen=True, kw_only=True)
+class RequestRetrain:
+    """The forecasts of these resources have worsened since `since_s`: train the global model anew. `reason` as in RetrainWanted."""
+
+    reason: str
+    since_s: int
+    resources: tuple[str, ...]
+
+
+Instruction = (
+    StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes | RequestRetrain
+)
 
 
 class DecisionCycle:
@@ -148,12 +164,29 @@ class DecisionCycle:
         self.fleet = Fleet()
         self.ledger = Ledger()
         self.forecast: ForecastBlock | None = None
+        self.aggregator = Aggregator() if config.aggregates else None
+        self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
         self.placements: tuple[Placement, ...] = ()
         self.cycles = 0
         self._sizing = sizing
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
+        self._calibration = CalibrationWatch()
+
+    def memberships(self) -> dict[str, Membership]:
+        """The groups of every known VM. No agent reports an application yet."""
+        return {vm_id: Membership(client=vm.domain.policy.client, host=vm.host_id) for vm_id, vm in self.fleet.vms.items()}
+
+    def labels(self) -> dict[str, Labels]:
+        """The client of every known VM, for events and for forecasts of new VMs after their kind."""
+        return {vm_id: Labels(client=vm.domain.policy.client) for vm_id, vm in self.fleet.vms.items()}
+
+    def load_aggregates(self, history: HistoryBlock, groups: Mapping[str, Membership]) -> None:
+        """Give the sums their past, before the first ForecastReady. Touches nothing else, so another thread may do it (seconds)."""
+        # without a reading the history's end is just a moment, and a spool may bring buckets from before it
+        if self.aggregator is not None and np.isfinite(history.mean).any():
+            self.aggregator.load(history, groups)
 
     def handle(self, event: Event, now_ns: int) -> list[Instruction]:
         """One event. Never raises for what a peer sent; a bug raises."""
@@ -229,8 +262,12 @@ class DecisionCycle:
             self.fleet.close_bucket(bucket)
             self.bucket = bucket
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
-            self.ledger.bucket(bucket, modes)
+            clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
+            wanted = self.ledger.bucket(bucket, modes, clients)
+            self._calibration.bucket(bucket)
             instructions.append(StoreBucket(bucket=bucket))
+            if wanted is not None:
+                instructions.append(RequestRetrain(reason=wanted.reason, since_s=wanted.since_s, resources=wanted.resources))
             known = self.fleet.capacity_of(bucket.vm_ids)
             if known:
                 rows = [i for i, vm_id in enumerate(bucket.vm_ids) if vm_id in known]
@@ -239,21 +276,26 @@ class DecisionCycle:
         return instructions
 
     def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
-        self.ledger.forecast(event.forecast)
-        instructions: list[Instruction] = [StoreForecast(forecast=event.forecast)]
-        if self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s:
+        late = self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s
+        forecast = event.forecast if late else self._calibration.mark(event.forecast)
+        self.ledger.forecast(forecast)
+        instructions: list[Instruction] = [StoreForecast(forecast=forecast)]
+        if late:
             return instructions
-        self.forecast = event.forecast
+        self.forecast = forecast
         self.cycles += 1
+        if self.aggregator is not None:
+            capacity = self.fleet.capacity_of(event.bucket.vm_ids)
+            self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
         evidence: Evidence = {}
         for host in hosts:
             if not host.alive or host.mode is Mode.OFF:
                 continue
-            instructions += self._plan(host, event.forecast, evidence, now_ns)
+            instructions += self._plan(host, forecast, evidence, now_ns)
         self._evidence = evidence
         if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
-            instructions.append(RequestPlacement(hosts=hosts, forecast=event.forecast))
+            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast))
         return instructions
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:

@@ -14,13 +14,19 @@ from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
+from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
+from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.view import (
+    AccuracyView,
     AdjustRequest,
     AdjustResult,
     Committed,
     FleetSummary,
     ForecastView,
+    GroupForecastView,
+    GroupKind,
+    GroupList,
     HistoryView,
     HostView,
     ModeScore,
@@ -31,8 +37,11 @@ from coordinator.service.view import (
     ResourceState,
     Scores,
     StageTime,
+    VmAccuracy,
     VmView,
+    Window,
 )
+from coordinator.sizing.target import UNUSABLE
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from shared.clock import Clock
@@ -129,11 +138,10 @@ class LiveView:
         if vm is None:
             return None
         host, domain = self._of.cycle.fleet.host(vm.host_id), vm.domain
-        mode, reason = host.mode, None
-        if domain.policy.excluded:
-            mode, reason = Mode.OBSERVE, "policy opts this VM out"
-        elif mode is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
-            mode, reason = Mode.REACTIVE, f"forecast out of calibration: {', '.join(out)}"
+        mode = allowed = Mode.OBSERVE if domain.policy.excluded else host.mode
+        reason = "policy opts this VM out" if domain.policy.excluded else None
+        if allowed is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
+            mode, reason = Mode.REACTIVE, f"out_of_calibration: {', '.join(out)}"
         return VmView(
             id=vm_id,
             name=domain.name,
@@ -147,7 +155,7 @@ class LiveView:
             memory_max_bytes=domain.memory_max_bytes,
             net_max_bits_per_s=domain.net_max_bits_per_s,
             allocation=vm.allocation,
-            resources=tuple(self._resource(vm_id, vm, r) for r in range(len(RESOURCES))),
+            resources=tuple(self._resource(vm_id, vm, r, allowed) for r in range(len(RESOURCES))),
             capabilities=domain.capabilities,
             policy=domain.policy,
             violation_minutes=self._violation_minutes(vm_id),
@@ -158,6 +166,18 @@ class LiveView:
         if block is None or vm_id not in block.vm_ids:
             return no_forecast_view(vm_id, horizon_minutes, LEVELS)
         return forecast_view(block, vm_id, horizon_minutes)
+
+    def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
+        return group_list(self._of.cycle.aggregates, kind, limit)
+
+    def group_forecast(self, kind: GroupKind, name: str, horizon_minutes: int) -> GroupForecastView | None:
+        return group_forecast(self._of.cycle.aggregates, kind, name, horizon_minutes)
+
+    def accuracy(self, window: Window, limit: int) -> AccuracyView:
+        return accuracy_view(self._of.cycle.ledger.errors.accuracy, window, limit, self._name)
+
+    def vm_accuracy(self, vm_id: str, window: Window) -> VmAccuracy:
+        return vm_accuracy_view(self._of.cycle.ledger.errors.accuracy, vm_id, window)
 
     async def history(self, vm_id: str, hours: int) -> HistoryView:
         of = self._of
@@ -284,10 +304,11 @@ class LiveView:
             agent_version=hello.agent_version if hello else "",
         )
 
-    def _resource(self, vm_id: str, vm: VmRecord, r: int) -> ResourceState:
+    def _resource(self, vm_id: str, vm: VmRecord, r: int, allowed: Mode) -> ResourceState:
         bucket, block = self._of.cycle.bucket, self._of.cycle.forecast
         place = bucket.vm_ids.index(vm_id) if bucket and vm_id in bucket.vm_ids else None
         row = _row(block, vm_id)
+        unusable = block is None or row is None or block.reason[row, r] in UNUSABLE
         return ResourceState(
             resource=RESOURCES[r],
             allocation=_in_force(vm.allocation, r),
@@ -297,6 +318,7 @@ class LiveView:
             model=None if block is None or row is None else model_name(block, row, r),
             reason=None if block is None or row is None else reason_name(int(block.reason[row, r])),
             coverage=None if block is None or row is None else known(block.coverage[row, r]),
+            control=Mode.REACTIVE if allowed is Mode.PREDICTIVE and unusable else allowed,
         )
 
     def _out_of_calibration(self, vm_id: str) -> list[str]:

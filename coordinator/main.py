@@ -21,13 +21,16 @@ from typing import Final, TypeVar
 import structlog
 
 from coordinator import cycle as cy
+from coordinator.announcing import Announcer
+from coordinator.calendars import open_calendars
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
-from coordinator.model import HistoryBlock
+from coordinator.model import HistoryBlock, NoForecast
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
@@ -47,10 +50,10 @@ from shared.units import BUCKET_S, NS_PER_S, RESOURCES
 
 TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
-RETRAIN_CYCLES: Final = 24  # the global model learns anew every two hours
 PRUNE_CYCLES: Final = 288
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
+ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 PLACE_DEADLINE_S: Final = 10.0  # real seconds
 
 _T = TypeVar("_T")
@@ -84,6 +87,8 @@ class Coordinator:
         self._placements: deque[cy.RequestPlacement] = deque(maxlen=1)
         self._place_wanted = asyncio.Event()
         self._retrain_wanted = asyncio.Event()
+        self._retraining = RetrainSchedule()
+        self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
         self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
@@ -125,10 +130,15 @@ class Coordinator:
             raise ConfigError(f"listen_agents: {error}") from error
         await self.http.start()
         self.pool = await asyncio.get_running_loop().run_in_executor(None, open_pool, self.config, self.options)
-        await self.pool.load(await self._load_history())
+        await self._announce()
+        history = await self._load_history()
+        await self.pool.load(history)
+        groups = self.cycle.memberships()
+        await asyncio.get_running_loop().run_in_executor(None, self.cycle.load_aggregates, history, groups)
         self._loaded = True
         self._retrain_wanted.set()
-        for loop in (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self.gateway.failure, self._watch_http):
+        loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._announce_loop)
+        for loop in (*loops, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
         log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
@@ -192,6 +202,10 @@ class Coordinator:
                     self.write(self.registry.save_outcomes, instruction.host_id, instruction.outcomes)
                 case cy.StoreHost():
                     self._store_host(instruction)
+                case cy.RequestRetrain():
+                    self._retraining.drifted(instruction.reason)
+                    self.metrics.add("tidegate_forecast_drifts_total", reason=instruction.reason)
+                    log.warning("forecasts have worsened", reason=instruction.reason, since_s=instruction.since_s, of=instruction.resources)
 
     def write(self, function: Callable[..., _T], *arguments: object, then: Callable[[_T], None] | None = None) -> None:
         """Run a store's write in order behind the others; `then` gets its result in the event loop. A failure ends the process."""
@@ -305,7 +319,7 @@ class Coordinator:
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
             self._publish_cycle()
-            if self.cycle.cycles % RETRAIN_CYCLES == 0:
+            if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
             if self.cycle.cycles % PRUNE_CYCLES == 0:
                 self.write(self.registry.prune, self.clock.wall_ns())
@@ -316,7 +330,8 @@ class Coordinator:
             return await call()
         except PoolLost as error:
             log.warning("forecast workers lost, rebuilding them from history", reason=str(error))
-            await self.pool.load(await self._load_history())
+            history = await self._load_history()
+            await self.pool.load(history.select([row for row, vm_id in enumerate(history.vm_ids) if error.lost(vm_id)]))
             self._retrain_wanted.set()  # the global model went with them
             return await call()
 
@@ -331,13 +346,30 @@ class Coordinator:
             self.carry_out(self.cycle.handle(cy.PlacementReady(placements=placements), self.placed_ns))
 
     async def _retrain_loop(self) -> None:
+        """One training at a time; a request that comes while one runs is for data that it has not seen."""
         while True:
             await self._retrain_wanted.wait()
             self._retrain_wanted.clear()
+            reason = self._retraining.begin(self.clock.wall_ns())
             history = await self._load_history()
             if history.vm_ids:
                 with self._stage("train"):
                     await self._surviving(partial(self.pool.retrain, history))
+                self.metrics.add("tidegate_retrains_total", reason=reason)
+
+    async def _announce_loop(self) -> None:
+        while True:
+            await self.clock.sleep(ANNOUNCE_S)
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Tell the forecasters of events and of who belongs to whom, where anything of it is new."""
+        now_s = self.clock.wall_ns() // NS_PER_S
+        found = await asyncio.get_running_loop().run_in_executor(None, self._announcer.look, self.cycle.labels(), now_s)
+        for problem in found.problems:
+            log.warning("calendar not taken", problem=problem)
+        if found.calendar is not None:
+            await self.pool.announce(found.calendar, found.labels)
 
     async def _watch_http(self) -> None:
         assert self.http.task is not None
@@ -368,10 +400,18 @@ class Coordinator:
     def _publish_cycle(self) -> None:
         """What changes once a cycle, and costs more than a look."""
         self.metrics.set("tidegate_history_bytes", self.history.total_bytes)
-        ratio, coverage = self.cycle.ledger.errors.pinball_ratio(), self.cycle.ledger.errors.coverage()
+        accuracy = self.cycle.ledger.errors.accuracy
+        fleet, one_step = accuracy.fleet("day"), accuracy.by_horizon("day").coverage_80[0]
+        forecast = self.cycle.forecast
         for r, resource in enumerate(RESOURCES):
-            self.metrics.set("tidegate_forecast_pinball_ratio", float(ratio[r]), resource=resource)
-            self.metrics.set("tidegate_forecast_coverage_ratio", float(coverage[r]), resource=resource)
+            self.metrics.set("tidegate_forecast_pinball_ratio", float(fleet.to_naive[r]), resource=resource)
+            self.metrics.set("tidegate_forecast_coverage_ratio", float(one_step[r]), resource=resource)
+            for band, share in (("80", fleet.coverage_80), ("95", fleet.coverage_95)):
+                self.metrics.set("tidegate_forecast_band_coverage_ratio", float(share[r]), resource=resource, band=band)
+            self.metrics.set("tidegate_forecast_above_upper_ratio", float(fleet.above[r]), resource=resource)
+            if forecast is not None:
+                off = int((forecast.reason[:, r] == NoForecast.OUT_OF_CALIBRATION).sum())
+                self.metrics.set("tidegate_vms_out_of_calibration", off, resource=resource)
 
     async def _guard(self, loop: Awaitable[None]) -> None:
         try:

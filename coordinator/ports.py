@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
@@ -31,6 +32,10 @@ class Pool(Protocol):
 
     async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """Forecast all VMs of the bucket, shards in parallel, joined in the order of `bucket.vm_ids`."""
+        ...
+
+    async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
+        """Scheduled events, and client and application of VMs, in place of those before."""
         ...
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:

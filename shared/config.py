@@ -264,6 +264,7 @@ class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     history_buckets: Annotated[int, Meta(ge=24, le=20_160, description="5-minute buckets that the models learn from")] = 2016
     place_every_cycles: Annotated[int, Meta(ge=1, le=2016, description="decision cycles from one placement to the next")] = 6
     plan_deadline_s: Annotated[int, Meta(ge=30, le=3600, description="a plan not begun after this long is void")] = 600
+    aggregates: Annotated[bool, Meta(description="forecast the sums of each host, each client and the fleet too")] = True
 
 
 class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -318,11 +319,26 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     listen_http: Annotated[ListenConfig, Meta(description="status page, API and metrics")] = ListenConfig(port=8080)
     tls: TlsConfig = TlsConfig()
     ray: Annotated[bool, Meta(description="forecast and place in Ray workers; false = in this process")] = True
-    ray_workers: Annotated[int, Meta(ge=1, le=1024, description="forecast shards, one Ray actor each")] = 2
+    ray_workers: Annotated[int, Meta(ge=1, le=1024, description="least number of forecast shards, one Ray actor each")] = 2
+    ray_address: Annotated[str, Meta(description="Ray cluster to join (host:port, token in RAY_AUTH_TOKEN); empty = our own")] = ""
+    ray_shard_bytes: Annotated[int, Meta(ge=256 * MIB, le=2**46, description="most memory of a forecast shard, or it is split")] = 2 * GIB
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="seed of everything random (placement search, boosting)")] = 1
     cycle: CycleConfig = CycleConfig()
     sizing: SizingConfig = SizingConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
+    events_dir: Annotated[
+        str,
+        Meta(max_length=4096, description="folder of calendars of scheduled events (*.ics, *.cron), read again on change; empty = none"),
+    ] = ""
+    time_zone: Annotated[
+        str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._+/-]*$", max_length=64, description="IANA zone of calendar entries that name none")
+    ] = "UTC"
+    holidays: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^[A-Z]{2}(-[A-Z0-9]{1,3})?$", description="country (DE) or part (DE-BY) whose public holidays count; empty = none"
+        ),
+    ] = ""
     clock: ClockConfig = ClockConfig()

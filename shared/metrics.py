@@ -214,8 +214,35 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_newest_bucket_timestamp_seconds", "gauge", "Start of the newest closed bucket, Unix time of the coordinator's clock"),
     Metric("tidegate_cycle_stage_duration_seconds", "histogram", "Time that one stage of the decision cycle took", ("stage",), _SLOW),
     Metric("tidegate_forecasts_total", "counter", "Forecasts issued, one per VM and resource"),
-    Metric("tidegate_forecast_pinball_ratio", "gauge", "Pinball loss of late over the naive forecast's; below 1 is better", ("resource",)),
-    Metric("tidegate_forecast_coverage_ratio", "gauge", "Share of actuals inside the central 80 % band of late", ("resource",)),
+    Metric(
+        "tidegate_forecast_pinball_ratio",
+        "gauge",
+        "Pinball loss of the last day over the naive forecast's; below 1 is better",
+        ("resource",),
+    ),
+    Metric(
+        "tidegate_forecast_coverage_ratio",
+        "gauge",
+        "Share of the last day's actuals inside the central 80 % band a step ahead",
+        ("resource",),
+    ),
+    Metric(
+        "tidegate_forecast_band_coverage_ratio",
+        "gauge",
+        "Share of the last day's actuals inside the central 80 or 95 % band, all steps ahead",
+        ("resource", "band"),
+    ),
+    Metric(
+        "tidegate_forecast_above_upper_ratio",
+        "gauge",
+        "Share of the last day's actuals above the 97.5 % bound; .025 is meant",
+        ("resource",),
+    ),
+    Metric(
+        "tidegate_vms_out_of_calibration", "gauge", "VMs under the reactive rule alone for a forecast out of calibration", ("resource",)
+    ),
+    Metric("tidegate_forecast_drifts_total", "counter", "Times that the forecasts were found to have worsened, by reason", ("reason",)),
+    Metric("tidegate_retrains_total", "counter", "Trainings of the global model, by reason: schedule or that of a drift", ("reason",)),
     Metric("tidegate_plans_total", "counter", "Plans sent to hosts"),
     Metric(
         "tidegate_steps_planned_total",

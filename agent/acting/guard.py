@@ -126,7 +126,7 @@ class Guard:
     def check(self, step: Step, view: View, now_ns: int, *, restoring: bool = False, unplanned: bool = False) -> Verdict:
         """Whether `step` may be submitted now, and with which value.
 
-        `restoring`: an owner's undo, or the decay to the owner's defaults: cooldown, flap budget, rate of change and blast radius do not
+        `restoring`: an owner's undo, or limits that came with a move: cooldown, flap budget, rate of change and blast radius do not
         hold it up; everything else does. `unplanned`: growth that no plan and no person asked for counts against the growth budget.
         """
         kind, domain, current = step.kind, view.domain, view.in_force

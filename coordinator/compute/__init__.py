@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import TidegateError
+from shared.errors import ConfigError, TidegateError
 
 if TYPE_CHECKING:
     from coordinator.compute.local_pool import LocalPool
@@ -15,7 +15,23 @@ if TYPE_CHECKING:
 
 
 class PoolLost(TidegateError):
-    """Workers died with their state: load history again, then repeat the call."""
+    """Workers died with their state, or the VMs were spread anew: load the history of the VMs that `lost` names, then repeat the call.
+
+    To load all history is right too, only slower: shards that went on lose nothing but time.
+    """
+
+    def __init__(self, reason: str, lost: frozenset[str] | None = None) -> None:
+        """`lost` None: every VM's state."""
+        super().__init__(reason)
+        self._lost = lost
+
+    def lost(self, vm_id: str) -> bool:
+        """Whether the state of this VM is gone."""
+        return self._lost is None or vm_id in self._lost
+
+
+class FleetTooLarge(ConfigError):
+    """The fleet's forecasts need more memory than the machines behind the pool have."""
 
 
 def open_pool(config: CoordinatorConfig, options: ForecastOptions) -> RayPool | LocalPool:
@@ -23,7 +39,7 @@ def open_pool(config: CoordinatorConfig, options: ForecastOptions) -> RayPool | 
     if config.ray:
         from coordinator.compute.ray_pool import RayPool  # noqa: PLC0415  # Ray takes seconds to import
 
-        return RayPool(options, config.ray_workers, Path(config.state_dir))
+        return RayPool(options, config.ray_workers, Path(config.state_dir), config.ray_address or None, shard_bytes=config.ray_shard_bytes)
     from coordinator.compute.local_pool import LocalPool  # noqa: PLC0415
 
     return LocalPool(options, 1)

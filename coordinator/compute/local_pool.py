@@ -1,4 +1,4 @@
-"""The Pool port inside this process: one engine, one worker thread. For tests, the simulation and hosts too small for Ray.
+"""The Pool port inside this process: one forecaster, one worker thread. For tests, the simulation and hosts too small for Ray.
 
 Same results as the Ray pool for the same shards and input.
 """
@@ -10,19 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from coordinator.compute.sharding import join_forecasts, solve_sharded, split_bucket, split_history
-from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.compute.memory import ShardBudget, ShardMemory, machine_bytes
+from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
+from coordinator.compute.solving import solve_sharded
+from coordinator.forecast.engine import ForecastOptions
+from coordinator.forecast.events.model import Labels, Occurrences
+from coordinator.forecast.forecaster import Forecaster
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
 
 _T = TypeVar("_T")
 
 
 class LocalPool:
-    """`shards` engines run one after another in one thread, so that the event loop stays free."""
+    """`shards` forecasters run one after another in one thread, so that the event loop stays free."""
 
     def __init__(self, options: ForecastOptions, shards: int = 1) -> None:
-        self._engines = [ForecastEngine(options) for _ in range(shards)]
+        self._forecasters = [Forecaster(options) for _ in range(shards)]
+        self._budget = ShardBudget(ring=options.ring, limit_bytes=machine_bytes())
+        self._vms = [0] * shards
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
+        self._trainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
 
     async def load(self, history: HistoryBlock) -> None:
         await self._run(self.load_now, history)
@@ -30,32 +37,57 @@ class LocalPool:
     async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         return await self._run(self.forecast_now, bucket, capacity)
 
+    async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
+        """The calendar and the VMs' labels from now on; told before `load`, history is read with them."""
+        await self._run(self.announce_now, calendar, labels)
+
     async def retrain(self, history: HistoryBlock) -> None:
-        await self._run(self.retrain_now, history)
+        """Train beside the forecasts, which do not wait for it; install between two of them."""
+        model = await asyncio.get_running_loop().run_in_executor(self._trainer, self._forecasters[0].retrain, history)
+        await self._run(self._install, model)
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
         return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
 
+    async def memory(self) -> list[ShardMemory]:
+        """As RayPool.memory; `resident_bytes` is this whole process, and the limit what the machine has."""
+        return await self._run(self.memory_now)
+
     async def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._trainer.shutdown(wait=True, cancel_futures=True)
 
     def load_now(self, history: HistoryBlock) -> None:
         """The blocking form of `load`."""
-        for engine, part in zip(self._engines, split_history(history, len(self._engines)), strict=True):
+        for i, part in enumerate(split_history(history, len(self._forecasters))):
             if part.vm_ids:
-                engine.load(part)
+                self._forecasters[i].load(part)
+                self._vms[i] = len(part.vm_ids)
 
     def forecast_now(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """The blocking form of `forecast`."""
-        parts = split_bucket(bucket, len(self._engines))
-        blocks = [engine.advance(part, capacity) for engine, part in zip(self._engines, parts, strict=True) if part.vm_ids]
+        parts = split_bucket(bucket, len(self._forecasters))
+        self._vms = [len(part.vm_ids) for part in parts]
+        blocks = [forecaster.advance(part, capacity) for forecaster, part in zip(self._forecasters, parts, strict=True) if part.vm_ids]
         return join_forecasts(blocks, bucket.vm_ids)
 
+    def announce_now(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
+        """The blocking form of `announce`."""
+        for forecaster in self._forecasters:
+            forecaster.announce(calendar)
+            forecaster.label(labels)
+
     def retrain_now(self, history: HistoryBlock) -> None:
-        """The blocking form of `retrain`: one global model from all VMs, installed in every engine."""
-        model = self._engines[0].retrain(history)
-        for engine in self._engines:
-            engine.install(model)
+        """The blocking form of `retrain`: one global model from all VMs, installed in every one."""
+        self._install(self._forecasters[0].retrain(history))
+
+    def _install(self, model: bytes | None) -> None:
+        for forecaster in self._forecasters:
+            forecaster.install(model)
+
+    def memory_now(self) -> list[ShardMemory]:
+        """The blocking form of `memory`."""
+        return [self._budget.measured(forecaster, vms) for forecaster, vms in zip(self._forecasters, self._vms, strict=True)]
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,166 +1,224 @@
-"""The Pool port on Ray: one actor per forecast shard, tasks for training and for placement.
+"""The Pool port on Ray: one actor per forecast shard, spread over the nodes there are; tasks for training and for placement.
 
-Ray runs on loopback with token authentication and no dashboard: an open Ray port is remote code execution. It holds no state
-that can't be rebuilt: when an actor dies, all are replaced and PoolLost is raised; the caller loads them again from history.
-Its session folder (sockets, logs) is ours and goes when the pool closes; what a killed process left goes at the next start.
-Docs: docs.ray.io "Actors", "Token authentication".
+An actor owns its VMs' arrays and holds nothing that can't be rebuilt. When one dies (a kill, its node's death, no answer in time), it alone
+is replaced, the others finish their call, and PoolLost names the VMs whose history has to be loaded again. The global model is kept
+here and given to every new actor. Shards keep within a stated memory (memory.py): a fleet that outgrows them gets more shards, and
+where the machines have no room for those, FleetTooLarge says what would be needed.
+Docs: docs.ray.io "Actors", "Fault tolerance", "Scheduling strategies".
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
-import tempfile
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-# Ray reads these once, when it is imported: token authentication on, no reports home; and 127.0.0.1 stays what it is, which Ray
-# elsewhere than on Linux does by itself, and on Linux turns into the machine's address on the network.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray.exceptions import RayActorError
-
-from coordinator.compute import PoolLost
-from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
-from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.compute import FleetTooLarge, PoolLost
+from coordinator.compute.memory import ShardBudget, ShardMemory
+from coordinator.compute.ray_session import RaySession, ray  # from there: it sets what Ray reads on import
+from coordinator.compute.shard import Shard, train
+from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
+from coordinator.forecast.engine import ForecastOptions
+from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
-from coordinator.placement.shards import solve_shard, split
+from shared.units import GIB, MIB
 
-OBJECT_STORE_BYTES = 128 * 1024 * 1024  # a fleet bucket is a few MB; the store's default takes 30 % of memory
-SOCKET_PATH_BYTES: Final = 107  # of sockaddr_un, see unix(7)
-SESSION_PATH: Final = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest path that Ray makes below its folder
-# one thread a worker: the shards are the parallelism, and nested pools on few cores only fight
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
-
-
-class _Shard:
-    """Body of a forecast actor."""
-
-    def __init__(self, options: ForecastOptions) -> None:
-        self._engine = ForecastEngine(options)
-
-    def load(self, history: HistoryBlock) -> int:
-        self._engine.load(history)
-        return len(history.vm_ids)
-
-    def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
-        return self._engine.advance(bucket, capacity)
-
-    def install(self, model: bytes | None) -> None:
-        self._engine.install(model)
-
-
-def _train(options: ForecastOptions, history: HistoryBlock) -> bytes | None:
-    return ForecastEngine(options).retrain(history)
+SHARD_BYTES: Final = 2 * GIB
+ANSWER_S: Final = 240.0  # a tick's answer is worthless once the next bucket closes
+LOAD_S: Final = 1800.0
+LOAD_ATTEMPTS: Final = 3
+GONE: Final = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.LocalRayletDiedError,
+    TimeoutError,
+)
 
 
 class RayPool:
-    """Starts a local Ray (or joins the cluster of `address`) and one actor per shard. Ray's sockets and logs go to `state`/ray.
+    """Starts a local Ray (or joins the cluster of `address`) and at least `shards` actors. Ray's sockets and logs go to `state`/ray."""
 
-    Every method but `close` raises PoolLost when an actor has died: all are new then, and empty.
-    """
-
-    def __init__(self, options: ForecastOptions, shards: int, state: Path | None = None, address: str | None = None) -> None:
-        """`state` None: a temporary folder."""
-        self._temporary = None if state else tempfile.TemporaryDirectory(prefix="tidegate-")
-        self._session = SessionFolder(state or Path(self._temporary.name if self._temporary else ""))
-        if not ray.is_initialized():
-            local: dict[str, Any] = (
-                {}
-                if address
-                else {
-                    "num_cpus": shards + 1,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "_node_ip_address": "127.0.0.1",
-                    "_temp_dir": str(self._session.make()),
-                }
-            )
-            ray.init(
-                address=address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
-                **local,
-            )
+    def __init__(
+        self,
+        options: ForecastOptions,
+        shards: int,
+        state: Path | None = None,
+        address: str | None = None,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        """`state` None: a temporary folder. `shard_bytes`: the most memory that one shard may take."""
+        self._session = RaySession(shards, state, address)
         self._options = options
-        self._shards = shards
-        self._actor = ray.remote(num_cpus=1, max_restarts=0)(_Shard)
+        self._budget = ShardBudget(ring=options.ring, limit_bytes=shard_bytes)
+        # next to no CPU is claimed: a fleet whose nodes die must go on forecasting, if slower, on those that are left. Not none: Ray puts
+        # actors that need nothing anywhere, whatever node they are meant for.
+        self._actor = ray.remote(num_cpus=0.01, max_restarts=0, max_task_retries=0)(Shard)
+        self._train = ray.remote(num_cpus=0)(train)
+        self._solve = ray.remote(num_cpus=0)(_solve)
+        self._model: Any = None  # reference to the newest global model in Ray's object store
+        self._told: Any = None  # reference to the calendar and labels that new actors are told
         self._actors: list[Any] = []
-        self._start_actors()
-        self._train = ray.remote(num_cpus=0)(_train)
-        self._solve = ray.remote(num_cpus=0)(solve_shard)
+        self._homes: list[str] = []  # node of each actor
+        self._start_all(shards)
+
+    @property
+    def shards(self) -> int:
+        """How many there are now; a fleet that outgrows them gets more."""
+        return len(self._actors)
 
     async def load(self, history: HistoryBlock) -> None:
-        pairs = zip(self._actors, split_history(history, self._shards), strict=True)
-        await self._all(actor.load.remote(part) for actor, part in pairs if part.vm_ids)
+        """Load the shards of these VMs; shards with none of them stay as they are. A worker that dies meanwhile is replaced and loaded."""
+        parts = split_history(history, self.shards)
+        if self._make_room(history.vm_ids, max(len(part.vm_ids) for part in parts)):
+            parts = split_history(history, self.shards)
+        waiting = {i: part for i, part in enumerate(parts) if part.vm_ids}
+        for _ in range(LOAD_ATTEMPTS):
+            asked = {i: self._actors[i] for i in waiting}
+            await self._warm(list(asked.values()))
+            answers = await self._ask({i: asked[i].load.remote(part) for i, part in waiting.items()}, LOAD_S)
+            lost = self._replace_lost(asked, answers)
+            waiting = {i: waiting[i] for i in lost}
+            if not waiting:
+                return
+            reason = lost[min(lost)]
+        raise PoolLost(f"forecast workers died {LOAD_ATTEMPTS} times while they loaded history: {_first_line(reason)}")
 
     async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
-        pairs = zip(self._actors, split_bucket(bucket, self._shards), strict=True)
-        blocks = await self._all(
-            actor.advance.remote(part, {vm_id: capacity[vm_id] for vm_id in part.vm_ids}) for actor, part in pairs if part.vm_ids
-        )
-        return join_forecasts(blocks, bucket.vm_ids)
+        """Raises PoolLost when a worker died or VMs had to be spread anew; every other shard has taken the bucket then."""
+        split = split_bucket(bucket, self.shards)
+        if self._make_room(bucket.vm_ids, max(len(part.vm_ids) for part in split)):
+            raise PoolLost(f"{len(bucket.vm_ids)} VMs outgrew the memory of their shards; spread anew over {self.shards}")
+        parts = {i: part for i, part in enumerate(split) if part.vm_ids}
+        asked = {i: self._actors[i] for i in parts}
+        calls = {i: asked[i].advance.remote(part, {vm_id: capacity[vm_id] for vm_id in part.vm_ids}) for i, part in parts.items()}
+        answers = await self._ask(calls, ANSWER_S)
+        lost = self._replace_lost(asked, answers)
+        if lost:
+            # who answered first and died then would only be found out by the next call, which may be the caller's last try
+            also = {i: actor for i, actor in enumerate(self._actors) if i not in lost}
+            lost |= self._replace_lost(also, await self._ask({i: actor.memory.remote() for i, actor in also.items()}, ANSWER_S))
+            gone = frozenset(vm_id for vm_id in bucket.vm_ids if shard_of(vm_id, self.shards) in lost)
+            raise PoolLost(f"{len(lost)} of {self.shards} forecast workers died: {_first_line(lost[min(lost)])}", gone)
+        return join_forecasts(list(answers.values()), bucket.vm_ids)
 
     async def retrain(self, history: HistoryBlock) -> None:
-        model = await self._train.remote(self._options, history)
-        await self._all(actor.install.remote(model) for actor in self._actors)
+        """Train in a task of its own, away from the actors; Ray repeats it elsewhere when its node dies. Then install it in all shards.
+
+        A shard that is dead is no reason to fail: its successor starts with the newest model.
+        """
+        model = await self._train.remote(self._options, history, self._model, self._told)
+        if model is None:
+            return
+        self._model = ray.put(model)
+        _raise_bugs(await self._ask({i: actor.install.remote(self._model) for i, actor in enumerate(self._actors)}, LOAD_S))
+
+    async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
+        """The calendar and the VMs' labels from now on; told before `load`, history is read with them. New actors are told too."""
+        self._told = ray.put((calendar, dict(labels)))
+        _raise_bugs(await self._ask({i: actor.announce.remote(self._told) for i, actor in enumerate(self._actors)}, LOAD_S))
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-        shards = split(hosts, seed)
-        return tuple(await asyncio.gather(*(self._solve.remote(part, forecast, seed, deadline_s, i) for i, part in enumerate(shards))))
+        from coordinator.compute.solving import split  # noqa: PLC0415  # OR-tools; who never places need not load it
 
-    def _start_actors(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = [self._actor.remote(self._options) for _ in range(self._shards)]
+        parts = split(hosts, seed)
+        said = ray.put(forecast)
+        return tuple(await asyncio.gather(*(self._solve.remote(part, said, seed, deadline_s, i) for i, part in enumerate(parts))))
+
+    async def warm(self) -> list[tuple[str, ...]]:
+        """Have every kernel ready in every worker, as `load` does; names of those that each had to compile."""
+        await self._warm(self._actors)
+        return list(await asyncio.gather(*(actor.warm.remote() for actor in self._actors)))
+
+    async def memory(self) -> list[ShardMemory]:
+        """What each living shard has, against what it may have."""
+        answers = await self._ask({i: actor.memory.remote() for i, actor in enumerate(self._actors)}, ANSWER_S)
+        return [answer for answer in answers.values() if isinstance(answer, ShardMemory)]
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._shut_down)
+        await asyncio.get_running_loop().run_in_executor(None, self._session.close)
 
-    def _shut_down(self) -> None:
-        ray.shutdown()
-        self._session.remove()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+    async def _warm(self, actors: list[Any]) -> None:
+        """Kernels first; who is the first worker of this pool fills the cache for the others. Which one is dead, the next call tells."""
+        for group in (actors[:1], actors[1:]):
+            await self._ask(dict(enumerate(actor.warm.remote() for actor in group)), LOAD_S)
 
-    async def _all(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:
-        """Every actor's answer."""
-        asked = self._actors
+    def _start_all(self, shards: int) -> None:
+        self._actors, self._homes = [], []
+        for _ in range(shards):
+            actor, home = self._start()
+            self._actors.append(actor)
+            self._homes.append(home)
+
+    def _start(self) -> tuple[Any, str]:
+        """A new actor and its node: the one with the most memory for each shard that it would have then."""
+        memory = {node["NodeID"]: node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]}
+        home = max(sorted(memory), key=lambda node: memory[node] / (self._homes.count(node) + 1))
+        # soft: a node that dies at this moment is another's turn
+        near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(home, soft=True)
+        actor = self._actor.options(scheduling_strategy=near).remote(self._options, self._budget.limit_bytes)
+        if self._model is not None:
+            actor.install.remote(self._model)
+        if self._told is not None:
+            actor.announce.remote(self._told)
+        return actor, home
+
+    def _make_room(self, vm_ids: Sequence[str], fullest: int) -> bool:
+        """More shards where one would not keep its budget. True = the VMs are spread anew, and all actors are new and empty."""
+        if fullest <= self._budget.most_vms:
+            return False
         try:
-            return await asyncio.gather(*calls)
-        except RayActorError as error:
-            if asked is self._actors:  # a second call may learn of the same death
-                self._start_actors()
-            raise PoolLost(f"a forecast actor died: {str(error).splitlines()[0]}") from error
+            shards = self._budget.shards_for(vm_ids, self.shards + 1)
+        except ValueError as error:
+            raise FleetTooLarge(f"ray_shard_bytes {self._budget.limit_bytes}: {error}") from error
+        needed = shards * self._budget.needed(-(-len(vm_ids) // shards))
+        room = int(ray.cluster_resources().get("memory", 0))
+        if needed > room:
+            raise FleetTooLarge(
+                f"{len(vm_ids)} VMs need {shards} forecast shards and {needed // MIB} MiB; the machines have {room // MIB} MiB: add nodes, "
+                f"or shorten cycle.history_buckets ({self._options.ring})"
+            )
+        for actor in self._actors:
+            ray.kill(actor)
+        self._start_all(shards)
+        return True
+
+    async def _ask(self, calls: Mapping[int, Any], seconds: float) -> dict[int, Any]:
+        """Every shard's answer or error, once all have answered: no call of this one runs into the next."""
+        answers = await asyncio.gather(*(asyncio.wait_for(_answer(call), seconds) for call in calls.values()), return_exceptions=True)
+        return dict(zip(calls, answers, strict=True))
+
+    def _replace_lost(self, asked: Mapping[int, Any], answers: Mapping[int, Any]) -> dict[int, BaseException]:
+        """Start new actors for those that are gone; returns what each said last. Any other error is raised."""
+        lost = {i: answer for i, answer in answers.items() if isinstance(answer, GONE)}
+        for i in lost:
+            if asked[i] is self._actors[i]:  # a second call may learn of the same death
+                ray.kill(asked[i])  # no answer in time is not dead yet
+                self._homes[i] = ""
+                self._actors[i], self._homes[i] = self._start()
+        _raise_bugs(answers)
+        return lost
 
 
-class SessionFolder:
-    """`state`/ray, or what this is a link to where the sockets that Ray makes below it would have too long a path."""
+def _raise_bugs(answers: Mapping[int, Any]) -> None:
+    """Who is gone is found out by the next call that needs it; any other error is raised."""
+    for answer in answers.values():
+        if isinstance(answer, BaseException) and not isinstance(answer, GONE):
+            raise answer
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / "ray"
 
-    def make(self) -> Path:
-        """An empty folder; what a killed process left of an earlier one is gone."""
-        self.remove()
-        if len(os.fsencode(self._path)) + len(SESSION_PATH) <= SOCKET_PATH_BYTES:
-            self._path.mkdir(parents=True)
-            return self._path
-        elsewhere = Path(tempfile.mkdtemp(prefix="tidegate-ray-"))
-        self._path.symlink_to(elsewhere)
-        return elsewhere
+async def _answer(call: Any) -> Any:
+    return await call
 
-    def remove(self) -> None:
-        """Remove it with all its content, where there is one."""
-        shutil.rmtree(self._path.resolve(), ignore_errors=True)
-        if self._path.is_symlink():
-            self._path.unlink()
+
+def _solve(part: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float, index: int) -> Placement:
+    from coordinator.compute.solving import solve_shard  # noqa: PLC0415  # OR-tools only where it is used
+
+    return solve_shard(part, forecast, seed, deadline_s, index)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

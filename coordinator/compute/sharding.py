@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
-from coordinator.placement.shards import solve_shard, split
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
 
 def shard_of(vm_id: str, shards: int) -> int:
@@ -26,6 +25,15 @@ def _members(vm_ids: Sequence[str], shards: int) -> list[list[int]]:
     for i, vm_id in enumerate(vm_ids):
         members[shard_of(vm_id, shards)].append(i)
     return members
+
+
+def least_shards(vm_ids: Sequence[str], least: int, most_vms: int, limit: int) -> int | None:
+    """The smallest number of shards from `least` to `limit` of which none gets more than `most_vms` of these VMs; None = there is none."""
+    keys = np.array([zlib.crc32(vm_id.encode()) for vm_id in vm_ids], dtype=np.int64)
+    for shards in range(max(least, -(-len(keys) // max(most_vms, 1))), limit + 1):
+        if np.bincount(keys % shards, minlength=1).max() <= most_vms:
+            return shards
+    return None
 
 
 def split_history(history: HistoryBlock, shards: int) -> list[HistoryBlock]:
@@ -49,10 +57,3 @@ def join_forecasts(blocks: Sequence[ForecastBlock], vm_ids: tuple[str, ...]) -> 
     names = ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
     joined: dict[str, Any] = {name: np.concatenate([getattr(b, name) for b in blocks])[order] for name in names}
     return replace(blocks[0], vm_ids=vm_ids, **joined)
-
-
-def solve_sharded(hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-    """Every shard one after another, the deadline shared evenly."""
-    shards = split(hosts, seed)
-    each = deadline_s / max(1, len(shards))
-    return tuple(solve_shard(part, forecast, seed, each, i) for i, part in enumerate(shards))

@@ -1,7 +1,10 @@
 """Five-second samples to five-minute buckets of demand. Sans-I/O: samples go in, closed buckets come out, time comes with the samples.
 
-Averages weigh each sample by its period. Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a
-closed bucket (an agent comes back and empties its spool) make it grow, and it is closed again; all buckets kept are bounded.
+Averages weigh each sample by its period. A VM seen on two hosts within a bucket (a migration) runs on one at a time: what it used is
+summed over both and divided by the time that both cover together, so the idle twin that waits on the target dilutes nothing.
+Invariants: a sample counts once (host, wall_ns); nothing accepted is lost: samples for a closed bucket (an agent comes back and empties
+its spool) make it grow, and it is closed again; all buckets kept are bounded.
+Where the limit hid all (blind readings, see `censoring`), `tails` adds what the VM's own past says of demand above it.
 Samples wait in a list and are folded column-wise, 4,096 at a time: 4 microseconds a VM and sample, most of it reading the fields.
 """
 
@@ -11,30 +14,32 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.demand.censoring import columns_of, demand_of_columns
-from coordinator.model import F64, N_RESOURCES, BucketBlock
+from coordinator.demand.clocks import HostClocks
+from coordinator.demand.sums import BucketSums
+from coordinator.demand.tails import FREE_SHARE, Tails
+from coordinator.model import BucketBlock, HistoryBlock
 from shared.model import HostSample, VmSample
 from shared.units import BUCKET_NS, BUCKET_S, NS_PER_S, bucket_start_s
 
 MAX_OPEN: Final = 36  # three hours: a host whose clock runs ahead cannot open buckets without end
 MAX_CLOSED: Final = 48  # four hours of closed buckets stay ready to grow; a spool replays in order, so the oldest touched may go
 MAX_LATE_S: Final = 7 * 86_400  # samples older than this before the newest closed bucket are refused
+REMEMBERED: Final = 6  # of a history every sixth bucket is taken
 MAX_PENDING: Final = 4096  # VM samples of one bucket kept unfolded, about 1.5 MB
-
-# Planes of the accumulator: weighted sums and their weights, all [v, r].
-_MEAN, _USAGE, _CENSORED, _LIMIT, _WEIGHT, _LIMIT_WEIGHT, _PEAK = range(7)
 
 
 @dataclass
 class _OpenBucket:
-    rows: dict[str, int] = field(default_factory=dict)
-    hosts: list[str] = field(default_factory=list)
-    seen_ns: list[int] = field(default_factory=list)
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)  # (VM, host)
+    first_ns: list[int] = field(default_factory=list)  # per row: what its samples cover
+    last_ns: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     known: set[tuple[str, int]] = field(default_factory=set)
     pending: list[tuple[int, int, VmSample]] = field(default_factory=list)  # (row, period_ns, sample)
-    planes: F64 = field(default_factory=lambda: np.zeros((7, 0, N_RESOURCES)))
+    sums: BucketSums = field(default_factory=BucketSums)
 
 
 class BucketFolder:
@@ -48,14 +53,31 @@ class BucketFolder:
         self.late = 0
         self.duplicates = 0
         self.refused = 0
+        self.clocks = HostClocks()
         self._open: dict[int, _OpenBucket] = {}
         self._closed: dict[int, _OpenBucket] = {}  # least recently touched first
         self._grown: set[int] = set()
         self._closed_s = -1 if closed_until_s is None else closed_until_s
+        self._tails = Tails()
+        self._learned_s = -1
 
-    def add(self, host_id: str, sample: HostSample) -> None:
-        """Take one host sample; it belongs to the bucket that holds its `wall_ns`."""
-        start_s = bucket_start_s(sample.wall_ns)
+    def remember(self, history: HistoryBlock) -> None:
+        """After a restart: what the VMs' demand was, so that a limit met today is judged by their past. Its buckets count as seen.
+
+        One bucket stands for half an hour: a week of 10,000 VMs takes 2 s.
+        """
+        for b in range(history.mean.shape[2] - 1, -1, -REMEMBERED)[::-1]:
+            free = history.censored[:, :, b] < FREE_SHARE
+            mean = np.where(free, history.mean[:, :, b], np.nan).astype(np.float64)
+            self._tails.learn(history.vm_ids, mean, np.zeros_like(mean), REMEMBERED)
+        self._learned_s = max(self._learned_s, history.end_s)
+
+    def add(self, host_id: str, sample: HostSample, now_ns: int | None = None) -> None:
+        """Take one host sample; it belongs to the bucket that holds its `wall_ns`, by our clock where `now_ns` says what that is."""
+        wall_ns = sample.wall_ns
+        if now_ns is not None:
+            wall_ns = self.clocks.wall_ns(host_id, wall_ns, sample.monotonic_ns, now_ns)
+        start_s = bucket_start_s(wall_ns)
         bucket = self._bucket(start_s)
         if bucket is None:
             self.refused += 1
@@ -71,17 +93,18 @@ class BucketFolder:
         weight = min(max(sample.period_ns, 1), BUCKET_NS)
         rows, pending = bucket.rows, bucket.pending
         for vm_id, vm in sample.vms.items():
-            row = rows.get(vm_id)
+            row = rows.get((vm_id, host_id))
             if row is None:
-                row = rows[vm_id] = len(rows)
-                bucket.hosts.append(host_id)
-                bucket.seen_ns.append(sample.wall_ns)
+                row = rows[vm_id, host_id] = len(rows)
+                bucket.first_ns.append(wall_ns - weight)
+                bucket.last_ns.append(wall_ns)
                 bucket.counts.append(1)
             else:
                 bucket.counts[row] += 1
-                if sample.wall_ns >= bucket.seen_ns[row]:  # after a migration the later host is where the VM is
-                    bucket.seen_ns[row] = sample.wall_ns
-                    bucket.hosts[row] = host_id
+                if wall_ns > bucket.last_ns[row]:
+                    bucket.last_ns[row] = wall_ns
+                elif wall_ns - weight < bucket.first_ns[row]:
+                    bucket.first_ns[row] = wall_ns - weight
             pending.append((row, weight, vm))
         if len(pending) >= MAX_PENDING:
             _fold(bucket)
@@ -111,22 +134,13 @@ class BucketFolder:
             # No touch: after a long replay it would make the newest bucket, still to grow, the first to be forgotten.
             self._forget()
         _fold(bucket)
-        vm_ids = tuple(sorted(bucket.rows))
-        order = np.array([bucket.rows[vm_id] for vm_id in vm_ids], dtype=np.int64)
-        planes = bucket.planes[:, order]
-        weight = np.where(planes[_WEIGHT] > 0, planes[_WEIGHT], np.nan)
-        limit_weight = np.where(planes[_LIMIT_WEIGHT] > 0, planes[_LIMIT_WEIGHT], np.nan)
-        return BucketBlock(
-            start_s=start_s,
-            vm_ids=vm_ids,
-            host_ids=tuple(bucket.hosts[row] for row in order),
-            mean=planes[_MEAN] / weight,
-            peak=np.where(planes[_WEIGHT] > 0, planes[_PEAK], np.nan),
-            usage=planes[_USAGE] / weight,
-            censored=planes[_CENSORED] / weight,
-            allocation=planes[_LIMIT] / limit_weight,
-            samples=np.array([bucket.counts[row] for row in order], dtype=np.int64),
-        )
+        return self._block(start_s, bucket)
+
+    def _block(self, start_s: int, bucket: _OpenBucket) -> BucketBlock:
+        vm_ids, hosts, counts, sums = _by_vm(bucket)
+        totals = sums.totals(vm_ids, self._tails, learn=start_s > self._learned_s)
+        self._learned_s = max(self._learned_s, start_s)
+        return BucketBlock(start_s=start_s, vm_ids=vm_ids, host_ids=hosts, samples=counts, **totals._asdict())
 
     def _bucket(self, start_s: int) -> _OpenBucket | None:
         bucket = self._open.get(start_s)
@@ -156,28 +170,37 @@ class BucketFolder:
             del self._closed[oldest]
 
 
+def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], BucketSums]:
+    """(VM ids sorted, host of each at the bucket's end, samples of each, sums), one row a VM whatever hosts it was on."""
+    rows_of: dict[str, list[tuple[str, int]]] = {}
+    for (vm_id, host_id), row in bucket.rows.items():
+        rows_of.setdefault(vm_id, []).append((host_id, row))
+    vm_ids = tuple(sorted(rows_of))
+    hosts = [rows_of[vm_id][0][0] for vm_id in vm_ids]
+    counts = np.array([sum(bucket.counts[row] for _, row in rows_of[vm_id]) for vm_id in vm_ids], dtype=np.int64)
+    sums = bucket.sums.of(np.array([rows_of[vm_id][0][1] for vm_id in vm_ids], dtype=np.int64))
+    for i, vm_id in enumerate(vm_ids):
+        seen = rows_of[vm_id]
+        if len(seen) > 1:
+            hosts[i] = max(seen, key=lambda entry: (bucket.last_ns[entry[1]], entry[0]))[0]
+            rows = sorted(row for _, row in seen)
+            covered_s = _union_ns([(bucket.first_ns[row], bucket.last_ns[row]) for row in rows]) / NS_PER_S
+            sums.join(i, bucket.sums.of(np.array(rows, dtype=np.int64)), covered_s)
+    return vm_ids, tuple(hosts), counts, sums
+
+
+def _union_ns(spans: list[tuple[int, int]]) -> int:
+    """Time covered by at least one of the spans."""
+    total, reached = 0, -1
+    for first, last in sorted(spans):
+        total += max(0, last - max(first, reached))
+        reached = max(reached, last)
+    return total
+
+
 def _fold(bucket: _OpenBucket) -> None:
-    """Add the pending samples to the accumulator planes."""
-    grown = len(bucket.rows) - bucket.planes.shape[1]
-    if grown > 0:
-        bucket.planes = np.concatenate([bucket.planes, np.zeros((7, grown, N_RESOURCES))], axis=1)
-    if not bucket.pending:
-        return
+    """Add the pending samples to the sums."""
     rows = np.array([row for row, _, _ in bucket.pending], dtype=np.int64)
-    seconds = np.array([weight for _, weight, _ in bucket.pending], dtype=np.float64)[:, None] / NS_PER_S
-    demand = demand_of_columns(columns_of([vm for _, _, vm in bucket.pending]))
+    seconds = np.array([weight for _, weight, _ in bucket.pending], dtype=np.float64) / NS_PER_S
+    bucket.sums.add(len(bucket.rows), rows, seconds, demand_of_columns(columns_of([vm for _, _, vm in bucket.pending])))
     bucket.pending.clear()
-    known = ~np.isnan(demand.mean)
-    limited = ~np.isnan(demand.limit)
-    weight = np.where(known, seconds, 0.0)
-    limit_weight = np.where(limited, seconds, 0.0)
-    for plane, values in (
-        (_MEAN, np.where(known, demand.mean, 0.0) * weight),
-        (_USAGE, np.where(known, demand.usage, 0.0) * weight),
-        (_CENSORED, demand.censored * weight),
-        (_LIMIT, np.where(limited, demand.limit, 0.0) * limit_weight),
-        (_WEIGHT, weight),
-        (_LIMIT_WEIGHT, limit_weight),
-    ):
-        np.add.at(bucket.planes[plane], rows, values)
-    np.maximum.at(bucket.planes[_PEAK], rows, np.where(known, demand.peak, 0.0))

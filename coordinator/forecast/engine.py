@@ -10,26 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
-from coordinator.forecast.combine import GROUP_MIDDLES, Combiner, blend, leader
+from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
+from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.kernels import fit_damped
+from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
+from coordinator.forecast.mix import Mixer
+from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
+from coordinator.forecast.network import train as train_network
+from coordinator.forecast.regimes import RegimeDetector, Regimes
+from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
-from coordinator.model import F32, F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
+from coordinator.forecast.track import Tracker
+from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 GAP_BUCKETS: Final = 3
+WATCHED: Final = 1440  # five days: the fleet's memory of how new levels hold
 FORGET_AFTER: Final = 288  # a VM unseen for a day loses its state
 FLEET_EVIDENCE: Final = 12.0
 PEAK_FLEET_EVIDENCE: Final = 100.0  # peaks of overlapping hours repeat each other: own scores say less
@@ -37,29 +46,42 @@ LIVE: Final = 36  # a replay hears the dear members in this many of its newest b
 DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets and in one of SPARSE before that
 SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
+NETWORK: Final = "network"
+HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
-# Share of probability that each level stands for: bounds half way between neighbours
-_BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
-LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
+
+
+class Models(msgspec.Struct, frozen=True):
+    """What a training yields."""
+
+    boosting: bytes | None
+    network: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
+    `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
     boosting: bool = True
     statsforecast: bool = True
+    network: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
+    examples: int = MAX_EXAMPLES
     only: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (("ring", self.ring, 48, 20_000), ("replay", self.replay, 0, 5_000)):
+        for name, value, low, high in (
+            ("ring", self.ring, 48, 20_000),
+            ("replay", self.replay, 0, 5_000),
+            ("examples", self.examples, 1000, 5_000_000),
+        ):
             if not low <= value <= high:
                 raise ValueError(f"{name} {value}: allowed {low} to {high}")
 
@@ -70,25 +92,30 @@ class ForecastEngine:
     def __init__(self, options: ForecastOptions | None = None) -> None:
         self.options = options or ForecastOptions()
         self._booster: boosting.QuantileBooster | None = None
+        self._boosted: bytes | None = None  # the same, as it came
+        self._network: QuantileNetwork | None = None
         self._reset()
 
     def _reset(self) -> None:
         extra = (STATISTICAL if self.options.statsforecast else ()) + (("boosting",) if self.options.boosting else ())
-        self.members: tuple[str, ...] = (*MEMBERS, *extra)
+        self._pooled: tuple[str, ...] = (*MEMBERS, *extra)
+        self.members: tuple[str, ...] = (*self._pooled, NETWORK) if self.options.network else self._pooled
         self._vm_ids: list[str] = []
         self._row: dict[str, int] = {}
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._capacity: F64 = np.zeros((0, N_RESOURCES))
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
+        self._regimes = RegimeDetector()
+        self._restarters = (Restarter(), Restarter())
+        self._regime: Regimes | None = None  # as of the newest bucket
         self._damped: F64 = np.zeros((0, N_RESOURCES, 3))
-        self._combiner = Combiner(self.members, FLEET_EVIDENCE)
-        self._peak_combiner = Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE)
+        self._combiners = (Combiner(self._pooled, FLEET_EVIDENCE), Combiner(PEAK_MEMBERS, PEAK_FLEET_EVIDENCE))  # as the mixers
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
-        self._said: list[F64] = []  # member forecasts [k, v, r, 12] of the newest twelve origins, newest first
-        self._peaks_said: list[F64] = []
+        self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
+        self._trackers = (Tracker(), Tracker())
         self._statistics = StatisticalPool() if self.options.statsforecast else None
 
     # ---- the port
@@ -103,7 +130,7 @@ class ForecastEngine:
         replay_from = max(first, buckets - self.options.replay)
         for b in range(first, buckets):
             self._newest_s = history.end_s - (buckets - 1 - b) * BUCKET_S
-            self._window.append(history.mean[:, :, b], history.peak[:, :, b])
+            self._append(history.mean[:, :, b], history.peak[:, :, b], watched=b >= buckets - WATCHED)
             if b < replay_from:
                 continue
             self._learn()
@@ -133,26 +160,61 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            self._said, self._peaks_said = self._said[1:], self._peaks_said[1:]
-            self._calibrator.withdraw()
-            self._peak_calibrator.withdraw()
+            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+                part.withdraw()
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
-            self._window.append(mean, peak)
+            self._append(mean, peak)
             self._newest_s = bucket.start_s
             self._learn()
         self._unseen[rows] = 0
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
-        """Train the global quantile model; pure, meant to run elsewhere. `install` takes the result; None = too little history."""
-        return boosting.train(history, seed)
+        """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
 
-    def install(self, model: bytes | None) -> None:
-        """Use a model from `retrain` from the next bucket on; it earns its weight by its scores. No effect when boosting is off."""
-        if model is not None and self.options.boosting:
-            self._booster = boosting.QuantileBooster(model)
+        Each is judged on buckets that it has not seen: the trees here, against those installed or the quantiles of the last hours, the
+        network by `install`, which every shard does on the newest HELD_OUT buckets of its own VMs.
+        """
+        boosted = boosting.challenge(self._boosted, history, seed)[0] if self.options.boosting else None
+        until = history.mean.shape[2] - HELD_OUT
+        network = train_network(history, seed, until=until, examples=self.options.examples) if self.options.network else None
+        return msgspec.msgpack.encode(Models(boosted, network)) if boosted or network else None
+
+    def install(self, models: bytes | None) -> None:
+        """Use models of `retrain` from the next bucket on; they earn their weight by their scores. None changes nothing.
+
+        A network that does worse than the one in use (without one: than the quantiles of the last hours) on the newest buckets, unseen by
+        both, is not taken. Raises ValueError when
+        `models` is not what `retrain` gives.
+        """
+        if models is None:
+            return
+        try:
+            given = msgspec.msgpack.decode(models, type=Models)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{len(models)} bytes are not trained models: {error}") from error
+        if given.boosting is not None and self.options.boosting:
+            self._booster, self._boosted = boosting.QuantileBooster(given.boosting), given.boosting
+        if given.network is not None and self.options.network:
+            self._promote(QuantileNetwork(given.network))
+
+    def _promote(self, challenger: QuantileNetwork) -> None:
+        columns = min(self._window.length, self.options.ring)
+        if not self._vm_ids or columns <= HELD_OUT or self._newest_s is None:
+            self._network = challenger
+            return
+        means, peaks = (part(columns).reshape(len(self._vm_ids) * N_RESOURCES, -1) for part in (self._window.means, self._window.peaks))
+        losses = rehearsal(challenger, means, peaks, self._newest_s, HELD_OUT)
+        before = rehearsal(self._network, means, peaks, self._newest_s, HELD_OUT)
+        ours, theirs = (np.nansum(each, axis=(0, 2, 3)) for each in (losses, before))
+        told = (ours > 0) & (theirs > 0)
+        if told.any() and float(np.log(ours[told] / theirs[told]).mean()) > 0.0:
+            return
+        self._network = challenger
+        for target, mixer in enumerate(self._mixers):
+            mixer.rehearse(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
 
     # ---- fleet
 
@@ -169,9 +231,16 @@ class ForecastEngine:
         self._unseen = take_rows(self._unseen, take, 0, 0)
         self._capacity = take_rows(self._capacity, take, 0, np.nan)
         self._damped = take_rows(self._damped, take, 0, np.nan)
-        self._said = [take_rows(said, take, 1, np.nan) for said in self._said]
-        self._peaks_said = [take_rows(said, take, 1, np.nan) for said in self._peaks_said]
-        for part in (self._window, self._combiner, self._peak_combiner, self._calibrator, self._peak_calibrator):
+        for part in (
+            self._window,
+            self._regimes,
+            *self._combiners,
+            self._calibrator,
+            self._peak_calibrator,
+            *self._restarters,
+            *self._mixers,
+            *self._trackers,
+        ):
             part.rearrange(take)
         if self._statistics is not None:
             self._statistics.rearrange(take)
@@ -183,25 +252,25 @@ class ForecastEngine:
         missing = (start_s - self._newest_s) // BUCKET_S - 1
         empty = np.full((len(self._vm_ids), N_RESOURCES), np.nan, dtype=np.float32)
         for _ in range(min(missing, self.options.ring)):
-            self._window.append(empty, empty)
+            self._append(empty, empty)
             self._learn()
             self._pause()
 
     # ---- one bucket
 
+    def _append(self, mean: F32, peak: F32, watched: bool = True) -> None:
+        self._window.append(mean, peak)
+        if watched:
+            values = mean.astype(np.float64)
+            self._regime = self._regimes.update(values, np.fmax(FLOORS, LEVEL_FLOOR * np.abs(values)))
+
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        shape = (len(self._vm_ids), N_RESOURCES, HORIZON_STEPS)
-        self._remember(np.full((len(self.members), *shape), np.nan), np.full((len(PEAK_MEMBERS), *shape), np.nan))
-        self._calibrator.pause()
-        self._peak_calibrator.pause()
-
-    def _remember(self, forecasts: F64, peak_forecasts: F64) -> None:
-        self._said = [forecasts, *self._said[: HORIZON_STEPS - 1]]
-        self._peaks_said = [peak_forecasts, *self._peaks_said[: HORIZON_STEPS - 1]]
+        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+            part.pause()
 
     def _learn(self) -> None:
-        """Score everything that the newest bucket decides. `_said[h]` was issued h + 1 buckets ago."""
+        """Score everything that the newest bucket decides."""
         v = len(self._vm_ids)
         newest = self._window.means(1)[:, :, 0].astype(np.float64)
         actual = np.repeat(newest[..., None], HORIZON_STEPS, axis=-1)
@@ -210,14 +279,14 @@ class ForecastEngine:
         highest[..., : peaks.shape[-1]] = np.maximum.accumulate(peaks[..., ::-1], axis=-1)
         now_s = self._newest_s or 0
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
-        for said, target, combiner in ((self._said, actual, self._combiner), (self._peaks_said, highest, self._peak_combiner)):
-            if said:
-                errors = np.full((len(combiner.members), v, N_RESOURCES, HORIZON_STEPS), np.nan)
-                for step, forecasts in enumerate(said):
-                    errors[..., step] = np.abs(forecasts[..., step] - target[..., step])
-                combiner.score(errors, slots)
+        for target, combiner in zip((actual, highest), self._combiners, strict=True):
+            combiner.learn(target, slots)
         self._calibrator.learn(actual)
         self._peak_calibrator.learn(highest)
+        for target, restarter, mixer, tracker in zip((actual, highest), self._restarters, self._mixers, self._trackers, strict=True):
+            restarter.learn(target)
+            mixer.learn(target)
+            tracker.learn(target)
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
         """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
@@ -227,29 +296,25 @@ class ForecastEngine:
         peaks = self._window.peaks(self.options.ring).reshape(v * N_RESOURCES, -1)
         seen, peaks_seen = look(series), look(peaks)
         self._refit(seen, now_s)
-        forecasts = np.full((len(self.members), *shape, HORIZON_STEPS), np.nan)
+        forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
         if self._statistics is not None and live:
-            said = self._statistics.forecast(series, seen.filled, now_s // BUCKET_S)
+            said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
             forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
         boosted_spread = None
         if self._booster is not None:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
-        if self.options.only is not None:
-            chosen = self.members.index(self.options.only)
-            forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
-            forecasts[np.arange(len(self.members)) != chosen] = np.nan
+        self._listen_to_one(forecasts)
         slot = slot_of(now_s)
-        weights = self._combiner.weights(slot, forecasts)
-        point = blend(forecasts, weights)
+        point, _, model = self._combiners[0].issue(slot, forecasts)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
         peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))
         peak_forecasts = peak_forecasts.reshape(len(PEAK_MEMBERS), *shape, HORIZON_STEPS)
-        peak_point = blend(peak_forecasts, self._peak_combiner.weights(slot, peak_forecasts))
+        peak_point = self._combiners[1].issue(slot, peak_forecasts).point
         peak_point[unknown] = np.nan
         unit, floor = usual_change(seen, shape)
         peak_unit, peak_floor = usual_change(peaks_seen, shape)
@@ -259,8 +324,48 @@ class ForecastEngine:
         quantiles = self._calibrator.issue(point, unit, local, self._capacity)
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
-        self._remember(forecasts, peak_forecasts)
-        return self._block(now_s, seen, model=leader(weights), point=point, quantiles=quantiles, peaks=peak_quantiles)
+        quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
+        network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
+        (quantiles, weight), (peak_quantiles, _) = (
+            mixer.mix(pool, said, size)
+            for mixer, pool, said, size in zip(self._mixers, (quantiles, peak_quantiles), network, (unit, peak_unit), strict=True)
+        )
+        if network[0] is not None:
+            if self.options.only == NETWORK:
+                quantiles, peak_quantiles, weight = network[0], network[1], np.ones_like(weight)
+            model = np.where((weight * GROUP_SIZES).sum(axis=-1) > HORIZON_STEPS / 2, self.members.index(NETWORK), model).astype(np.int8)
+        level, peak_level = (part.level.reshape(shape) for part in (seen, peaks_seen))
+        quantiles = self._trackers[0].hold(quantiles, unit, level, self._capacity)
+        peak_quantiles = self._trackers[1].hold(peak_quantiles, peak_unit, peak_level, self._capacity)
+        return self._block(now_s, seen, model=model, point=point, quantiles=quantiles, peaks=peak_quantiles)
+
+    def _listen_to_one(self, forecasts: F64) -> None:
+        """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""
+        if self.options.only not in {None, NETWORK}:
+            chosen = self._pooled.index(str(self.options.only))
+            forecasts[chosen] = np.where(np.isnan(forecasts[chosen]), forecasts[0], forecasts[chosen])
+            forecasts[np.arange(len(self._pooled)) != chosen] = np.nan
+
+    def _restarted(self, quantiles: F32, peak_quantiles: F32) -> tuple[F32, F32]:
+        """Moved to new levels that hold."""
+        if self._regime is None or self.options.only is not None:
+            for restarter in self._restarters:
+                restarter.pause()
+            return quantiles, peak_quantiles
+        return (
+            self._restarters[0].restart(quantiles, self._window.means(YOUNG), self._regime),
+            self._restarters[1].restart(peak_quantiles, self._window.peaks(YOUNG), self._regime),
+        )
+
+    def _ask_network(self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_]) -> tuple[F32, F32] | tuple[None, None]:
+        """Its quantiles [v, r, 12, q] of both targets inside [0, capacity]; None where there is no network."""
+        if self._network is None or self.options.only not in {None, NETWORK}:
+            return None, None
+        top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None].astype(np.float32)
+        said = [np.minimum(part.reshape(*unknown.shape, HORIZON_STEPS, -1), top) for part in self._network.forecast(series, peaks, now_s)]
+        for part in said:
+            part[unknown] = np.nan
+        return said[0], said[1]
 
     def _refit(self, seen: Window, now_s: int) -> None:
         """Refit the damped trend of one series in twelve, and of those that have none."""
@@ -273,15 +378,8 @@ class ForecastEngine:
     def _block(self, now_s: int, seen: Window, *, model: NDArray[np.int8], point: F64, quantiles: F32, peaks: F32) -> ForecastBlock:
         shape = point.shape[:2]
         age = seen.age.reshape(shape)
-        gap = np.where(age > GAP_BUCKETS, np.sqrt(1.0 + age / HORIZON_STEPS), 1.0)[..., None, None]
-        top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None]
-        centre = np.minimum(point[..., None], top)
-        wide = np.clip(centre + (quantiles - centre) * gap, 0.0, top)
-        # whatever the mean of a bucket may reach, its peak may: the two distributions must not contradict each other
-        highest = np.maximum(peaks, np.maximum.accumulate(wide, axis=2))
-        highest = np.clip(np.maximum.accumulate(highest, axis=2), 0.0, top)
-        mean = (wide * LEVEL_WEIGHTS).sum(axis=-1)
-        variance = ((wide - mean[..., None]) ** 2 * LEVEL_WEIGHTS).sum(axis=-1)
+        gap = np.where(age > GAP_BUCKETS, np.sqrt(1.0 + age / HORIZON_STEPS), 1.0)
+        mean, stddev, wide, highest = agree(point, quantiles, peaks, gap, self._capacity)
         covered, evidence = self._calibrator.coverage()
         readings = seen.readings.reshape(shape)
         reason = np.zeros(shape, dtype=np.int8)
@@ -292,14 +390,14 @@ class ForecastEngine:
         return ForecastBlock(
             issued_s=now_s + BUCKET_S,
             vm_ids=tuple(self._vm_ids),
-            mean=mean.astype(np.float32),
-            stddev=np.sqrt(variance).astype(np.float32),
-            quantiles=wide.astype(np.float32),
-            peak_quantiles=highest.astype(np.float32),
+            mean=mean,
+            stddev=stddev,
+            quantiles=wide,
+            peak_quantiles=highest,
             model=model,
             models=self.members,
             reason=reason,
-            coverage=covered.astype(np.float32),
+            coverage=covered,
         )
 
     @staticmethod

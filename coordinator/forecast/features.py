@@ -1,41 +1,84 @@
-"""Features of the global model: what every series looks like at one origin, in its own scale. Pure.
+"""Features of the global model: what a series looks like at one origin, in its own scale, for any (series, origin) pairs in one pass.
 
-All values are (x - anchor) / unit, clipped: anchor = median of the newest hour, unit = usual change plus floor. So one model serves idle
-and busy VMs of every resource. NaN = not known (the trees handle it).
+Values are (x - anchor) / unit: the anchor is a blend of five simple forecasts by how well each did three buckets ahead of late, the unit
+the usual change plus a floor. So one model serves idle and busy VMs of every resource, and trees need not learn the identity. Training
+and forecasting run the same kernel on the same arrays: only the pairs differ, so what is learnt is what is asked.
+
+Invariant: finite float32 or NaN (not known; the trees handle it), whatever the data hold; nothing after the origin is read, except the
+covariates that are known ahead (calendar, holidays, events). Order of columns: STATIC, then STEP for each of the twelve steps.
 """
 
 from __future__ import annotations
 
+import calendar
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.forecast import kernels
+from coordinator.forecast import feature_kernels as kernels
 from coordinator.forecast.calendar import phases
-from coordinator.forecast.members import WEEK, Window
 from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import BUCKET_S, HORIZON_STEPS
+
+I64 = NDArray[np.int64]
 
 # The smallest change worth telling apart, per resource: 2 millicores, 1 MiB, 1 KiB/s, 8 kbit/s twice. Keeps idle VMs from dividing by 0.
 FLOORS: Final = np.array([2.0, 1024.0**2, 1024.0, 8000.0, 8000.0])
 LEVEL_FLOOR: Final = 0.005  # ... and half a percent of the level
-LAGS: Final = (0, 1, 2, 3, 5, 8, 11)
-CLIP: Final = 30.0
-DAYS: Final = 7
+METRICS: Final = ("tps", "queue")  # application metrics, one optional series a VM each
+
+CALENDAR: Final = ("sin_day", "cos_day", "week_day", "weekend", "slot_of_hour", "hour", "day_of_month", "days_to_month_end")
+STATIC: Final = (*kernels.SERIES_NAMES, *kernels.PEAK_NAMES, "resource", "class", *kernels.METRIC_NAMES, *CALENDAR)
+STEP: Final = kernels.STEP_NAMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covariates:
+    """What else is known, all of it optional. v VMs, b buckets as in the demand arrays; a series belongs to VM `series // N_RESOURCES`.
+
+    `holiday` float32[v or 1, b + 12] and `event` float32[v or 1, b + 12] (0 none, 1 certain, between: strength) reach twelve buckets
+    beyond the newest; `tps`, `queue` float32[v, b]; `group` int64[v] names the client or application of each VM, negative = none.
+    NaN = not known.
+    """
+
+    holiday: F32 | None = None
+    event: F32 | None = None
+    tps: F32 | None = None
+    queue: F32 | None = None
+    group: I64 | None = None
+
+    def checked(self, v: int, b: int) -> Covariates:
+        """Itself. Raises ValueError naming the array whose shape is not that of v VMs and b buckets."""
+        for name, rows, columns in (
+            ("holiday", (1, v), b + HORIZON_STEPS),
+            ("event", (1, v), b + HORIZON_STEPS),
+            ("tps", (v,), b),
+            ("queue", (v,), b),
+        ):
+            array = getattr(self, name)
+            if array is not None and (array.ndim != 2 or array.shape[0] not in rows or array.shape[1] != columns):
+                raise ValueError(f"{name} {array.shape}: allowed ({' or '.join(map(str, rows))}, {columns})")
+        if self.group is not None and self.group.shape != (v,):
+            raise ValueError(f"group {self.group.shape}: allowed ({v},)")
+        return self
+
+
+NONE_KNOWN: Final = Covariates()
 
 
 class Features(NamedTuple):
-    """Per series and per (series, step) features, and what turns a prediction back into the data's unit."""
+    """Of m (series, origin) pairs; and what turns a prediction back into the data's unit."""
 
-    series: F32  # [n, p]
-    steps: F32  # [n, 12, s]
-    anchor: F64  # [n]
-    unit: F64  # [n]
-
-    def rows(self, which: NDArray[np.int64], step: NDArray[np.int64]) -> F32:
-        """Feature rows float32[len(which), p + s] for pairs (series, step)."""
-        return np.concatenate([self.series[which], self.steps[which, step]], axis=1)
+    series: F32  # [m, len(STATIC)]
+    steps: F32  # [m, 12, len(STEP)]
+    anchor: F64  # [m] of the bucket means
+    unit: F64  # [m] positive
+    peak_anchor: F64  # [m] of the largest value of the next hour
+    peak_unit: F64  # [m] positive
+    readings: I64  # [m] in the newest day
 
 
 def floor_of(level: F64) -> F64:
@@ -45,49 +88,57 @@ def floor_of(level: F64) -> F64:
     return floor
 
 
-def features(series: F32, peaks: F32, seen: Window, now_s: int, capacity: F64) -> Features:
-    """series, peaks float32[n, b] up to the bucket `now_s` (n = v x r flattened), capacity float64[n] (NaN unknown)."""
-    n, b = series.shape
-    anchor = seen.hour[:, 1]
-    unit = seen.step + floor_of(seen.level)
-
-    def relative(values: F64) -> F64:
-        scaled: F64 = np.clip((values - _like(anchor, values)) / _like(unit, values), -CLIP, CLIP)
-        return scaled
-
-    filled = seen.filled
-    lags = np.stack([filled[:, -1 - min(lag, filled.shape[1] - 1)] for lag in LAGS], axis=1)
-    top = np.max(np.nan_to_num(peaks[:, -12:]), axis=1).astype(np.float64)
-    shape = np.stack([seen.step_hour / unit, np.log(unit), np.log1p(anchor / unit), np.log1p(capacity / unit)], axis=1)
-    now = np.broadcast_to(phases(np.array([now_s]))[0], (n, 4))
-    resource = (np.arange(n) % N_RESOURCES)[:, None]
-    own = [relative(lags), relative(seen.hours3), relative(seen.hour[:, ::2]), relative(seen.level[:, None]), relative(top[:, None])]
-    static = np.concatenate([*own, shape, now, resource], axis=1)
-
-    ahead = np.arange(1, HORIZON_STEPS + 1)
-    days = min(b // kernels.SEASON, DAYS)
-    profile = kernels.season_profile(series, 0, HORIZON_STEPS, kernels.SEASON, days, 1) if days else np.full((n, HORIZON_STEPS), np.nan)
-    per_step = [
-        relative(profile),
-        relative(_at(series, kernels.SEASON)),
-        relative(_at(series, WEEK)),
-        relative(_at(series, HORIZON_STEPS)),
-        np.broadcast_to(ahead.astype(np.float64), (n, HORIZON_STEPS)),
-        *np.moveaxis(np.broadcast_to(phases(now_s + ahead * BUCKET_S), (n, HORIZON_STEPS, 4)), -1, 0),
-    ]
-    return Features(static.astype(np.float32), np.stack(per_step, axis=-1).astype(np.float32), anchor, unit)
+def calendar_of(now_s: I64) -> F32:
+    """CALENDAR columns float32[m, 8] for origins that start at `now_s` int64[m]; UTC: the models learn the local pattern from the data."""
+    different, back = np.unique(now_s, return_inverse=True)
+    rows = np.empty((len(different), len(CALENDAR)), dtype=np.float32)
+    rows[:, :4] = phases(different)
+    rows[:, 4] = different % 3600 // BUCKET_S
+    rows[:, 5] = different % 86_400 // 3600
+    for i, second in enumerate(different.tolist()):
+        day = datetime.fromtimestamp(second, UTC)
+        rows[i, 6] = day.day
+        rows[i, 7] = calendar.monthrange(day.year, day.month)[1] - day.day
+    return rows[back]
 
 
-def _like(column: F64, values: F64) -> F64:
-    return column[:, None] if values.ndim == 2 else column
+def describe(
+    means: F32,
+    peaks: F32,
+    capacity: F64,
+    *,
+    which: I64,
+    ends: I64,
+    now_s: I64,
+    known: Covariates = NONE_KNOWN,
+    groups: dict[int, float] | None = None,
+    ahead: bool = True,
+) -> Features:
+    """Features of the pairs (which, ends): series `which[i]` as it looked when bucket `ends[i] - 1` (start `now_s[i]`) was the newest.
 
-
-def _at(series: F32, season: int) -> F64:
-    """The values one season before each step: float64[n, 12]."""
-    n, b = series.shape
-    out = np.full((n, HORIZON_STEPS), np.nan)
-    first = b - season
-    if first >= 0:
-        piece = series[:, first : min(first + HORIZON_STEPS, b)]
-        out[:, : piece.shape[1]] = piece
-    return out
+    means, peaks float32[n, b] with n = v x r in that order; capacity float64[n] (NaN unknown); `groups` maps group ids to their learnt
+    value. C-contiguous arrays are read in place: pass a whole ring buffer and `ends` rather than a slice of it. `ahead` False: the steps
+    stay unknown, for who asks about the peak alone.
+    """
+    m = len(which)
+    static = np.full((m, len(STATIC)), np.nan, dtype=np.float32)
+    steps = np.full((m, HORIZON_STEPS, len(STEP)), np.nan, dtype=np.float32)
+    scales = np.zeros((m, 4))
+    readings = np.zeros(m, dtype=np.int64)
+    empty = np.zeros((0, 0), dtype=np.float32)
+    dates = [empty if array is None else np.ascontiguousarray(array, dtype=np.float32) for array in (known.holiday, known.event)]
+    metrics = [empty if array is None else np.ascontiguousarray(array, dtype=np.float32) for array in (known.tps, known.queue)]
+    which, ends = np.ascontiguousarray(which, dtype=np.int64), np.ascontiguousarray(ends, dtype=np.int64)
+    means, peaks = np.ascontiguousarray(means, dtype=np.float32), np.ascontiguousarray(peaks, dtype=np.float32)
+    limits = np.ascontiguousarray(capacity, dtype=np.float64)
+    kernels.describe(means, peaks, limits, FLOORS, LEVEL_FLOOR, which, ends, ahead, static, steps, scales, readings)
+    if ahead:
+        kernels.describe_ahead(means, which, ends, dates[0], dates[1], N_RESOURCES, scales, steps)
+    at = len(kernels.SERIES_NAMES) + len(kernels.PEAK_NAMES)
+    static[:, at] = which % N_RESOURCES
+    if known.group is not None and groups:
+        value = np.array([groups.get(int(group), np.nan) for group in known.group], dtype=np.float32)
+        static[:, at + 1] = value[which // N_RESOURCES]
+    kernels.describe_metrics(metrics[0], metrics[1], which // N_RESOURCES, ends, static[:, at + 2 : at + 2 + len(kernels.METRIC_NAMES)])
+    static[:, -len(CALENDAR) :] = calendar_of(np.asarray(now_s, dtype=np.int64))
+    return Features(static, steps, scales[:, 0].copy(), scales[:, 1].copy(), scales[:, 2].copy(), scales[:, 3].copy(), readings)

@@ -8,9 +8,11 @@ import numpy as np
 
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUPS
 from coordinator.forecast.features import floor_of
+from coordinator.forecast.kernels import local
 from coordinator.forecast.members import Window
 from coordinator.model import F64
 
+_MIDDLES: Final = np.array(GROUP_MIDDLES)
 COLD_BUCKETS: Final = 24  # two hours: below that a series has no model of its own
 COLD_SHARE: Final = 0.3  # at the very start errors of this share of the level are expected
 
@@ -29,18 +31,16 @@ def local_features(seen: Window, forecasts: F64, point: F64, floor: F64, boosted
     forecasts [k, v, r, 12]; point [v, r, 12]; floor [v, r]; boosted [v, r, 12, side] = distance of the boosted outer quantiles from their
     median, NaN where the model is silent (the spread of the last hours stands in).
     """
-    shape = point.shape[:2]
-    middles = list(GROUP_MIDDLES)
-    out = np.empty((*shape, GROUPS, 2, 4 + (boosted is not None)))
-    low, middle, high = (seen.hours3[:, k].reshape(shape) for k in range(3))
-    out[..., 0, 0] = (high - middle)[..., None]
-    out[..., 1, 0] = (middle - low)[..., None]
-    out[..., 1] = seen.step_hour.reshape(shape)[..., None, None]
-    said = forecasts[..., middles]
-    spoken = ~np.isnan(said)
-    apart = np.where(spoken, np.abs(said - point[..., middles]), 0.0).sum(axis=0) / np.maximum(spoken.sum(axis=0), 1)
-    out[..., 2] = apart[..., None]
-    out[..., 3] = np.maximum(point[..., middles], 0.0)[..., None]
-    if boosted is not None:
-        out[..., 4] = np.where(np.isnan(boosted[:, :, middles]), out[..., 0], boosted[:, :, middles])
-    return np.nan_to_num(out) + floor[..., None, None, None]
+    v, r, steps = point.shape
+    out = np.empty((v, r, GROUPS, 2, 4 + (boosted is not None)))
+    local.features(
+        seen.hours3,
+        seen.step_hour,
+        np.ascontiguousarray(forecasts).reshape(len(forecasts), v * r, steps),
+        np.ascontiguousarray(point).reshape(v * r, steps),
+        np.ascontiguousarray(floor).reshape(-1),
+        np.zeros((0, steps, 2)) if boosted is None else np.ascontiguousarray(boosted).reshape(-1, steps, 2),
+        _MIDDLES,
+        out.reshape(v * r, GROUPS, 2, out.shape[-1]),
+    )
+    return out

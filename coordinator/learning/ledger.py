@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator.learning.drift import DriftWatch, RetrainWanted
 from coordinator.learning.errors import ForecastErrors
 from coordinator.learning.outcomes import OutcomeLedger
 from coordinator.learning.shadow import ShadowLedger
@@ -43,6 +44,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.errors = ForecastErrors()
+        self.drift = DriftWatch()
         self.sla = SlaTracker()
         self.shadow = ShadowLedger()
         self.outcomes = OutcomeLedger()
@@ -51,13 +53,14 @@ class Ledger:
         """A sample that was not seen before."""
         self.sla.observe(host_id, mode, sample)
 
-    def bucket(self, bucket: BucketBlock, modes: Mapping[str, Mode]) -> None:
-        """A closed bucket; `modes` host -> mode now."""
-        self.errors.score(bucket, modes)
+    def bucket(self, bucket: BucketBlock, modes: Mapping[str, Mode], clients: Mapping[str, str] | None = None) -> RetrainWanted | None:
+        """A closed bucket; `modes` host -> mode now, `clients` vm -> client. Says when the forecasts have worsened for long."""
+        wanted = self.drift.update(self.errors.score(bucket, modes, clients))
         self.shadow.score(bucket, modes)
         gone = self.sla.by_vm.keys() - set(bucket.vm_ids)
         if len(gone) > len(bucket.vm_ids) + SPARE_VMS:
             self.sla.forget(frozenset(gone))
+        return wanted
 
     def forecast(self, forecast: ForecastBlock) -> None:
         """A forecast was issued."""

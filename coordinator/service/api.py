@@ -28,11 +28,15 @@ from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.view import (
     BOUNDS,
+    AccuracyView,
     AdjustRequest,
     AdjustResult,
     FleetSummary,
     FleetView,
     ForecastView,
+    GroupForecastView,
+    GroupKind,
+    GroupList,
     HistoryView,
     HostView,
     ModeOrder,
@@ -43,14 +47,16 @@ from coordinator.service.view import (
     Problem,
     Resource,
     Scores,
+    VmAccuracy,
     VmPage,
     VmView,
+    Window,
 )
 from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.0.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.1.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -63,6 +69,7 @@ PathId = Annotated[str, PathParameter(**_ID)]
 QueryId = Annotated[str | None, QueryParameter(**_ID)]
 Limit = Annotated[int, QueryParameter(**_bounds("limit"), description="At most so many")]
 Horizon = Annotated[int, QueryParameter(**_bounds("horizon_minutes"), description="Minutes ahead, rounded up to whole 5-minute steps")]
+GroupName = Annotated[str, QueryParameter(max_length=256, description="Host id, client or application; empty for the fleet")]
 Hours = Annotated[int, QueryParameter(**_bounds("hours"), description="Hours back")]
 
 
@@ -73,7 +80,7 @@ def _answer(kind: type[msgspec.Struct], description: str) -> ResponseSpec:
 
 _REFUSED: Final = {
     400: _answer(Problem, "invalid_value: field, value and allowed"),
-    404: _answer(Problem, "no such host, VM or receipt"),
+    404: _answer(Problem, "no such host, VM, group or receipt"),
 }
 _WRITE_REFUSED: Final = _REFUSED | {
     401: _answer(Problem, "unauthorized"),
@@ -179,6 +186,36 @@ async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: From
     return HistoryView(vm_id=found.vm_id, lead_minutes=found.lead_minutes, resources=kept)
 
 
+@get("/vms/{vm_id:str}/accuracy", responses=_REFUSED, sync_to_thread=False)
+def vm_accuracy(state: State, vm_id: PathId, window: FromQuery[Window] = "day") -> VmAccuracy:
+    """How good the VM's forecasts were: error against Naive, coverage and bias, by part of the horizon and resource."""
+    _known_vm(state, vm_id)
+    return _view(state).vm_accuracy(vm_id, window)
+
+
+@get("/aggregates", responses=_REFUSED, sync_to_thread=False)
+def aggregates(state: State, limit: Limit = 100, kind: FromQuery[GroupKind | None] = None) -> GroupList:
+    """What hosts, clients, applications and the fleet will need within the hour, as sums of their VMs."""
+    return _view(state).groups(kind, limit)
+
+
+@get("/aggregates/forecast", responses=_REFUSED, sync_to_thread=False)
+def aggregate_forecast(
+    state: State, kind: FromQuery[GroupKind] = "fleet", name: GroupName = "", horizon_minutes: Horizon = 60
+) -> GroupForecastView:
+    """One sum in the coming minutes: mean, stddev and quantiles per 5-minute step and resource. The fleet's name is empty."""
+    found = _view(state).group_forecast(kind, name, horizon_minutes)
+    if found is None:
+        raise NotFound(RefusalCode.INVALID_VALUE, "name", name, f"a name of /api/v1/aggregates?kind={kind}")
+    return found
+
+
+@get("/accuracy", responses=_REFUSED, sync_to_thread=False)
+def accuracy(state: State, limit: Limit = 20, window: FromQuery[Window] = "day") -> AccuracyView:
+    """Forecast against actual: error against Naive, coverage and bias, by horizon, model and client; and the worst series."""
+    return _view(state).accuracy(window, limit)
+
+
 @get("/plans", responses=_REFUSED)
 async def plans(state: State, limit: Limit = 50, host: QueryId = None) -> list[Plan]:
     """Plans as they were sent."""
@@ -218,7 +255,10 @@ def moves(state: State) -> MoveAdvice:
     return _view(state).moves()
 
 
-_READS: Final = [fleet, hosts, host, vms, vm, predict_load, history, plans, receipts, receipt, outcomes, scores, moves]
+_READS: Final = [
+    *(fleet, hosts, host, vms, vm, predict_load, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
+    *(plans, receipts, receipt, outcomes, scores, moves),
+]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from coordinator.forecast.aggregate import AggregateForecast
 from coordinator.model import ForecastBlock, NoForecast
 from coordinator.service.view import ForecastRow, ForecastView, ResourceForecast
 from shared.units import BUCKET_S, HORIZON_STEPS, RESOURCES
@@ -52,8 +53,9 @@ def known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _resource(block: ForecastBlock, at: int, r: int, steps: int) -> ResourceForecast:
-    rows = tuple(
+def forecast_rows(block: ForecastBlock | AggregateForecast, at: int, r: int, steps: int) -> tuple[ForecastRow, ...]:
+    """The first `steps` of one resource of a VM or group."""
+    return tuple(
         ForecastRow(
             start_s=block.issued_s + BUCKET_S * step,
             mean=known(block.mean[at, r, step]),
@@ -63,12 +65,15 @@ def _resource(block: ForecastBlock, at: int, r: int, steps: int) -> ResourceFore
         )
         for step in range(steps)
     )
+
+
+def _resource(block: ForecastBlock, at: int, r: int, steps: int) -> ResourceForecast:
     return ResourceForecast(
         resource=RESOURCES[r],
         model=model_name(block, at, r),
         reason=reason_name(int(block.reason[at, r])),
         coverage=known(block.coverage[at, r]),
-        rows=rows,
+        rows=forecast_rows(block, at, r, steps),
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from coordinator.service.view import BOUNDS, Problem
+from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
 from shared.errors import Refusal
 from shared.model import Mode
 from shared.refusal import DESCRIPTIONS, RefusalCode
@@ -27,6 +27,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 URN: Final = "urn:tidegate:refusal:"
 BODY_KEY: Final = "body"  # where edge.keep_body leaves the request's body for the wording of a refusal
 MAX_ECHO_CHARS: Final = 64
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(GroupKind), "window": get_args(Window)}
 
 # A refusal is a conflict with the state of the host (409) unless the caller's input or identity is at fault.
 STATUS: Final[dict[RefusalCode, int]] = {
@@ -78,8 +79,12 @@ def allowed_text(field: str) -> str:
         return ", ".join(Mode)
     if field == "resource":
         return ", ".join(RESOURCES)
+    if field in _CHOICES:
+        return ", ".join(_CHOICES[field])
     if field == "dry_run":
         return "true, false"
+    if field == "name":
+        return "at most 256 characters"
     return "an identifier of 1 to 128 letters, digits or . _ : @ -"
 
 

@@ -20,6 +20,8 @@ from shared.refusal import RefusalCode
 
 Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
 PriorityName = Literal["low", "normal", "high", "critical"]
+GroupKind = Literal["app", "client", "host", "fleet"]
+Window = Literal["hour", "day", "total"]
 
 # Every number a caller may send, with both bounds; refusals quote this table.
 BOUNDS: Final[dict[str, tuple[int, int]]] = {
@@ -106,6 +108,7 @@ class ResourceState(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None  # forecast model with the largest weight
     reason: str | None  # why there is no model of its own: cold_start, all_unknown, gap, out_of_calibration
     coverage: float | None  # realised coverage of the 80 % band of late, 0..1
+    control: Mode  # in force for this resource: `reactive` on a predictive host while `reason` makes its forecast unusable
 
 
 class VmView(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +168,109 @@ class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
     horizon_minutes: int
     levels: tuple[float, ...]
     resources: tuple[ResourceForecast, ...]
+
+
+class GroupOutlook(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sum of a group's VMs is expected to need of one resource within the next hour. The band holds 80 %."""
+
+    resource: Resource
+    known: float  # share of the members that have a forecast, 0..1: the sums are of those alone
+    reason: str | None
+    coverage: float | None
+    mean_now: float | None  # of the bucket that is being filled
+    mean_hour: float | None  # of the bucket an hour ahead, and its band
+    low_hour: float | None
+    high_hour: float | None
+    highest: float | None  # .95 quantile of the highest bucket mean within the hour
+
+
+class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One group: the VMs of an application, a client or a host, or (name "") the whole fleet."""
+
+    kind: GroupKind
+    name: str
+    members: int
+    resources: tuple[GroupOutlook, ...]
+
+
+class GroupList(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet, then hosts, clients and applications, by name. `total` counts those that `limit` left out too."""
+
+    issued_s: int | None  # None = no forecast was made yet, or `cycle.aggregates` is off
+    total: int
+    items: tuple[GroupSummary, ...]
+
+
+class GroupResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The coming steps of the sum; `peak_quantiles` of its rows are those of the highest bucket mean from now to the step's end."""
+
+    resource: Resource
+    known: float
+    reason: str | None
+    coverage: float | None
+    rows: tuple[ForecastRow, ...]
+
+
+class GroupForecastView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a group will need: its own calibrated distribution, never a sum of its VMs' quantiles."""
+
+    kind: GroupKind
+    name: str
+    members: int
+    issued_s: int
+    horizon_minutes: int
+    levels: tuple[float, ...]
+    resources: tuple[GroupResourceForecast, ...]
+
+
+class ResourceAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """How good the forecasts of one resource were. None = nothing scored. mae and bias are in the resource's unit."""
+
+    resource: Resource
+    pairs: float  # forecasts that were scored; in a window that fades, by their age
+    to_naive: float | None  # pinball loss over that of Naive (last value) on the same pairs; below 1 is better
+    to_demand: float | None  # pinball loss over the mean demand
+    mae: float | None  # of the median
+    bias: float | None  # mean forecast less actual
+    coverage_80: float | None  # share of actuals inside the central 80 % band
+    coverage_95: float | None
+    above: float | None  # share of actuals above the 97.5 % bound; .025 is meant
+
+
+class NamedAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model, client or part of the horizon."""
+
+    name: str
+    resources: tuple[ResourceAccuracy, ...]
+
+
+class WorstForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """A series that is forecast badly; the ratio is drawn towards 1 while there is little evidence."""
+
+    vm_id: str
+    vm_name: str
+    resource: Resource
+    to_naive: float
+    pairs: float
+
+
+class AccuracyView(msgspec.Struct, frozen=True, kw_only=True):
+    """Forecast against actual, of the last hour or day (older pairs fade out) or since the coordinator started."""
+
+    window: Window
+    fleet: tuple[ResourceAccuracy, ...]
+    horizons: tuple[NamedAccuracy, ...]  # by minutes ahead, "5" to "60"
+    models: tuple[NamedAccuracy, ...]  # by the model with the largest weight
+    clients: tuple[NamedAccuracy, ...]  # those with most pairs, at most `limit`; "" = of no client
+    worst: tuple[WorstForecast, ...]  # at most `limit`
+
+
+class VmAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """The same of one VM by part of the horizon: "5-10", "15-30" and "35-60" minutes ahead; no `horizons` = not scored yet."""
+
+    vm_id: str
+    window: Window
+    horizons: tuple[NamedAccuracy, ...]
 
 
 class ResourceHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -307,6 +413,22 @@ class FleetView(Protocol):
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
         """ceil(horizon_minutes / 5) steps of a known VM."""
+        ...
+
+    def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
+        """Groups of one kind, or all."""
+        ...
+
+    def group_forecast(self, kind: GroupKind, name: str, horizon_minutes: int) -> GroupForecastView | None:
+        """ceil(horizon_minutes / 5) steps of one group; None = no such group in the newest forecast."""
+        ...
+
+    def accuracy(self, window: Window, limit: int) -> AccuracyView:
+        """How good the forecasts are."""
+        ...
+
+    def vm_accuracy(self, vm_id: str, window: Window) -> VmAccuracy:
+        """How good those of a known VM are."""
         ...
 
     async def history(self, vm_id: str, hours: int) -> HistoryView:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,15 @@ _KEYS: Final = ["start_s", "vm_id"]
 _FORECAST_KEYS: Final = ["issued_s", "vm_id", "resource"]
 _STEPS: Final = pa.list_(pa.float32(), HORIZON_STEPS)
 _STEP_COLUMNS: Final = ("mean", "stddev", *(f"{kind}_q{round(level * 1000)}" for kind in ("bucket", "peak") for level in STORED_LEVELS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredForecast:
+    """One issue of one VM beside what came: float32[r, 12], NaN = not (yet) known. `actual_peak` = largest demand within steps 0..s."""
+
+    forecast: ForecastBlock  # of this VM alone; levels are STORED_LEVELS
+    actual: F32
+    actual_peak: F32
 
 
 class ParquetHistory:
@@ -170,6 +180,21 @@ class ParquetHistory:
                 # a replaced issue comes again from a later part, and the later one counts
                 issues[int(at)] = _forecast_of(table.filter(pa.array(issued == at)), vm_id, int(at))
         return [issues[at] for at in sorted(issues)]
+
+    def scored(self, vm_id: str, since_s: int) -> list[ScoredForecast]:
+        """Every stored forecast of one VM from `since_s` on, oldest first, with what came of each step (late samples included)."""
+        issued = self.forecasts(vm_id, since_s)
+        if not issued:
+            return []
+        first_s, last_s = issued[0].issued_s, issued[-1].issued_s + (HORIZON_STEPS - 1) * BUCKET_S
+        came = self._arrays([vm_id], last_s, (last_s - first_s) // BUCKET_S + 1, ("mean", "peak"), pc.field("vm_id") == vm_id)
+        found = []
+        for forecast in issued:
+            at = (forecast.issued_s - first_s) // BUCKET_S
+            mean, peak = (came[name][0, :, at : at + HORIZON_STEPS] for name in ("mean", "peak"))
+            # the largest so far is unknown from the first missing bucket on
+            found.append(ScoredForecast(forecast=forecast, actual=mean.copy(), actual_peak=np.maximum.accumulate(peak, axis=1)))
+        return found
 
     @property
     def total_bytes(self) -> int:

@@ -90,6 +90,38 @@ def test_choosing_a_vm_and_a_resource_changes_the_chart(watch: Any, served: Any)
     assert watched.complaints == []
 
 
+def test_the_coming_hour_of_hosts_and_clients_is_shown(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page, rows = watched.page, watched.page.locator("#groups tbody tr")
+    expect(rows).to_have_count(8)  # the fleet, four hosts, three clients
+    expect(rows.first).to_contain_text("whole fleet")
+    expect(rows.nth(1)).to_contain_text("kvm-01")
+    expect(rows.nth(1).locator(".fill")).to_have_count(2)  # against the host's capacity
+    expect(rows.nth(5).locator(".fill")).to_have_count(0)  # a client has none
+    page.locator("#kind").select_option("client")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("aurora")
+    page.locator("#kind").select_option("app")
+    expect(rows).to_contain_text(["No sums yet"])
+    assert watched.complaints == []
+
+
+def test_accuracy_by_resource_horizon_model_and_vm(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page, rows = watched.page, watched.page.locator("#accuracy tbody tr")
+    expect(rows).to_have_count(5)
+    expect(rows.first).to_contain_text("CPU")
+    expect(rows.first).to_contain_text("80 %")
+    for by, count in (("horizons", 12), ("models", 5), ("clients", 3), ("worst", 24)):
+        page.locator("#accuracy-by").select_option(by)
+        expect(rows).to_have_count(count)
+    rows.nth(7).locator("button").click()  # a VM that is forecast badly
+    expect(page.locator("#chart-vm")).to_have_text("db-02-01")
+    expect(page.locator("#vm-accuracy tbody tr")).to_have_count(3)
+    expect(page.locator("#vm-accuracy tbody tr").first).to_contain_text("5-10")
+    assert watched.complaints == []
+
+
 def test_the_vm_table_sorts_and_filters(watch: Any, served: Any) -> None:
     watched = watch(served.url)
     page = watched.page

@@ -151,11 +151,12 @@ class FleetDouble:
                     model=None if cold else MODELS[(number + r) % len(MODELS)],
                     reason="cold_start" if cold else None,
                     coverage=None if cold else (0.52 if drifting else 0.79),
+                    control=Mode.REACTIVE if drifting else host_mode,
                 )
             )
         return vw.VmView(
             id=vm_id,
-            name=f"{KINDS[number % len(KINDS)]}-{vm_id[3:]}",
+            name=self._name(vm_id),
             host_id=self.home[vm_id],
             client=self._client(vm_id),
             priority=("critical", "high", "normal", "normal", "low", "low")[number % 6],
@@ -186,6 +187,73 @@ class FleetDouble:
                 rows.append(vw.ForecastRow(start_s=start_s, mean=mean, stddev=stddev, quantiles=levels, peak_quantiles=peaks))
             resources.append(vw.ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
         return vw.ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
+
+    def groups(self, kind: vw.GroupKind | None, limit: int) -> vw.GroupList:
+        found = [group for group in self._groups() if kind in (None, group[0])]
+        items = tuple(
+            vw.GroupSummary(
+                kind=of,
+                name=name,
+                members=len(vm_ids),
+                resources=tuple(
+                    vw.GroupOutlook(
+                        resource=resource,
+                        known=1.0,
+                        reason=None,
+                        coverage=0.81,
+                        mean_now=self._sum(vm_ids, r, 0),
+                        mean_hour=self._sum(vm_ids, r, 11),
+                        low_hour=self._sum(vm_ids, r, 11) * 0.9,
+                        high_hour=self._sum(vm_ids, r, 11) * 1.1,
+                        highest=max(self._sum(vm_ids, r, step) for step in range(12)) * 1.15,
+                    )
+                    for r, resource in enumerate(RESOURCES)
+                ),
+            )
+            for of, name, vm_ids in found[:limit]
+        )
+        return vw.GroupList(issued_s=self.now_s if self.home else None, total=len(found), items=items)
+
+    def group_forecast(self, kind: vw.GroupKind, name: str, horizon_minutes: int) -> vw.GroupForecastView | None:
+        vm_ids = next((vm_ids for of, called, vm_ids in self._groups() if (of, called) == (kind, name)), None)
+        if not vm_ids:
+            return None
+        of_vms = [self.forecast(vm_id, horizon_minutes) for vm_id in vm_ids]
+        return vw.GroupForecastView(
+            kind=kind,
+            name=name,
+            members=len(vm_ids),
+            issued_s=self.now_s,
+            horizon_minutes=horizon_minutes,
+            levels=LEVELS,
+            resources=tuple(
+                vw.GroupResourceForecast(resource=name_, known=1.0, reason=None, coverage=0.81, rows=of_vms[0].resources[r].rows)
+                for r, name_ in enumerate(RESOURCES)
+            ),
+        )
+
+    def accuracy(self, window: vw.Window, limit: int) -> vw.AccuracyView:
+        def named(*names: str) -> tuple[vw.NamedAccuracy, ...]:
+            return tuple(vw.NamedAccuracy(name=name, resources=self._accuracy(i)) for i, name in enumerate(names))
+
+        worst = tuple(
+            vw.WorstForecast(vm_id=v, vm_name=self._name(v), resource="cpu_millicores", to_naive=1.4 - i / 50, pairs=900.0)
+            for i, v in enumerate(sorted(self.home)[:limit])
+        )
+        return vw.AccuracyView(
+            window=window,
+            fleet=self._accuracy(0),
+            horizons=named(*(str(5 * (step + 1)) for step in range(12))),
+            models=named(*MODELS),
+            clients=named("aurora", "borealis", "cirrus")[:limit],
+            worst=worst,
+        )
+
+    def vm_accuracy(self, vm_id: str, window: vw.Window) -> vw.VmAccuracy:
+        parts = tuple(
+            vw.NamedAccuracy(name=name, resources=self._accuracy(int(vm_id[-2:]) + i)) for i, name in enumerate(("5-10", "15-30", "35-60"))
+        )
+        return vw.VmAccuracy(vm_id=vm_id, window=window, horizons=parts)
 
     async def history(self, vm_id: str, hours: int) -> vw.HistoryView:
         starts = tuple(self.now_s - 300 * back for back in range(hours * 12, 0, -1))
@@ -253,7 +321,7 @@ class FleetDouble:
                 finished_ns=(self.now_s - i * 20 + 1) * 10**9,
                 origin="reactive" if i % 3 == 0 else "plan",
             )
-            made.append(vw.OutcomeView(host_id=self.home[chosen], vm_name=f"{KINDS[int(chosen[-2:]) % 6]}-{chosen[3:]}", outcome=outcome))
+            made.append(vw.OutcomeView(host_id=self.home[chosen], vm_name=self._name(chosen), outcome=outcome))
         return made
 
     def scores(self) -> vw.Scores:
@@ -316,6 +384,38 @@ class FleetDouble:
         return self.is_ready
 
     # -- invention
+
+    def _groups(self) -> list[tuple[vw.GroupKind, str, list[str]]]:
+        found: list[tuple[vw.GroupKind, str, list[str]]] = [("fleet", "", sorted(self.home))] if self.home else []
+        found += [("host", host, self._of(host)) for host in sorted(self.modes)]
+        return found + [
+            ("client", c, [v for v in sorted(self.home) if self._client(v) == c]) for c in sorted(map(self._client, self.home))[::8]
+        ]
+
+    def _of(self, host: str) -> list[str]:
+        return [vm_id for vm_id, home in self.home.items() if home == host]
+
+    def _sum(self, vm_ids: Sequence[str], resource: int, step: int) -> float:
+        return sum(self.demand(vm_id, resource, self.now_s + 300 * step) for vm_id in vm_ids)
+
+    def _accuracy(self, n: int) -> tuple[vw.ResourceAccuracy, ...]:
+        return tuple(
+            vw.ResourceAccuracy(
+                resource=name,
+                pairs=3456.0,
+                to_naive=0.7 + 0.02 * n + 0.01 * r,
+                to_demand=0.05,
+                mae=0.06 * SCALE[r],
+                bias=(0.01 - 0.004 * n) * SCALE[r],
+                coverage_80=0.8 + 0.002 * n,
+                coverage_95=None if n == 5 else 0.94,
+                above=0.03,
+            )
+            for r, name in enumerate(RESOURCES)
+        )
+
+    def _name(self, vm_id: str) -> str:
+        return f"{KINDS[int(vm_id[-2:]) % len(KINDS)]}-{vm_id[3:]}"
 
     def _client(self, vm_id: str) -> str:
         return ("aurora", "borealis", "cirrus")[int(vm_id[-2:]) % 3]

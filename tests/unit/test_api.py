@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -16,15 +15,12 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from coordinator.service import app, edge, problems
+from coordinator.service import edge
 from coordinator.service.api import create_app, openapi_json
-from coordinator.service.app import HttpService, is_loopback
 from coordinator.service.auth import TokenVerifier, new_token
 from coordinator.service.problems import PROBLEM_JSON, allowed_text
 from coordinator.service.view import BOUNDS
-from shared.errors import ConfigError
 from shared.model import Mode
-from shared.refusal import RefusalCode
 from shared.units import GIB, RESOURCES
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +43,6 @@ WRITES = [
     ("POST", f"{VM}/resources", {"vcpus": 2}),
 ]
 GOOD_NAMES, BAD_NAMES = ("127.0.0.1:8080", "LOCALHOST", "[::1]:80"), ("evil.example", "127.0.0.1.evil.example:80", "")
-LOOPBACK, REACHABLE = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0", "10.0.0.1", "kvm.example")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +137,7 @@ def test_a_vm_shows_allocation_demand_and_why_there_is_no_model(client: Client) 
     assert vm["resources"][2]["allocation"] == -1  # UNLIMITED is told apart from unknown
     drifting = client.get("/api/v1/vms/vm-02-04").json()
     assert (drifting["mode"], drifting["mode_reason"][:18]) == ("reactive", "out_of_calibration")
+    assert {state["control"] for state in drifting["resources"]} == {"reactive"}
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(5, 1), (6, 2), (30, 6), (60, 12)])
@@ -152,6 +148,33 @@ def test_predict_load(client: Client, minutes: int, steps: int) -> None:
         assert len(series["rows"]) == steps
         assert [row["start_s"] for row in series["rows"]] == [found["issued_s"] + 300 * i for i in range(steps)]
         assert all(len(row["quantiles"]) == len(row["peak_quantiles"]) == len(found["levels"]) for row in series["rows"])
+
+
+def test_sums_of_each_kind_and_what_one_will_need(client: Client) -> None:
+    found = client.get("/api/v1/aggregates").json()
+    assert [(group["kind"], group["name"]) for group in found["items"]] == [
+        *[("fleet", ""), ("host", "kvm-01"), ("host", "kvm-02"), ("host", "kvm-03"), ("host", "kvm-04")],
+        *[("client", "aurora"), ("client", "borealis"), ("client", "cirrus")],
+    ]
+    hosts = client.get("/api/v1/aggregates?kind=host&limit=2").json()
+    assert (hosts["total"], [group["name"] for group in hosts["items"]]) == (4, ["kvm-01", "kvm-02"])
+    cpu = hosts["items"][0]["resources"][0]
+    assert cpu["low_hour"] < cpu["mean_hour"] < cpu["high_hour"]
+    ahead = client.get("/api/v1/aggregates/forecast?kind=client&name=aurora&horizon_minutes=30").json()
+    assert (ahead["kind"], ahead["name"], ahead["members"]) == ("client", "aurora", 8)
+    assert [len(series["rows"]) for series in ahead["resources"]] == [6] * 5
+    assert client.get("/api/v1/aggregates/forecast").json()["members"] == 24
+    for path in ("kind=host&name=kvm-99", "kind=client", "kind=app&name=shop"):
+        assert problem(client.get(f"/api/v1/aggregates/forecast?{path}"), 404, "invalid_value")["field"] == "name"
+
+
+def test_accuracy_of_the_fleet_and_of_a_vm(client: Client) -> None:
+    found = client.get("/api/v1/accuracy?limit=3&window=hour").json()
+    assert (found["window"], len(found["worst"]), len(found["clients"]), len(found["horizons"])) == ("hour", 3, 3, 12)
+    assert [score["resource"] for score in found["fleet"]] == list(RESOURCES)
+    assert found["models"][5 - 1]["resources"][0]["coverage_95"] == 0.94
+    mine = client.get(f"{VM}/accuracy").json()
+    assert (mine["window"], [part["name"] for part in mine["horizons"]]) == ("day", ["5-10", "15-30", "35-60"])
 
 
 def test_history_of_one_resource_and_of_all(client: Client) -> None:
@@ -188,7 +211,7 @@ def test_scores_and_moves(client: Client) -> None:
 
 def test_an_empty_fleet_answers_everything() -> None:
     with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
-        for path in ("fleet", "hosts", "vms", "plans", "receipts", "outcomes", "scores", "moves"):
+        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves"):
             assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 
@@ -209,6 +232,10 @@ def test_an_empty_fleet_answers_everything() -> None:
         ("/api/v1/vms?limit=1001", "limit", "1001"),
         ("/api/v1/vms?cursor=$", "cursor", "$"),
         ("/api/v1/vms/$/forecast", "vm_id", "$"),
+        (f"{VM}/accuracy?window=year", "window", "year"),
+        ("/api/v1/accuracy?limit=0", "limit", "0"),
+        ("/api/v1/aggregates?kind=rack", "kind", "rack"),
+        ("/api/v1/aggregates/forecast?name=" + "x" * 257, "name", "x" * 63 + "…"),
         ("/api/v1/vms/" + "x" * 129, "vm_id", "x" * 63 + "…"),
     ],
 )
@@ -223,7 +250,7 @@ def test_a_misspelt_query_parameter_is_refused_not_ignored(client: Client) -> No
     assert (found["field"], found["allowed"]) == ("horizon_minute", "horizon_minutes")
 
 
-@pytest.mark.parametrize("path", ["", "/forecast", "/history"])
+@pytest.mark.parametrize("path", ["", "/forecast", "/history", "/accuracy"])
 def test_an_unknown_vm(client: Client, path: str) -> None:
     found = problem(client.get(f"/api/v1/vms/nobody{path}"), 404, "unknown_vm")
     assert (found["field"], found["value"]) == ("vm_id", "nobody")
@@ -377,43 +404,6 @@ def test_reads_need_a_token_where_they_are_not_open(fleet: Any) -> None:
             assert client.get(path).status_code == 200, path
 
 
-async def dribble(application: Litestar) -> list[Any]:
-    """Send half a body and then nothing more."""
-    sent: list[Any] = []
-    parts = [{"type": "http.request", "body": b'{"vcp', "more_body": True}]
-
-    async def receive() -> Any:
-        if parts:
-            return parts.pop()
-        return await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": f"{VM}/resources",
-        "raw_path": f"{VM}/resources".encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-        "scheme": "http",
-        "root_path": "",
-    }
-    await application(scope, receive, send)  # type: ignore[arg-type]  # a scope by hand
-    return sent
-
-
-def test_a_dribbled_body_is_cut_off(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "BODY_DEADLINE_S", 0.05)
-    sent = asyncio.run(dribble(create_app(fleet, TokenVerifier({HASH: "ops"}))))
-    assert sent[0]["status"] == 408
-    assert fleet.sent == []
-
-
 # -- probes, metrics, documents
 
 
@@ -454,54 +444,3 @@ def test_operations_have_the_names_of_the_product() -> None:
     assert paths["/api/v1/vms/{vm_id}/resources"]["post"]["operationId"] == "adjust_resources"
     names = [operation["operationId"] for path in paths.values() for operation in path.values()]
     assert len(names) == len(set(names))
-
-
-# -- the server
-
-
-def test_the_service_starts_answers_and_stops(fleet: Any) -> None:
-    async def run() -> None:
-        service = HttpService(fleet, TokenVerifier({}), port=0)
-        await service.start()
-        assert service.url == f"http://127.0.0.1:{service.port}/"
-        async with httpx.AsyncClient(base_url=service.url) as client:
-            assert (await client.get("/livez")).status_code == 200
-            taken = HttpService(fleet, TokenVerifier({}), port=service.port)
-            with pytest.raises(ConfigError, match=rf"127\.0\.0\.1 port {service.port}"):
-                await taken.start()
-        await service.stop()
-        await service.stop()
-        async with httpx.AsyncClient(base_url=service.url) as client:
-            with pytest.raises(httpx.ConnectError):
-                await client.get("/livez")
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: loc"])
-def test_a_connection_without_a_request_is_closed(fleet: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(app, "HEAD_DEADLINE_S", 0.05)
-
-    async def run() -> bytes:
-        service = HttpService(fleet, TokenVerifier({}), port=0)
-        await service.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(sent)
-        async with asyncio.timeout(5):  # uvicorn alone would wait for ever
-            answer = await reader.read()
-        writer.close()
-        await service.stop()
-        return answer
-
-    assert asyncio.run(run()) == b""
-
-
-@pytest.mark.parametrize(("host", "loopback"), [*((host, True) for host in LOOPBACK), *((host, False) for host in REACHABLE)])
-def test_loopback(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
-
-
-def test_every_status_of_a_refusal_is_an_error() -> None:
-    codes = set(RefusalCode)
-    assert problems.STATUS.keys() <= codes
-    assert all(400 <= status < 500 for status in problems.STATUS.values())

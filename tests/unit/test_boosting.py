@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.forecast.boosting import QuantileBooster, train
+from coordinator.forecast.boosting import QuantileBooster, Settings, challenge, exercise, gate, train
+from coordinator.forecast.features import Covariates
 from coordinator.forecast.members import look
+from coordinator.forecast.warm import compiling
 from coordinator.model import N_RESOURCES, HistoryBlock
 
+SMALL = Settings(rounds=20, pairs=800)
 END_S = 1_700_006_400 // 86_400 * 86_400
 
 
@@ -33,12 +36,12 @@ def history(mean: np.ndarray) -> HistoryBlock:
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return train(history(daily(6, 3)), seed=4, rounds=25)
+    return train(history(daily(6, 3)), seed=4, settings=SMALL)
 
 
 def test_same_history_same_bytes(model: bytes) -> None:
-    assert train(history(daily(6, 3)), seed=4, rounds=25) == model
-    assert train(history(daily(6, 3)), seed=5, rounds=25) != model
+    assert train(history(daily(6, 3)), seed=4, settings=SMALL) == model
+    assert train(history(daily(6, 3)), seed=5, settings=SMALL) != model
 
 
 def test_other_vms_are_forecast_better_than_by_their_last_value(model: bytes) -> None:
@@ -68,6 +71,130 @@ def test_hard_series_give_finite_answers_or_silence(model: bytes) -> None:
 
 
 def test_too_little_history_and_broken_models_are_refused() -> None:
-    assert train(history(daily(1, 1)[..., :40])) is None
+    assert train(history(daily(1, 1)[..., :37])) is None
     with pytest.raises(ValueError, match="not a trained model"):
         QuantileBooster(b"junk")
+
+
+def test_the_peak_of_the_next_hour_is_covered_as_often_as_its_quantiles_say(model: bytes) -> None:
+    unseen = daily(8, 3, seed=11)
+    now = unseen.shape[2] - 13
+    peaks = (unseen * np.float32(1.3)).reshape(-1, now + 13)
+    booster = QuantileBooster(model)
+    features = booster.describe(
+        unseen.reshape(peaks.shape), peaks, np.full(len(peaks), np.nan), end=now + 1, now_s=END_S - 12 * 300, ahead=False
+    )
+    said = booster.peak_quantiles(features)
+    actual = peaks[:, now + 1 :].max(axis=1)
+    assert said.shape == (3, len(peaks))
+    assert (np.diff(said, axis=0) >= 0).all()
+    assert 0.2 < (actual <= said[0]).mean() < 0.8
+    assert (actual <= said[2]).mean() > 0.8
+
+
+def test_a_random_forest_can_be_chosen() -> None:
+    forest = train(history(daily(4, 2)), settings=Settings(mode="rf", rounds=10, pairs=800))
+    assert forest is not None
+    series = daily(2, 2, seed=3).reshape(-1, 576)
+    said = QuantileBooster(forest).forecast(series, series, look(series), END_S, np.full(len(series), np.nan))
+    assert np.isfinite(said).all()
+    assert ((said[1] > 0.2 * series.mean(axis=1)[:, None]) & (said[1] < 3 * series.mean(axis=1)[:, None])).all()
+
+
+def test_a_worse_challenger_is_never_promoted(model: bytes) -> None:
+    good = history(daily(6, 3, seed=21))
+    noise = np.random.default_rng(0).permuted(good.mean, axis=2)  # a model of noise: no wave to learn
+    bad = train(history(noise), settings=SMALL)
+    against = gate(model, bad, good, settings=SMALL)
+    assert not against.promote
+    assert against.challenger_loss > against.champion_loss
+    other_way = gate(bad, model, good, settings=SMALL)
+    assert other_way.promote
+    assert (other_way.champion_loss, other_way.challenger_loss) == (against.challenger_loss, against.champion_loss)
+    assert not gate(model, model, good, settings=SMALL).promote
+
+
+def test_the_first_model_must_beat_the_quantiles_of_the_last_hours(model: bytes) -> None:
+    verdict = gate(None, model, history(daily(6, 3, seed=22)), settings=SMALL)
+    assert verdict.promote
+    assert "below" in verdict.why
+    flat = history(np.random.default_rng(1).lognormal(0, 0.2, (6, N_RESOURCES, 864)).astype(np.float32) * np.float32(1e9))
+    assert not gate(None, model, flat, settings=SMALL).promote
+
+
+def test_the_gate_says_why_it_can_not_judge(model: bytes) -> None:
+    assert "too little history" in gate(model, None, history(daily(1, 1))).why
+    assert "no whole hour" in gate(None, model, history(daily(1, 1)[..., :60])).why
+    empty = history(np.full((2, N_RESOURCES, 864), np.nan, dtype=np.float32))
+    assert "0 series" in gate(None, model, empty).why
+
+
+def test_a_challenge_answers_with_the_model_to_use() -> None:
+    seen = history(daily(6, 3, seed=23))
+    first, verdict = challenge(None, seen, seed=1, settings=SMALL)
+    assert verdict.promote
+    assert first == train(seen, 1, settings=SMALL)
+    same, verdict = challenge(first, seen, seed=1, settings=SMALL)  # the same model again is not better
+    assert not verdict.promote
+    assert same == first
+    assert challenge(b"of another version", seen, seed=1, settings=SMALL)[0] == first
+    assert challenge(first, history(daily(1, 1)[..., :37]), settings=SMALL)[0] == first
+
+
+def test_training_leaves_the_newest_windows_to_the_gate() -> None:
+    mean = daily(4, 2)
+    changed = mean.copy()
+    changed[..., -72:] *= 5.0
+    assert train(history(mean), settings=SMALL) == train(history(changed), settings=SMALL)
+    changed[..., -73:] *= 5.0
+    assert train(history(mean), settings=SMALL) != train(history(changed), settings=SMALL)
+
+
+def test_an_announced_event_is_anticipated_and_an_unannounced_one_is_not() -> None:
+    rng = np.random.default_rng(5)
+    mean = rng.lognormal(0, 0.1, (12, N_RESOURCES, 864)).astype(np.float32) * np.float32(1e9)
+    event = np.zeros((12, 864 + 12), dtype=np.float32)
+    for vm in range(12):
+        for start in rng.integers(0, 800, size=8):
+            event[vm, start : start + 6] = 1.0
+    mean[event[:, None, :864].repeat(N_RESOURCES, axis=1) > 0] *= 4.0
+    model = train(history(mean), settings=Settings(rounds=30, pairs=2000), known=Covariates(event=event))
+    assert model is not None
+    quiet, coming = mean[:2].reshape(-1, 864), np.zeros((2, 876), dtype=np.float32)
+    coming[:, 864 + 5 : 864 + 9] = 1.0
+    booster = QuantileBooster(model)
+    capacity = np.full(len(quiet), np.nan)
+    told = booster.bucket_quantiles(booster.describe(quiet, quiet, capacity, end=864, now_s=END_S, known=Covariates(event=coming)))
+    untold = booster.bucket_quantiles(booster.describe(quiet, quiet, capacity, end=864, now_s=END_S, known=Covariates(event=coming * 0)))
+    assert (told[1, :, 5:9] > 2e9).mean() > 0.9
+    assert (untold[1] < 2e9).all()
+    assert (told[1, :, :4] < 2e9).all()
+
+
+def test_a_group_learns_what_its_vms_have_in_common() -> None:
+    rng = np.random.default_rng(6)
+    group = np.arange(12) % 2
+    mean = rng.lognormal(0, 0.05, (12, N_RESOURCES, 600)).astype(np.float32) * np.float32(1e9)
+    every_hour = np.arange(600) % 12 == 0
+    mean[group == 1] *= np.where(every_hour, 3.0, 1.0).astype(np.float32)
+    model = train(history(mean), settings=SMALL, known=Covariates(group=group))
+    assert model is not None
+    values = QuantileBooster(model).groups
+    assert set(values) == {0, 1}
+    assert values[1] > values[0]
+
+
+def test_after_the_exercise_no_forecast_compiles(model: bytes) -> None:
+    exercise()
+    series = daily(2, 2).reshape(-1, 576)
+    seen = look(series)
+    with compiling() as compiled:
+        QuantileBooster(model).forecast(series, series, seen, END_S, np.full(len(series), np.nan))
+    assert compiled.names == []
+
+
+def test_settings_name_what_is_out_of_range() -> None:
+    with pytest.raises(ValueError, match="mode 'forest': allowed gbdt or rf"):
+        Settings(mode="forest")
+    with pytest.raises(ValueError, match="rounds 0: allowed 1 to 1000"):
+        Settings(rounds=0)

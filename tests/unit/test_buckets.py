@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coordinator.demand.buckets import MAX_CLOSED, MAX_OPEN, MAX_PENDING, BucketFolder
+from coordinator.demand.censoring import FIELDS
+from coordinator.model import HistoryBlock
 from shared.model import HostSample, VmSample
-from shared.units import BUCKET_S, CPU, MEMORY, NS_PER_S
+from shared.units import BUCKET_S, CPU, MEMORY, NET_RX, NS_PER_S
 
 T0 = 1_700_000_100 // BUCKET_S * BUCKET_S
 
@@ -113,3 +117,87 @@ def test_empty_and_impossible_buckets() -> None:
     assert folder.close(T0).vm_ids == ()
     with pytest.raises(ValueError, match="multiple of 300"):
         folder.close(T0 + 1)
+
+
+def both_hosts(old_cpu: int, new_cpu: int, *, overlap_s: int) -> tuple[float, float]:
+    """Mean and peak of a VM that moved at 150 s, while the target already showed its twin for `overlap_s`."""
+    folder = BucketFolder()
+    for at in range(5, 155, 5):
+        folder.add("old", host_sample(T0 + at, a=old_cpu))
+    for at in range(155 - overlap_s, 300, 5):
+        folder.add("new", host_sample(T0 + at, a=0 if at < 155 else new_cpu))
+    block = folder.close(T0)
+    assert block.vm_ids == ("a",)
+    assert block.host_ids == ("new",)
+    return float(block.mean[0, CPU]), float(block.peak[0, CPU])
+
+
+def test_an_idle_twin_on_the_target_dilutes_nothing() -> None:
+    plain, peak = both_hosts(1000, 400, overlap_s=0)
+    assert plain == pytest.approx((30 * 1000 + 29 * 400) / 59)
+    with_twin, same_peak = both_hosts(1000, 400, overlap_s=60)
+    assert with_twin == pytest.approx(plain)
+    assert same_peak == peak
+
+
+def test_reboots_and_counter_resets_leave_gaps_not_zeros() -> None:
+    """What agents send after a reset: gauges only, every rate None, period 0."""
+    folder = BucketFolder()
+    folder.add("h", host_sample(T0 + 5, a=800))
+    folder.add("h", host_sample(T0 + 10, 0, a=None))
+    folder.add("h", host_sample(T0 + 15, a=800))
+    block = folder.close(T0)
+    assert (block.mean[0, CPU], block.peak[0, CPU], block.samples[0]) == (800, 800, 3)
+
+
+def net_sample(at_s: float, bits: int, ceiling: int) -> HostSample:
+    vms = {"a": VmSample(net_rx_bits_per_s=bits, net_rx_ceil_bits_per_s=ceiling)}
+    return HostSample(wall_ns=int(at_s * NS_PER_S), monotonic_ns=0, period_ns=5 * NS_PER_S, vms=vms)
+
+
+def test_a_bucket_at_its_ceiling_is_judged_by_the_past_and_history_serves_as_one() -> None:
+    def capped(folder: BucketFolder, at_s: int) -> float:
+        for second in range(5, 305, 5):
+            folder.add("h", net_sample(at_s + second - 1, 1_000_000, 1_000_000))
+        return float(folder.close(at_s).mean[0, NET_RX])
+
+    cold, lived, restarted = BucketFolder(), BucketFolder(), BucketFolder()
+    for b in range(20):
+        lived.add("h", net_sample(T0 + b * BUCKET_S + 5, 2_000_000, 10_000_000))
+        lived.close(T0 + b * BUCKET_S)
+    past = np.full((1, 5, 20), np.nan, dtype=np.float32)
+    past[0, NET_RX] = 2_000_000
+    restarted.remember(
+        HistoryBlock(
+            vm_ids=("a",),
+            end_s=T0 + 19 * BUCKET_S,
+            mean=past,
+            peak=past,
+            censored=np.where(np.isnan(past), np.nan, np.float32(0)),
+            capacity=past[:, :, 0],
+        )
+    )
+    at_s = T0 + 20 * BUCKET_S
+    assert capped(cold, at_s) == pytest.approx(1_100_000)
+    assert capped(lived, at_s) == pytest.approx(2_000_000, rel=0.1)
+    assert capped(restarted, at_s) == pytest.approx(2_000_000, rel=0.1)
+
+
+LIMITS = ("cpu_quota_millicores", "disk_limit_bytes_per_s", "disk_ops_limit_per_s", "net_rx_ceil_bits_per_s", "net_tx_ceil_bits_per_s")
+readings = st.builds(VmSample, **{name: st.none() | st.integers(-1 if name in LIMITS else 0, 2**50) for name in FIELDS})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 310), st.sampled_from(["h1", "h2"]), readings), min_size=1, max_size=20))
+def test_whatever_hosts_send_the_bucket_is_lawful(sent: list[tuple[int, str, VmSample]]) -> None:
+    folder = BucketFolder()
+    for at_s, host, vm in sent:
+        folder.add(host, HostSample(wall_ns=(T0 + at_s) * NS_PER_S, monotonic_ns=0, period_ns=5 * NS_PER_S, vms={"a": vm}))
+    for start_s in folder.open_starts():
+        block = folder.close(start_s)
+        known = ~np.isnan(block.usage)
+        assert (np.isnan(block.mean) == ~known).all()
+        assert np.isfinite(block.peak[known]).all()
+        assert (block.mean[known] >= block.usage[known] * (1 - 1e-9)).all()
+        assert (block.peak[known] >= block.mean[known] * (1 - 1e-9)).all()
+        assert ((block.censored[known] >= 0) & (block.censored[known] <= 1)).all()

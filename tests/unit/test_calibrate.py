@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.forecast.calibrate import Calibrator
-from coordinator.forecast.combine import GROUPS
+from coordinator.forecast import calibrate
+from coordinator.forecast.calibrate import BAND, POOL, POOLED_VMS, PRIOR_SHAPE, TAU, Calibrator
+from coordinator.forecast.combine import GROUP_OF_STEP, GROUP_STARTS, GROUPS
 from coordinator.model import LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -103,3 +104,136 @@ def test_bands_are_monotone_bounded_and_finite(seed: int, magnitude: float, hole
         assert (np.diff(bands, axis=-1) >= 0).all()
         assert (bands >= 0).all()
         assert (bands[0] <= np.float32(10.0**magnitude)).all()
+
+
+class Reference:
+    """The same rules in plain numpy, float64, all VMs pooled, whole issues kept."""
+
+    def __init__(self, v: int, prior: tuple[float, ...]) -> None:
+        p = len(prior)
+        self.prior = np.array(prior)
+        self.normal, self.moment = np.zeros((N_RESOURCES, GROUPS, 2, p, p)), np.zeros((N_RESOURCES, GROUPS, 2, p))
+        self.beta = np.broadcast_to(self.prior, self.moment.shape)
+        self.shape = np.broadcast_to(PRIOR_SHAPE, (*SHAPE, len(TAU))).copy()
+        self.offset = np.zeros((v, *SHAPE, len(TAU)))
+        self.errors = np.zeros((2, v, N_RESOURCES, GROUPS))
+        self.covered = np.zeros((2, v, N_RESOURCES))
+        self.pool: list[np.ndarray] = []
+        self.said: list[tuple[np.ndarray, ...] | None] = []
+        self.count = 0
+
+    def learn(self, actual: np.ndarray) -> None:
+        error, scale, band, features, unit = self.heard(actual)
+        known = ~np.isnan(error)
+        above = actual[..., None] > band * (1 + 1e-6)
+        step = np.where(above, TAU, TAU - 1.0) * calibrate.TRACK * (1.0 + np.abs(PRIOR_SHAPE))
+        moved = np.clip(self.offset * calibrate.TRACK_LEAK + step, -calibrate.TRACK_LIMIT, calibrate.TRACK_LIMIT)
+        self.offset = np.where(known[..., None], moved, self.offset)
+        inside = (actual >= band[..., BAND[0]] * (1 - 1e-6)) & ~above[..., BAND[1]] & known
+        kept = calibrate.COVERAGE_DECAY ** (known.sum(axis=-1) / HORIZON_STEPS)
+        self.covered = self.covered * kept + np.stack([inside.mean(axis=-1), known.mean(axis=-1)])
+        count = np.add.reduceat(known.astype(float), GROUP_STARTS, axis=-1)
+        size = np.add.reduceat(np.where(known, np.abs(error), 0.0), GROUP_STARTS, axis=-1) / np.maximum(count, 1)
+        self.errors = self.errors * np.where(count > 0, calibrate.ERROR_DECAY, 1.0) + np.stack([size, count > 0])
+        for i, r, h in np.argwhere(known & (np.arange(HORIZON_STEPS) % 4 == self.count % 4)):  # each step in its turn
+            side, row = int(error[i, r, h] < 0), features[i, r, h, int(error[i, r, h] < 0)]
+            log = np.clip(np.log(max(abs(error[i, r, h]) / unit[i, r, h], 0.05)), -3.0, 6.0)
+            self.normal[r, GROUP_OF_STEP[h], side] += np.outer(row, row)
+            self.moment[r, GROUP_OF_STEP[h], side] += row * log
+        if self.count % calibrate.POOL_STRIDE == 0:
+            self.pool = [*self.pool, error / np.where(error >= 0, scale[..., 0], scale[..., 1])][-POOL:]
+        self.count += 1
+        self.look()
+
+    def heard(self, actual: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(error, scale, bands, features, unit) of what was said of the newest bucket, step by step."""
+        v, p, q = len(actual), len(self.prior), len(TAU)
+        parts = [np.full((v, *SHAPE, *behind), np.nan) for behind in ((), (2,), (q,), (2, p), ())]
+        for step, said in enumerate(self.said[:HORIZON_STEPS]):
+            if said is not None:
+                point, *others = said
+                parts[0][:, :, step] = actual[:, :, step] - point[:, :, step]
+                for part, other in zip(parts[1:], others, strict=True):
+                    part[:, :, step] = other[:, :, step]
+        return tuple(parts)
+
+    def look(self) -> None:
+        if self.count % calibrate.RESHAPE_EVERY == 0:
+            ridge = calibrate.RIDGE
+            right = self.moment + ridge * self.prior
+            self.beta = np.linalg.solve(self.normal + ridge * np.eye(len(self.prior)), right[..., None])[..., 0]
+            self.normal *= calibrate.FORGET**calibrate.RESHAPE_EVERY
+            self.moment *= calibrate.FORGET**calibrate.RESHAPE_EVERY
+        for step in range(self.count % calibrate.RESHAPE_EVERY, HORIZON_STEPS, calibrate.RESHAPE_EVERY):
+            for r in range(N_RESOURCES):
+                pool = np.concatenate([residuals[:, r, step] for residuals in self.pool])
+                pool = pool[~np.isnan(pool)]
+                independent = len(pool) / max(1.0, (step + 1.0) / calibrate.POOL_STRIDE)
+                trust = independent / (independent + calibrate.POOL_PRIOR)
+                if len(pool):
+                    self.shape[r, step] = trust * np.quantile(pool, TAU) + (1.0 - trust) * PRIOR_SHAPE
+
+    def issue(self, point: np.ndarray, unit: np.ndarray, local: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+        own = (self.errors[0] + 3.0 * unit[..., None]) / (self.errors[1] + 3.0)
+        relative = np.concatenate([np.repeat(own[..., None, None], 2, axis=-2), local], axis=-1) / unit[..., None, None, None]
+        features = np.concatenate([np.ones((*local.shape[:-1], 1)), np.clip(np.log(relative), -3.0, 6.0)], axis=-1)
+        scale = np.exp(np.clip((features * self.beta).sum(axis=-1), -3.0, 6.0)) * unit[..., None, None]
+        scale, features = scale[:, :, GROUP_OF_STEP], features[:, :, GROUP_OF_STEP]
+        z = self.shape + self.offset
+        bands = point[..., None] + z * np.where(z > 0, scale[..., :1], scale[..., 1:])
+        bands = np.maximum.accumulate(np.maximum(bands, 0.0), axis=-1)
+        bands = np.fmin(bands, capacity[..., None, None]).astype(np.float32)
+        bands[np.isnan(point)] = np.nan
+        self.said.insert(0, (point, scale, bands, features, np.repeat(unit[..., None], HORIZON_STEPS, axis=-1)))
+        return bands
+
+
+def test_the_kernels_do_what_plain_numpy_does() -> None:
+    v = 9
+    rng = np.random.default_rng(8)
+    prior = (-0.3, 0.55, 0.15, 0.1)
+    made, reference = Calibrator(2, prior), Reference(v, prior)
+    made.rearrange(np.full(v, -1))
+    capacity = np.where(rng.random((v, N_RESOURCES)) < 0.5, 60.0, np.nan)
+    for bucket in range(40):
+        actual = np.maximum(rng.normal(50, 8, (v, *SHAPE)), 0.0).astype(np.float32).astype(np.float64)
+        actual[rng.random(actual.shape) < 0.1] = np.nan
+        made.learn(actual)
+        reference.learn(actual)
+        if bucket % 9 == 4:
+            made.pause()
+            reference.said.insert(0, None)
+            continue
+        point = rng.normal(50, 3, (v, *SHAPE)).astype(np.float32).astype(np.float64)
+        point[rng.random((v, N_RESOURCES)) < 0.1] = np.nan
+        given = point, rng.lognormal(0, 1, (v, N_RESOURCES)), rng.lognormal(0, 1, (v, N_RESOURCES, GROUPS, 2, 2)), capacity
+        np.testing.assert_allclose(made.issue(*given), reference.issue(*given), rtol=1e-5, atol=1e-5)
+    for realised, expected in zip(made.coverage(), (reference.covered[0] / reference.covered[1], reference.covered[1]), strict=True):
+        np.testing.assert_allclose(realised, expected, rtol=1e-5)
+
+
+def test_a_large_fleet_pools_a_sample_of_all_its_vms() -> None:
+    v = POOLED_VMS * 2 + 40
+    made = Calibrator(1, (0.0, 0.0, 0.0))  # all scales are the unit
+    made.rearrange(np.full(v, -1))
+    drive(made, np.broadcast_to(np.arange(1.0, v + 1)[:, None], (calibrate.POOL_STRIDE * 2 + 1, v, N_RESOURCES)))
+    first, second = (np.sort(made._pool[0, 0, slot]) for slot in (1, 2))
+    assert first[0] < 4
+    assert first[-1] > v - 4
+    assert np.isin(np.diff(first), (2.0, 3.0)).all()
+    assert np.intersect1d(first, second).size < POOLED_VMS / 2  # others' turn
+
+
+def test_an_issue_made_again_takes_the_place_of_the_first() -> None:
+    draws = np.random.default_rng(6).normal(0, 1, (40, 3, N_RESOURCES))
+    once, twice = calibrator(3), calibrator(3)
+    drive(once, draws)
+    drive(twice, draws)
+    point, unit, capacity = np.full((3, *SHAPE), 100.0), np.ones((3, N_RESOURCES)), np.full((3, N_RESOURCES), np.nan)
+    local = np.ones((3, N_RESOURCES, GROUPS, 2, 1))
+    twice.issue(point + 50.0, unit * 3, local * 9, capacity)
+    twice.withdraw()
+    for made in (once, twice):
+        made.issue(point, unit, local, capacity)
+        made.learn(point + 1.0)
+    np.testing.assert_array_equal(once.issue(point, unit, local, capacity), twice.issue(point, unit, local, capacity))

@@ -8,7 +8,8 @@ from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
-from coordinator.model import LEVELS, BucketBlock, ForecastBlock, VmState
+from coordinator.learning.drift import RetrainWanted
+from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, NoForecast, VmState
 from coordinator.planning.adjust import Adjustment
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.turns import RECENT_BUCKETS
@@ -22,11 +23,11 @@ from shared.units import BUCKET_S, CPU, GIB, MIB, NS_PER_S
 
 T0 = 1_700_000_100 // BUCKET_S * BUCKET_S
 CAPACITY = plain_capacity(cpu_millicores=16_000, memory_bytes=64 * GIB, net_bits_per_s=10**10)
-VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy())
+VM = Domain(vm_id="vm-1", name="web", vcpus_max=4, memory_max_bytes=8 * GIB, policy=Policy(client="aurora"))
 
 
-def started(mode: Mode) -> DecisionCycle:
-    cycle = DecisionCycle(CycleConfig(bucket_grace_s=10), SizingPolicy(), epoch=3)
+def started(mode: Mode, *, aggregates: bool = True) -> DecisionCycle:
+    cycle = DecisionCycle(CycleConfig(bucket_grace_s=10, aggregates=aggregates), SizingPolicy(), epoch=3)
     hello = Hello(host_id="h", boot_id="b", agent_version="0", wall_ns=0, capacity=CAPACITY, mode=mode, mode_pinned=False)
     cycle.handle(cy.AgentSaid(host_id="h", message=hello), T0 * NS_PER_S)
     cycle.handle(cy.AgentSaid(host_id="h", message=Inventory(domains=(VM,))), T0 * NS_PER_S)
@@ -170,3 +171,85 @@ def test_the_view_knows_of_each_lever_whether_a_shrink_would_turn_and_the_peak_o
     assert vm.recent_peak[CPU] == 400
     cycle.fleet.vms["vm-1"].peaks[0][CPU] = 900.0
     assert [seen(bucket).recent_peak[CPU] for bucket in range(1, RECENT_BUCKETS + 1)] == [900.0] * (RECENT_BUCKETS - 1) + [400.0]
+
+
+def test_the_sums_of_host_client_and_fleet_follow_every_forecast() -> None:
+    cycle = started(Mode.OBSERVE)
+    decided(cycle)
+    sums, forecast = cycle.aggregates, cycle.forecast
+    assert sums is not None
+    assert forecast is not None
+    assert set(sums.groups) == {("host", "h"), ("client", "aurora"), ("fleet", "")}
+    assert sums.issued_s == forecast.issued_s
+    assert (sums.quantiles[:, CPU] <= 4000).all()  # what the members may have at most
+    without = started(Mode.OBSERVE, aggregates=False)
+    decided(without)
+    assert without.aggregates is None
+
+
+def test_a_forecast_that_comes_late_leaves_the_sums_alone() -> None:
+    cycle = started(Mode.OBSERVE)
+    request = closed(cycle)
+    answer = cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket))
+    cycle.handle(answer, (T0 + BUCKET_S + 11) * NS_PER_S)
+    before = cycle.aggregates
+    cycle.handle(answer, (T0 + BUCKET_S + 12) * NS_PER_S)
+    assert cycle.aggregates is before
+
+
+def test_the_past_of_the_sums_comes_from_history_unless_nothing_was_ever_read() -> None:
+    readings = np.full((1, 5, 30), 400.0, np.float32)
+    for mean, end_s, taken in ((readings, T0 - BUCKET_S, True), (readings * np.nan, T0 + 10 * BUCKET_S, False)):
+        cycle = started(Mode.OBSERVE)
+        block = HistoryBlock(vm_ids=("vm-1",), end_s=end_s, mean=mean, peak=mean, censored=mean * 0, capacity=mean[:, :, 0] * 10)
+        cycle.load_aggregates(block, cycle.memberships())
+        decided(cycle)  # of an empty history no bucket is too old
+        assert cycle.aggregates is not None
+        assert (cycle.aggregates.coverage >= 0).any() == taken
+
+
+def test_a_drift_of_the_forecasts_asks_for_training_and_clients_are_scored_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle = started(Mode.OBSERVE)
+    decided(cycle)
+    wanted = RetrainWanted(reason="fleet_loss", since_s=T0, resources=("cpu_millicores",), worse=2.0)
+    asked: list[cy.RequestRetrain] = []
+    for bucket in range(1, 4):
+        monkeypatch.setattr(cycle.ledger.drift, "update", lambda _loss, bucket=bucket: wanted if bucket == 2 else None)
+        at_s = T0 + bucket * BUCKET_S
+        cycle.handle(sample(at_s + 5), (at_s + 5) * NS_PER_S)
+        for instruction in cycle.handle(cy.Tick(), (at_s + BUCKET_S + 10) * NS_PER_S):
+            match instruction:
+                case cy.RequestRetrain():
+                    asked.append(instruction)
+                case cy.RequestForecast(bucket=block):
+                    cycle.handle(cy.ForecastReady(bucket=block, forecast=surge(block)), (at_s + BUCKET_S + 11) * NS_PER_S)
+    assert asked == [cy.RequestRetrain(reason="fleet_loss", since_s=T0, resources=("cpu_millicores",))]
+    assert list(cycle.ledger.errors.accuracy.by_client("total")) == ["aurora"]
+
+
+def test_a_vm_out_of_calibration_is_reactive_within_three_cycles_and_comes_back() -> None:
+    """400 come, 2,000 are said: the plan grows it at first, then no more; once what is said has come true, it does again."""
+    cycle = started(Mode.PREDICTIVE)
+
+    def turn(bucket: int, said: float) -> tuple[bool, bool, int]:
+        """Whether the plan grew its CPU, whether a receipt says `out_of_calibration: reactive`, and the reason of its CPU forecast."""
+        at_s = T0 + bucket * BUCKET_S
+        cycle.handle(sample(at_s + 5), (at_s + 5) * NS_PER_S)
+        (request,) = (i for i in cycle.handle(cy.Tick(), (at_s + BUCKET_S + 10) * NS_PER_S) if isinstance(i, cy.RequestForecast))
+        block = surge(request.bucket)
+        block.mean[:, CPU] = said
+        for array in (block.quantiles, block.peak_quantiles):
+            array[:] = block.mean[..., None] * (0.9 + 0.2 * np.asarray(LEVELS, np.float32))
+        answer = cycle.handle(cy.ForecastReady(bucket=request.bucket, forecast=block), (at_s + BUCKET_S + 11) * NS_PER_S)
+        (stored,) = (i.forecast for i in answer if isinstance(i, cy.StoreForecast))
+        assert stored is cycle.forecast
+        assert (stored.reason[:, 1:] == NoForecast.OK).all()
+        grown = any(step.kind == "cpu_quota" and step.value > 1000 for sent in plans(answer) for step in sent.plan.steps)
+        said_so = any("out_of_calibration: reactive" in line for receipt in receipts(answer) for line in receipt.trail)
+        return grown, said_so, int(stored.reason[0, CPU])
+
+    trusted, reactive = (True, False, NoForecast.OK), (False, True, NoForecast.OUT_OF_CALIBRATION)
+    # what was said after bucket 0 is proved wrong by buckets 1, 2 and 3: three cycles
+    assert [turn(bucket, said=2000.0) for bucket in range(6)] == [trusted] * 3 + [reactive] * 3
+    assert [turn(bucket, said=400.0)[2] for bucket in range(6, 9)] == [NoForecast.OUT_OF_CALIBRATION] * 3
+    assert turn(9, said=2000.0) == trusted  # buckets 7, 8 and 9 were said right

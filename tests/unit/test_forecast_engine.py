@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
+
+import msgspec
 import numpy as np
 import pytest
 
-from coordinator.forecast.boosting import train
-from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.engine import ForecastEngine, ForecastOptions, Models
 from coordinator.learning.errors import ForecastErrors
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.model import Mode
@@ -94,11 +96,11 @@ def test_the_whole_pool_on_hard_series_and_a_model_installed_on_the_way() -> Non
     engine.load(history(data[..., :80], T0))
     for i in range(14):
         if i == 1:
-            engine.install(train(history(data[..., :80], T0), rounds=10))
+            engine.install(ForecastEngine(ForecastOptions(examples=4000)).retrain(history(data[..., :80], T0)))
         block = engine.advance(bucket(T0 + (i + 1) * BUCKET_S, data[..., 80 + i]), {})
         assert_sound(block)
-    assert block.models[-1] == "boosting"
-    with pytest.raises(ValueError, match="not a trained model"):
+    assert block.models[-2:] == ("boosting", "network")
+    with pytest.raises(ValueError, match="not trained models"):
         engine.install(b"")
 
 
@@ -240,3 +242,27 @@ def test_out_of_calibration_after_the_world_changed_and_back() -> None:
 def test_options_are_bounded() -> None:
     with pytest.raises(ValueError, match="ring 3: allowed 48"):
         ForecastOptions(ring=3)
+
+
+def test_a_network_that_does_worse_is_not_taken() -> None:
+    options = ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=24, examples=8000)
+    past = history(noise(12, 500), T0)
+    good = ForecastEngine(options).retrain(past)
+    assert good is not None
+    weights = msgspec.msgpack.decode(zlib.decompress(msgspec.msgpack.decode(good, type=Models).network or b""))
+    values = np.frombuffer(weights["data"], dtype="<f4").copy()
+    values[-100:] += 5.0  # the last biases: five spreads too high
+    bad = msgspec.msgpack.encode(Models(None, zlib.compress(msgspec.msgpack.encode({**weights, "data": values.tobytes()}))))
+    now = bucket(T0 + BUCKET_S, noise(12, 1)[..., 0])
+
+    def leaders(*models: bytes) -> set[str]:
+        engine = ForecastEngine(options)
+        engine.load(past)
+        for each in models:
+            engine.install(each)
+        block = engine.advance(now, {})
+        return {block.models[k] for k in block.model.ravel()}
+
+    assert "network" in leaders(good)
+    assert "network" not in leaders(bad), "worse than the quantiles of the last hours"
+    assert leaders(good, bad) == leaders(good), "worse than the one in use"

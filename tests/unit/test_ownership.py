@@ -259,3 +259,12 @@ def test_a_reading_from_before_the_first_of_several_quick_strides_is_no_change()
     assert found(ownership, M, 100 * MIB, T0 + 2 * NS_PER_S) == [], "libvirt has not heard of the balloon yet"
     assert found(ownership, M, 120 * MIB, T0 + 7 * NS_PER_S) == []
     assert found(ownership, M, 100 * MIB, T0 + 60 * NS_PER_S) == [(120 * MIB, 100 * MIB)], "long after, somebody took it"
+
+
+def test_a_step_seen_at_its_last_percent_may_still_do_the_rest_and_an_operator_stands_out_beyond() -> None:
+    ownership = known(memory=1000 * MIB)
+    ownership.begun("vm", M, 1000 * MIB, 1050 * MIB)
+    ownership.ended("vm", M, 1040 * MIB, sure=True, now_ns=T0)  # 99 % of it counts as done
+    settled = T0 + 60 * NS_PER_S
+    assert found(ownership, M, 1051 * MIB, settled) == [], "1.06 % above what is believed: it went on to its end"
+    assert found(ownership, M, 1061 * MIB, settled) == [(1040 * MIB, 1061 * MIB)], "2.02 %: no step of ours asked for that"

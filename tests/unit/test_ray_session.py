@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ray_pool = pytest.importorskip("coordinator.compute.ray_pool")
+ray_session = pytest.importorskip("coordinator.compute.ray_session")
 
 
 @pytest.mark.parametrize(("length", "linked"), [(1, False), (90, True)])
@@ -18,16 +18,30 @@ def test_the_folder_is_below_the_state_or_linked_to_from_there_and_goes_with_the
     request.addfinalizer(root.cleanup)
     state = Path(root.name) / ("s" * length)
     state.mkdir()
-    first = ray_pool.SessionFolder(state).make()
+    first = ray_session.SessionFolder(state).make()
     (first / "left-behind").touch()
-    again = ray_pool.SessionFolder(state)
+    again = ray_session.SessionFolder(state)
     second = again.make()
     assert (state / "ray").is_symlink() == linked
     assert list(second.iterdir()) == [] and (state / "ray").resolve() == second.resolve()
-    assert len(str(second)) + len(ray_pool.SESSION_PATH) <= ray_pool.SOCKET_PATH_BYTES
+    assert len(str(second)) + len(ray_session.SESSION_PATH) <= ray_session.SOCKET_PATH_BYTES
     again.remove()
     assert not first.exists() and not second.exists() and list(state.iterdir()) == []
 
 
 def test_ray_stays_on_loopback() -> None:
-    assert ray_pool.os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert ray_session.os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_kernels_are_cached_in_the_state_folder_where_numba_cannot_write_beside_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert ray_session.worker_environment(tmp_path) == ray_session.worker_environment(None) == ray_session.WORKER_ENVIRONMENT
+    asked: list[tuple[Path, int]] = []
+    monkeypatch.setattr(ray_session.os, "access", lambda path, mode: asked.append((path, mode)))
+    found = ray_session.worker_environment(tmp_path)
+    assert asked == [(ray_session.SOURCES, ray_session.os.W_OK)] and ray_session.SOURCES.is_dir()
+    assert ray_session.WORKER_ENVIRONMENT.items() < found.items()
+    assert Path(found["NUMBA_CACHE_DIR"]).parent == tmp_path and Path(found["NUMBA_CACHE_DIR"]).is_dir()
+    assert ray_session.worker_environment(None) == ray_session.WORKER_ENVIRONMENT

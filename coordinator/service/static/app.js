@@ -15,7 +15,7 @@
     memory: ["memory", 2 ** -30, "GiB"], net_rx: ["net in", 1e-6, "Mbit/s"], net_tx: ["net out", 1e-6, "Mbit/s"],
   };
   const $ = (id) => document.getElementById(id);
-  const state = { vm: null, host: "", steps: "", sort: { key: "violation", down: true }, names: new Map(), lostAt: null, token: null };
+  const state = { vm: null, host: "", steps: "", sort: { key: "violation", down: true }, names: new Map(), lostAt: null, token: null, hosts: new Map(), learned: "" };
 
   function el(tag, props, ...children) {
     const node = document.createElement(tag);
@@ -253,6 +253,63 @@
     $("moves").replaceChildren(...(lines.length ? lines : [el("li", { class: "muted" }, "No move beats staying by more than it costs.")]));
   }
 
+  function sumCell(outlook, limit) {
+    const { scale, unit } = RESOURCES[outlook.resource];
+    const text = `${inUnit(outlook.mean_now, scale)} → ${inUnit(outlook.mean_hour, scale)} (${inUnit(outlook.low_hour, scale)} to ${inUnit(outlook.high_hour, scale)})`;
+    const found = cell(meter(outlook.mean_now, limit, text, "", outlook.highest));
+    found.title = `the highest of the hour stays below ${inUnit(outlook.highest, scale)} ${unit} 19 times in 20; the 80 % band covered ${percent(outlook.coverage)} of late`;
+    return found;
+  }
+  function showGroups(groups) {
+    $("groups-count").textContent = groups.items.length < groups.total ? `first ${groups.items.length} of ${groups.total}` : String(groups.total);
+    syncRows($("groups").tBodies[0], groups.items, (group) => `${group.kind}/${group.name}`, (row, group) => {
+      const [cpu, memory] = ["cpu_millicores", "memory_bytes"].map((name) => resourceOf(group, name));
+      const capacity = group.kind === "host" ? state.hosts.get(group.name) : null;
+      const name = setCells(row, () => el("span", {}), [
+        cell(String(group.members), "num"), sumCell(cpu, capacity ? capacity.cpu_millicores : null), sumCell(memory, capacity ? capacity.memory_bytes : null),
+      ]);
+      const why = cpu.reason || (cpu.known < 1 ? `${percent(cpu.known)} of VMs` : "");
+      name.replaceChildren(el("b", {}, group.name || "whole fleet"), el("span", { class: "sub" }, group.kind === "fleet" ? "" : group.kind), why ? badge(why.replaceAll("_", " "), "cold") : "");
+    }, "No sums yet: they come with the first forecast.");
+  }
+
+  function scoreCells(score) {
+    const { scale, unit } = RESOURCES[score.resource];
+    const ratio = score.to_naive === null || score.to_naive === undefined ? "–" : score.to_naive.toFixed(2);
+    const bias = score.bias === null || score.bias === undefined ? "–" : `${score.bias > 0 ? "+" : ""}${inUnit(score.bias, scale)} ${unit}`;
+    return [cell(ratio, "num"), cell(percent(score.coverage_80), "num"), cell(percent(score.coverage_95), "num"), cell(bias, "num"), cell(number(score.pairs, 0), "num")];
+  }
+  function showAccuracy(accuracy) {
+    const by = $("accuracy-by").value;
+    const chosen = $("resource").value;
+    const { name: resource } = RESOURCES[chosen];
+    $("accuracy-what").textContent = { fleet: "Resource", horizons: "Minutes ahead", models: "Model", clients: "Client", worst: "VM" }[by];
+    $("accuracy-of").textContent = by === "fleet" || by === "worst" ? "" : resource;
+    const rows = by === "fleet" ? accuracy.fleet.map((score) => ({ key: score.resource, label: RESOURCES[score.resource].name, score }))
+      : by === "worst" ? accuracy.worst.map((series) => ({ key: `${series.vm_id}/${series.resource}`, label: `${series.vm_name} · ${RESOURCES[series.resource].name}`, vm: series.vm_id, score: series }))
+      : accuracy[by].map((part) => ({ key: part.name, label: part.name || "none", score: resourceOf(part, chosen) }));
+    const scored = rows.filter(({ score }) => score.pairs > 0);
+    syncRows($("accuracy").tBodies[0], scored, ({ key }) => `${by}/${key}`, (row, { label, vm, score }) => {
+      setCells(row, () => (vm ? el("button", { class: "name", type: "button", onclick: () => choose(vm) }) : el("span", {})), scoreCells(score)).textContent = label;
+    }, "Nothing scored yet: a forecast is scored when the bucket it spoke of has closed.");
+  }
+  function showVmAccuracy(accuracy) {
+    const scored = (accuracy ? accuracy.horizons : []).map((part) => ({ name: part.name, score: resourceOf(part, $("resource").value) })).filter(({ score }) => score.pairs > 0);
+    syncRows($("vm-accuracy").tBodies[0], scored, ({ name }) => name, (row, { name, score }) => {
+      setCells(row, () => document.createTextNode(name), scoreCells(score));
+    }, "No forecast of this VM was scored yet.");
+  }
+  // Forecasts and scores change once a cycle: they are asked for only then, or when another choice was made.
+  async function showLearned(cycle) {
+    const [kind, window_, by] = [$("kind").value, $("window").value, `${$("accuracy-by").value}/${$("resource").value}`];
+    const wanted = `${cycle}/${kind}/${window_}/${by}`;
+    if (wanted === state.learned) return;
+    const [groups, accuracy] = await Promise.all([`aggregates?limit=${PAGE}${kind ? `&kind=${kind}` : ""}`, `accuracy?limit=30&window=${window_}`].map(api));
+    showGroups(groups);
+    showAccuracy(accuracy);
+    state.learned = wanted;
+  }
+
   function choose(vm, now = true) {
     state.vm = vm;
     history.replaceState(null, "", `#vm=${encodeURIComponent(vm)}&resource=${$("resource").value}`);
@@ -260,15 +317,17 @@
   }
 
   async function showChosen() {
-    if (!state.vm) { showReceipts([]); return; }
+    if (!state.vm) { showReceipts([]); showVmAccuracy(null); return; }
     const [vm, resource] = [state.vm, $("resource").value];
     const id = encodeURIComponent(vm);
-    const [past, ahead, receipts] = await Promise.all([
+    const [past, ahead, receipts, accuracy] = await Promise.all([
       api(`vms/${id}/history?hours=${$("hours").value}&resource=${resource}`), api(`vms/${id}/forecast?horizon_minutes=60`), api(`receipts?limit=12&vm=${id}`),
+      api(`vms/${id}/accuracy?window=${$("window").value}`),
     ]);
     if (vm !== state.vm || resource !== $("resource").value) return; // the choice changed meanwhile
     $("chart-vm").textContent = `${state.names.get(vm) || vm}${past === null ? " (gone)" : ""}`;
     showReceipts(receipts || []);
+    showVmAccuracy(accuracy);
     if (past === null || ahead === null) { state.vm = null; return; }
     const series = past.resources[0];
     const forecast = ahead.resources.find((entry) => entry.resource === resource);
@@ -295,6 +354,8 @@
       showVms(vms);
       showSteps(steps);
       showMoves(moves);
+      state.hosts = new Map(hosts.map((host) => [host.id, host.capacity]));
+      await showLearned(fleet.cycle);
       await showChosen();
       state.lostAt = null;
       document.body.dataset.cycle = String(fleet.cycle);
@@ -315,7 +376,7 @@
     state.vm = wanted.get("vm");
     sortHeads();
     $("resource").addEventListener("change", () => (state.vm ? choose(state.vm) : poll()));
-    $("hours").addEventListener("change", poll);
+    for (const id of ["hours", "kind", "window", "accuracy-by"]) $(id).addEventListener("change", poll);
     $("host-filter").addEventListener("change", (event) => { state.host = event.target.value; poll(); });
     $("steps-filter").addEventListener("change", (event) => { state.steps = event.target.value; poll(); });
     $("token-form").addEventListener("submit", (event) => { event.preventDefault(); state.token = $("token").value.trim(); $("token").value = ""; poll(); });

@@ -1,0 +1,203 @@
+"""Known events: the error of the forecast peak of the next hour with the calendar against the same engine without it (bar 11).
+
+Real traces, into whose scored part events are laid that only the calendar knows of:
+- a backup every night at 02:00 (iCalendar rule, no declared effect): disk, network out, CPU and memory rise by amounts drawn per VM (3 to
+  1), with a ramp and noise; half of the VMs have it from the first night on, the other half from the second, so that a first occurrence
+  can be foretold only from other VMs (the very first night is nobody's to foretell and reported apart); late in the trace one night is
+  moved by an hour;
+- a campaign (iCalendar, declared effect on CPU and network): once a day for two and a half hours, another hour each day, on a third of
+  the VMs; it swells and ebbs, to a height of each VM's own around what is declared; its first occurrence can be foretold only from that.
+Error: |median of the forecast peak within the next hour - the peak that came|, over origins whose next hour meets an event, in units of
+what the event adds to that VM and resource; mean over VMs, resources and origins. `before`: origins before the event begins. Left out:
+events that add less than twice what the VM's hourly peak changes by from one hour to the next anyway (median).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.forecast_protocol import bucket_of
+from bench.report import Figure, options, publish
+from bench.traces import Size, Trace, block, load
+from coordinator.forecast.calendar import DAY_S
+from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.events import ical
+from coordinator.forecast.events.model import Event, occurrences
+from coordinator.forecast.events.shard import EventShard
+from coordinator.model import F32, F64, LEVELS
+from coordinator.ports import ForecastShard
+from shared.units import BUCKET_S, CPU, DISK, HORIZON_STEPS, MEMORY, MIB, NET_RX, NET_TX, RESOURCES
+
+BAR: Final = 0.5
+MEDIAN: Final = LEVELS.index(0.5)
+BACKUP, CAMPAIGN = 9, 30  # buckets
+HOUR_S: Final = 3600
+MATERIAL: Final = 2.0  # an event that adds less than this times what changes anyway cannot be told from the rest
+Span = tuple[str, int, NDArray[np.int64], NDArray[np.int64], int]  # label, occurrence, rows, resources, first bucket
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A trace with its events: `added` float32[v, r, b] is what they add."""
+
+    trace: Trace
+    events: tuple[Event, ...]
+    added: F32
+    spans: tuple[tuple[Span, int], ...]  # and how many buckets each takes
+
+
+def stamp(at_s: int) -> str:
+    """Unix seconds as iCalendar writes UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def entry(uid: str, start_s: int, buckets: int, *lines: str) -> str:
+    """One VEVENT."""
+    head = ("BEGIN:VEVENT", f"UID:{uid}", f"DTSTART:{stamp(start_s)}", f"DURATION:PT{buckets * 5}M")
+    return "\r\n".join((*head, *lines, "END:VEVENT", ""))
+
+
+def nights_of(trace: Trace) -> list[int]:
+    """02:00 of every scored night that has a whole day after it."""
+    first_s = trace.start_s + trace.loaded * BUCKET_S
+    last_s = trace.start_s + trace.mean.shape[2] * BUCKET_S
+    nights = [day + 2 * HOUR_S for day in range(first_s // DAY_S * DAY_S, last_s, DAY_S)]
+    return [night for night in nights if night >= first_s + HOUR_S and night + 20 * HOUR_S < last_s]
+
+
+def least_of(trace: Trace) -> F64:
+    """[r]: what the smallest backup adds, on machines of any size: well above what the median VM's hourly peak changes by anyway."""
+    return np.maximum(np.array([400.0, 256.0 * MIB, 20e6, 20e6, 40e6]), 4.0 * np.median(variation(trace), axis=0))
+
+
+def backups(trace: Trace, rng: np.random.Generator, added: F32) -> Iterator[tuple[str, Span]]:
+    """Lay the backups into `added`; yields calendar entries and spans."""
+    v = len(trace.mean)
+    nights = nights_of(trace)
+    moved = nights[-2] if len(nights) > 3 else -1
+    least = least_of(trace) * (np.arange(len(RESOURCES)) != NET_RX)
+    size = rng.uniform(least, 3.0 * least, (v, len(RESOURCES)))
+    ramp = np.minimum(np.arange(1, BACKUP + 1) / 2.0, 1.0)
+    for group in range(2):
+        rows = np.flatnonzero(np.arange(v) % 2 == group)
+        mine = nights[group:]
+        scope = ",".join(f"vm{i}" for i in rows)
+        lines = ["RRULE:FREQ=DAILY", "CATEGORIES:backup", f"X-TIDEGATE-SCOPE:vm={scope}"]
+        text = entry(f"backup{group}", mine[0], BACKUP, *lines)
+        if moved in mine:
+            text += entry(f"backup{group}", moved + HOUR_S, BACKUP, f"RECURRENCE-ID:{stamp(moved)}")
+        for night, at_s in enumerate(mine):
+            at = (at_s + HOUR_S * (at_s == moved) - trace.start_s) // BUCKET_S
+            noise = rng.lognormal(0.0, 0.15, (len(rows), 5, 1)) * rng.lognormal(0.0, 0.1, (len(rows), 5, BACKUP))
+            added[rows, :, at : at + BACKUP] += (size[rows][:, :, None] * ramp * noise).astype(np.float32)
+            label = "backup unforeseeable" if night + group == 0 else "backup moved" if at_s == moved else "backup"
+            yield text if night == 0 else "", (label, night, rows, np.array([CPU, MEMORY, DISK, NET_TX]), at)
+
+
+def campaigns(trace: Trace, rng: np.random.Generator, added: F32) -> Iterator[tuple[str, Span]]:
+    """Lay the campaigns into `added`; yields calendar entries and spans."""
+    rows = np.flatnonzero(np.arange(len(trace.mean)) % 3 == 0)
+    kinds = np.array([CPU, NET_RX, NET_TX])
+    scope = ",".join(f"vm{i}" for i in rows)
+    declared = 2.0 * least_of(trace)[kinds]
+    amount = declared[:, None] * rng.lognormal(0.0, 0.3, (len(rows), 1, 1))
+    bell = 0.4 + 0.6 * np.sin(np.pi * (np.arange(CAMPAIGN) + 0.5) / CAMPAIGN)
+    lines = (
+        "CATEGORIES:campaign",
+        f"X-TIDEGATE-SCOPE:vm={scope}",
+        "X-TIDEGATE-EFFECT:cpu=+{:.0f}m net_rx=+{:.0f}bit net_tx=+{:.0f}bit".format(*declared),
+    )
+    for day, night in enumerate(nights_of(trace)):
+        start_s = night + int(rng.integers(5, 15)) * HOUR_S
+        at = (start_s - trace.start_s) // BUCKET_S
+        noise = rng.lognormal(0.0, 0.1, (len(rows), 3, CAMPAIGN))
+        added[np.ix_(rows, kinds, np.arange(at, at + CAMPAIGN))] += (amount * bell * noise).astype(np.float32)
+        yield entry(f"campaign{day}", start_s, CAMPAIGN, *lines), ("campaign", day, rows, kinds, at)
+
+
+def stage(trace: Trace, seed: int = 1) -> Staged:
+    """The trace with backups and campaigns, and the calendar that announces them."""
+    rng = np.random.default_rng(seed)
+    added = np.zeros_like(trace.mean)
+    laid = [(item, BACKUP) for item in backups(trace, rng, added)] + [(item, CAMPAIGN) for item in campaigns(trace, rng, added)]
+    text = "".join(text for (text, _), _ in laid)
+    events = ical.parse("bench", f"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:bench\r\n{text}END:VCALENDAR\r\n", ZoneInfo("UTC"))
+    with_events = replace(trace, mean=trace.mean + added, peak=trace.peak + added)
+    return Staged(trace=with_events, events=events, added=added, spans=tuple((span, buckets) for (_, span), buckets in laid))
+
+
+def peaks_of(staged: Staged, shard: ForecastShard) -> F64:
+    """Median of the forecast peak within the next hour [b, v, r], issued at the end of bucket b; NaN before the scored part."""
+    trace = staged.trace
+    shard.load(block(trace.mean[..., : trace.loaded], trace.peak[..., : trace.loaded], trace.start_s + (trace.loaded - 1) * BUCKET_S))
+    said = np.full((trace.mean.shape[2], *trace.mean.shape[:2]), np.nan)
+    for b in range(trace.loaded, trace.mean.shape[2] - HORIZON_STEPS):
+        said[b] = shard.advance(bucket_of(trace, b), {}).peak_quantiles[:, :, -1, MEDIAN]
+    return said
+
+
+def variation(trace: Trace) -> F64:
+    """[v, r]: how far the peak of an hour usually (median) lies from that of the hour before."""
+    past = trace.peak[..., : trace.loaded // HORIZON_STEPS * HORIZON_STEPS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an hour, or a VM, without any sample
+        hours = np.nanmax(past.reshape(*past.shape[:2], -1, HORIZON_STEPS), axis=-1)
+        return np.nan_to_num(np.nanmedian(np.abs(np.diff(hours, axis=-1)), axis=-1))
+
+
+def errors_of(staged: Staged, said: F64) -> dict[str, list[F64]]:
+    """Per label, the scaled errors of each occurrence."""
+    found: dict[str, list[F64]] = {}
+    usual = variation(staged.trace)
+    for (label, occurrence, rows, resources, at), buckets in staged.spans:
+        size = staged.added[np.ix_(rows, resources, np.arange(at, at + buckets))].max(axis=-1)
+        known = size > MATERIAL * usual[np.ix_(rows, resources)]
+        number = label if " " in label else f"{label} {'first' if occurrence == 0 else 'later'}"
+        for origin in range(at - HORIZON_STEPS, at + buckets - 1):
+            came = staged.trace.peak[np.ix_(rows, resources, np.arange(origin + 1, origin + 1 + HORIZON_STEPS))]
+            error = np.abs(said[origin][np.ix_(rows, resources)] - came.max(axis=-1)) / np.where(known, size, np.nan)
+            for name in (number, f"{number}, before") if origin < at - 1 else (number,):
+                found.setdefault(name, []).append(error[~np.isnan(error)])
+    return found
+
+
+def figures_of(trace: Trace) -> list[Figure]:
+    """With against without the calendar, on one set."""
+    staged = stage(trace)
+    lean = ForecastOptions(boosting=False, statsforecast=False)
+    aware = EventShard(ForecastEngine(lean))
+    aware.announce(occurrences(staged.events, trace.start_s, trace.start_s + trace.mean.shape[2] * BUCKET_S))
+    mine, blind = errors_of(staged, peaks_of(staged, aware)), errors_of(staged, peaks_of(staged, ForecastEngine(lean)))
+    figures = []
+    for name in sorted(mine):
+        with_calendar, without = (float(np.concatenate(errors[name]).mean()) for errors in (mine, blind))
+        ratio = with_calendar / without
+        bar = {} if "unforeseeable" in name else {"bar": f"<= {BAR}", "holds": ratio <= BAR, "row": 11}
+        figures.append(Figure(name=f"{trace.name}, {name}: peak error with / without calendar", value=ratio, unit="ratio", **bar))
+        figures.append(Figure(name=f"{trace.name}, {name}: with calendar", value=with_calendar, unit="of the event"))
+    return figures
+
+
+def main() -> None:
+    """Run on every set that has nights enough."""
+    arguments = options(__doc__ or "").parse_args()
+    size = Size(vms=10, trained=1, scored=3 * 288) if arguments.quick else Size(vms=60, trained=1, scored=7 * 288)
+    figures = []
+    for trace in load(arguments.data, arguments.quick, size):
+        if len(nights_of(trace)) < 2:
+            print(f"left out: {trace.name} has fewer than two scored nights")
+            continue
+        figures += figures_of(trace)
+    publish(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Training of the global model: random (series, origin) pairs of the whole history but its newest windows. Pure and deterministic.
+
+One booster a quantile, gradient boosting or a random forest; each pair gives one row for the peak of its next hour and one for a random
+step of each half of the horizon. The newest windows stay unseen, for the gate (gate.py). No quantile above .95 is trained: an extreme
+quantile objective is unstable on heavy tails. Source: Ke et al., "LightGBM", NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, Learnt, encode, scaled
+from coordinator.forecast.boosting.trees import Forest, parse
+from coordinator.forecast.features import NONE_KNOWN, Covariates, Features, describe
+from coordinator.model import F32, F64, N_RESOURCES, HistoryBlock
+from shared.units import BUCKET_S, HORIZON_STEPS
+
+I64 = NDArray[np.int64]
+
+ROUNDS: Final = 80
+PAIRS: Final = 48_000
+STRATA: Final = 2  # rows a pair: one step of each half of the horizon; more pairs teach more than more steps of each
+LEAST_HISTORY: Final = 24  # buckets before the first origin
+LEAST_READINGS: Final = 12
+LEAST_ROWS: Final = 200
+HOLD_OUT: Final = 72  # six hours; a quarter of what a short history can spare
+GROUP_EVIDENCE: Final = 200.0  # rows after which half of a group's value is its own
+MODES: Final = ("gbdt", "rf")
+PARAMETERS: Final[dict[str, Any]] = {
+    "objective": "quantile",
+    "learning_rate": 0.08,
+    "num_leaves": 31,
+    "min_data_in_leaf": 60,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "max_bin": 63,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+FOREST: Final[dict[str, Any]] = {"boosting": "rf", "num_leaves": 63, "min_data_in_leaf": 20, "feature_fraction": 0.5, "lambda_l2": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`mode` gbdt (gradient boosting) or rf (random forest); `pairs` the most (series, origin) pairs; `rounds` trees a quantile."""
+
+    mode: str = "gbdt"
+    rounds: int = ROUNDS
+    pairs: int = PAIRS
+    hold_out: int = HOLD_OUT
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r}: allowed {' or '.join(MODES)}")
+        for name, low, high in (("rounds", 1, 1000), ("pairs", 1, 1_000_000), ("hold_out", 0, 2016)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} {value}: allowed {low} to {high}")
+
+
+class Rows(NamedTuple):
+    """Pairs of a history and what came after them."""
+
+    which: I64  # [m] series
+    ends: I64  # [m] buckets before the origin's horizon
+    features: Features
+    actual: F64  # [m, 12] bucket means after the origin; NaN = never came
+    peak: F64  # [m] largest peak of the twelve; NaN when more than half of them never came
+
+
+def train(
+    history: HistoryBlock, seed: int = 0, rounds: int | None = None, *, settings: Settings | None = None, known: Covariates = NONE_KNOWN
+) -> bytes | None:
+    """Fit on the history but its newest windows; None when there is too little of it. Same input, same bytes."""
+    chosen = settings or Settings()
+    v, _, b = history.mean.shape
+    known.checked(v, b)
+    rng = np.random.default_rng(seed)
+    origins = np.arange(LEAST_HISTORY, b - held_out(b, chosen.hold_out) - HORIZON_STEPS + 1)
+    known_series = np.flatnonzero(np.isfinite(history.mean).any(axis=2))
+    if not len(origins) or not len(known_series):
+        return None
+    chosen_series, at = np.divmod(_sample(rng, len(known_series) * len(origins), chosen.pairs), len(origins))
+    which, ends = known_series[chosen_series], origins[at]
+    steps = rng.integers(0, HORIZON_STEPS // STRATA, size=(len(which), STRATA)) + np.arange(STRATA) * (HORIZON_STEPS // STRATA)
+    rows = rows_of(history, which, ends, known)
+    good = rows.features.readings >= LEAST_READINGS
+    z = scaled(rows.actual, rows.features.anchor[:, None], rows.features.unit[:, None])
+    groups = _group_values(known, rows, np.where(good[:, None], z, np.nan))
+    if groups:
+        rows = rows_of(history, which, ends, known, groups)
+    pair, stratum = np.nonzero(good[:, None] & np.isfinite(np.take_along_axis(z, steps, axis=1)))
+    if len(pair) < LEAST_ROWS:
+        return None
+    step = steps[pair, stratum]
+    with_step = np.concatenate([rows.features.series[pair], rows.features.steps[pair, step]], axis=1)
+    peak_z = scaled(rows.peak, rows.features.peak_anchor, rows.features.peak_unit)
+    peaked = np.flatnonzero(good & np.isfinite(peak_z))
+    trees = rounds or chosen.rounds
+    means = _fit(with_step, z[pair, step], QUANTILES, seed=seed, rounds=trees, mode=chosen.mode)
+    peaks = _fit(rows.features.series[peaked], peak_z[peaked], PEAK_QUANTILES, seed=seed, rounds=trees, mode=chosen.mode)
+    return encode(Learnt(chosen.mode, means, peaks, groups))
+
+
+def _sample(rng: np.random.Generator, total: int, wanted: int) -> I64:
+    """At most `wanted` different numbers below `total`, ascending."""
+    if total <= 4 * wanted:
+        return np.sort(rng.choice(total, size=min(total, wanted), replace=False))
+    return np.unique(rng.integers(0, total, size=wanted))
+
+
+def held_out(buckets: int, wanted: int = HOLD_OUT) -> int:
+    """Newest buckets that training leaves to the gate: `wanted`, at most a quarter of what lies beyond the first origin."""
+    return max(0, min(wanted, (buckets - LEAST_HISTORY - HORIZON_STEPS) // 4))
+
+
+def rows_of(history: HistoryBlock, which: I64, ends: I64, known: Covariates = NONE_KNOWN, groups: dict[int, float] | None = None) -> Rows:
+    """Pairs with what came after them; `ends` between 1 and b - 12. Quickest in order of the series."""
+    v, r, b = history.mean.shape
+    means = history.mean.reshape(v * r, b)
+    peaks = history.peak.reshape(v * r, b)
+    now_s = history.end_s - (b - ends) * BUCKET_S
+    capacity = history.capacity.reshape(-1).astype(np.float64)
+    features = describe(means, peaks, capacity, which=which, ends=ends, now_s=now_s, known=known, groups=groups)
+    ahead = ends[:, None] + np.arange(HORIZON_STEPS)
+    actual = means[which[:, None], ahead].astype(np.float64)
+    coming = peaks[which[:, None], ahead].astype(np.float64)
+    came = np.isfinite(coming)
+    highest = np.where(came, coming, -np.inf).max(axis=1)
+    peak = np.where(came.sum(axis=1) > HORIZON_STEPS // 2, highest, np.nan)
+    return Rows(which, ends, features, np.where(np.isfinite(actual), actual, np.nan), peak)
+
+
+def _group_values(known: Covariates, rows: Rows, z: F64) -> dict[int, float]:
+    """Mean target of each group, shrunk to the mean of all: an ordered value that trees can split (negative groups are none)."""
+    if known.group is None:
+        return {}
+    group = known.group[rows.which // N_RESOURCES]
+    target = np.where(np.isfinite(z).any(axis=1), np.nan_to_num(z).sum(axis=1) / np.maximum(np.isfinite(z).sum(axis=1), 1), np.nan)
+    good = np.isfinite(target) & (group >= 0)
+    if not good.any():
+        return {}
+    ids, place = np.unique(group[good], return_inverse=True)
+    count = np.bincount(place)
+    total = np.bincount(place, weights=target[good])
+    every = float(target[good].mean())
+    values = (total + GROUP_EVIDENCE * every) / (count + GROUP_EVIDENCE)
+    return dict(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+def _fit(rows: F32, targets: F64, quantiles: tuple[float, ...], *, seed: int, rounds: int, mode: str) -> Forest:
+    import lightgbm  # noqa: PLC0415  (1.7 s and 120 MiB that only training pays)
+
+    parameters = {**PARAMETERS, **(FOREST if mode == "rf" else {})}
+    parameters["min_data_in_leaf"] = max(5, min(parameters["min_data_in_leaf"], len(rows) // 40))
+    data = lightgbm.Dataset(rows, label=targets, params={"max_bin": parameters["max_bin"], "verbosity": -1}, free_raw_data=False)
+    texts = []
+    for quantile in quantiles:
+        booster = lightgbm.train({**parameters, "alpha": quantile, "seed": seed}, data, num_boost_round=rounds)
+        texts.append(booster.model_to_string())
+    return parse(texts)

@@ -1,0 +1,88 @@
+"""Coverage of what was said at last, held by online steps: up by a miss and down by a hit in the ratio of the level.
+
+Adaptive conformal inference (Gibbs and Candes 2021) with two offsets: one per resource, restlessness, step and level for the fleet, which
+moves fast because many VMs vote, and one per VM, part of the horizon and level on top. A value that equals several quantiles (idle at zero)
+counts for all levels that it may stand for, so that it moves none of them away.
+
+Pure. Axes: v VM, r resource, h step, g part of the horizon, q level. Invariants: quantiles stay monotone, >= 0, NaN only where they were.
+State: 2,808 bytes a series for what was said, 108 for offsets, 12 for classes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.forecast.combine import GROUPS
+from coordinator.forecast.kernels import tracking
+from coordinator.forecast.kernels.tracking import CLASSES, LIMIT, SIZE, Q
+from coordinator.forecast.rows import take_rows
+from coordinator.forecast.triangle import Triangle
+from coordinator.model import F32, F64, N_RESOURCES
+from shared.units import HORIZON_STEPS
+
+POOLED_GAIN: Final = 6.0
+
+
+class Tracker:
+    """Holds the coverage of one target."""
+
+    def __init__(self) -> None:
+        self._own: F32 = np.zeros((0, N_RESOURCES, GROUPS, Q), dtype=np.float32)
+        self._pooled: F64 = np.zeros((N_RESOURCES, CLASSES, HORIZON_STEPS, Q))
+        self._classes: NDArray[np.int8] = np.zeros((HORIZON_STEPS, 0, N_RESOURCES), dtype=np.int8)  # at the newest twelve issues
+        self._said = Triangle(Q)
+
+    def rearrange(self, take: NDArray[np.int64]) -> None:
+        """Follow the fleet (see rows.take_rows)."""
+        self._own = take_rows(self._own, take, 0, 0.0)
+        self._classes = take_rows(self._classes, take, 1, 0)
+        self._said.rearrange(take)
+
+    def learn(self, actual: F32 | F64) -> None:
+        """Actuals that became known: float[v, r, h], for step h the target of the issue h + 1 buckets ago; NaN = none."""
+        spoke = self._said.spoke
+        if not spoke.any():
+            return
+        came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
+        classes = self._classes.reshape(HORIZON_STEPS, -1)
+        own = self._own.reshape(-1, GROUPS, Q)
+        excess, votes = tracking.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own)
+        share = excess / np.maximum(votes, 1.0)[..., None]
+        # few votes move it like one VM's own would
+        gain = np.where(votes > 0, np.minimum(POOLED_GAIN, 1.0 + votes / 8.0), 0.0)[..., None]
+        self._pooled = np.clip(self._pooled - gain * SIZE * share, -LIMIT, LIMIT)
+
+    def hold(self, quantiles: F32, unit: F32 | F64, level: F32 | F64, capacity: F32 | F64) -> F32:
+        """Quantiles [v, r, h, q] -> the same with their offsets. unit, level float[v, r]; capacity NaN = unbounded."""
+        classes = self._classes[self._said.newest]
+        classes[:] = _classes(unit / (level + unit))
+        said = np.ascontiguousarray(quantiles, dtype=np.float32).reshape(-1, *quantiles.shape[2:])
+        size, top = (np.ascontiguousarray(part, dtype=np.float32).ravel() for part in (unit, capacity))
+        own = self._own.reshape(-1, GROUPS, Q)
+        fleet = self._pooled.astype(np.float32)
+        held: F32 = tracking.hold(said, size, top, own, fleet, classes.ravel(), self._said.rows, self._said.places)
+        self._said.close(spoke=True)
+        return held.reshape(quantiles.shape)
+
+    def pause(self) -> None:
+        """A bucket without an issue."""
+        self._said.close(spoke=False)
+
+    def withdraw(self) -> None:
+        """Take back the newest issue."""
+        self._said.withdraw()
+
+
+def _classes(restless: F32 | F64) -> NDArray[np.int8]:
+    """Third of its resource that each VM is in, int8[v, r], by how restless it is, float[v, r]; unknown and very small fleets: 0."""
+    classes = np.zeros(restless.shape, dtype=np.int8)
+    for resource in range(N_RESOURCES):
+        ours = np.ascontiguousarray(restless[:, resource])
+        known = ours[np.isfinite(ours)]
+        if len(known) >= 3 * CLASSES:
+            for bound in np.quantile(known, (1 / 3, 2 / 3)):
+                classes[:, resource] += ours > bound
+    return classes
