@@ -6,19 +6,14 @@ What is read is parsed by coordinator.forecast.events, which does no I/O. Bounde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-import numpy as np
-from numpy.typing import NDArray
-
 from coordinator.forecast.events import cron, ical
 from coordinator.forecast.events.model import MAX_TEXT_BYTES, Event, Occurrences, occurrences
-from coordinator.forecast.events.public_holidays import holiday_spans
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
 
@@ -38,16 +33,6 @@ class Refreshed:
 def open_calendars(config: CoordinatorConfig) -> Calendars | None:
     """The calendars of `events_dir`, not yet read; None where it is not set. Raises ConfigError for a time zone that is none."""
     return Calendars(Path(config.events_dir), _zone(config)) if config.events_dir else None
-
-
-def public_holidays(config: CoordinatorConfig, years: Sequence[int]) -> NDArray[np.int64]:
-    """Spans of `holidays` for calendar.day_features, int64[n, 2]; empty where it is not set. Raises ConfigError for an unknown country."""
-    if not config.holidays:
-        return np.zeros((0, 2), dtype=np.int64)
-    try:
-        return holiday_spans(config.holidays, _zone(config), years)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _zone(config: CoordinatorConfig) -> ZoneInfo:

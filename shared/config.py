@@ -335,10 +335,4 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     time_zone: Annotated[
         str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._+/-]*$", max_length=64, description="IANA zone of calendar entries that name none")
     ] = "UTC"
-    holidays: Annotated[
-        str,
-        Meta(
-            pattern=r"^$|^[A-Z]{2}(-[A-Z0-9]{1,3})?$", description="country (DE) or part (DE-BY) whose public holidays count; empty = none"
-        ),
-    ] = ""
     clock: ClockConfig = ClockConfig()

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.calendars import Calendars, open_calendars, public_holidays
+from coordinator.calendars import Calendars, open_calendars
 from coordinator.forecast.events import cron, ical, text
 from coordinator.forecast.events.model import MAX_TEXT_BYTES, MAX_WINDOW_S, Effect, Labels, Scope, occurrences
+from coordinator.forecast.events.public_holidays import holiday_spans
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
 from shared.units import BUCKET_S, CPU, DISK, GIB, MEMORY, NET_RX, NET_TX
@@ -232,10 +233,9 @@ def test_settings_open_the_folder_in_the_operators_zone(tmp_path: Path) -> None:
         open_calendars(CoordinatorConfig(events_dir=str(tmp_path), time_zone="Mars/Olympus"))
 
 
-def test_holidays_of_the_settings_country_are_local_days() -> None:
-    assert public_holidays(CoordinatorConfig(), [2026]).shape == (0, 2)
-    spans = public_holidays(CoordinatorConfig(holidays="DE-BY", time_zone="Europe/Berlin"), [2026])
-    assert [at(2026, 1, 5, 23), at(2026, 1, 6, 23)] in spans.tolist()  # Epiphany, in Bavaria
-    assert [at(2026, 1, 5, 23), at(2026, 1, 6, 23)] not in public_holidays(CoordinatorConfig(holidays="DE"), [2026]).tolist()
-    with pytest.raises(ConfigError, match="QQ"):
-        public_holidays(CoordinatorConfig(holidays="QQ"), [2026])
+def test_public_holidays_are_local_days() -> None:
+    epiphany = [at(2026, 1, 5, 23), at(2026, 1, 6, 23)]
+    assert epiphany in holiday_spans("DE-BY", BERLIN, [2026]).tolist()  # in Bavaria
+    assert epiphany not in holiday_spans("DE", BERLIN, [2026]).tolist()
+    with pytest.raises(ValueError, match="QQ"):
+        holiday_spans("QQ", BERLIN, [2026])

@@ -26,7 +26,7 @@ def holiday_spans(country: str, zone: tzinfo, years: Sequence[int]) -> NDArray[n
     name, _, part = country.partition("-")
     try:
         found = library.country_holidays(name, subdiv=part or None, years=list(years))
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # the library's word for a country or part that it does not know
         raise ValueError(f"holidays {country!r}: {error}; allowed an ISO 3166 country (DE) or a part of one (DE-BY)") from error
     spans: list[list[int]] = []
     for day in sorted(found):
