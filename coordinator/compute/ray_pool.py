@@ -27,6 +27,7 @@ from shared.units import GIB, MIB
 SHARD_BYTES: Final = 2 * GIB
 ANSWER_S: Final = 240.0  # a tick's answer is worthless once the next bucket closes
 LOAD_S: Final = 1800.0
+START_S: Final = 60.0  # a worker process is there in a second or two; one whose start hangs is replaced
 LOAD_ATTEMPTS: Final = 3
 GONE: Final = (
     ray.exceptions.RayActorError,
@@ -78,8 +79,10 @@ class RayPool:
         waiting = {i: part for i, part in enumerate(parts) if part.vm_ids}
         for _ in range(LOAD_ATTEMPTS):
             asked = {i: self._actors[i] for i in waiting}
-            await self._warm(list(asked.values()))
-            answers = await self._ask({i: asked[i].load.remote(part) for i, part in waiting.items()}, LOAD_S)
+            answers = await self._ask({i: actor.__ray_ready__.remote() for i, actor in asked.items()}, START_S)
+            there = {i: actor for i, actor in asked.items() if not isinstance(answers[i], BaseException)}
+            await self._warm(list(there.values()))
+            answers |= await self._ask({i: actor.load.remote(waiting[i]) for i, actor in there.items()}, LOAD_S)
             lost = self._replace_lost(asked, answers)
             waiting = {i: waiting[i] for i in lost}
             if not waiting:
@@ -188,7 +191,7 @@ class RayPool:
 
     async def _ask(self, calls: Mapping[int, Any], seconds: float) -> dict[int, Any]:
         """Every shard's answer or error, once all have answered: no call of this one runs into the next."""
-        answers = await asyncio.gather(*(asyncio.wait_for(_answer(call), seconds) for call in calls.values()), return_exceptions=True)
+        answers = await asyncio.gather(*(_answer(call, seconds) for call in calls.values()), return_exceptions=True)
         return dict(zip(calls, answers, strict=True))
 
     def _replace_lost(self, asked: Mapping[int, Any], answers: Mapping[int, Any]) -> dict[int, BaseException]:
@@ -210,8 +213,14 @@ def _raise_bugs(answers: Mapping[int, Any]) -> None:
             raise answer
 
 
-async def _answer(call: Any) -> Any:
-    return await call
+async def _answer(call: Any, seconds: float) -> Any:
+    async def answer() -> Any:
+        return await call
+
+    try:
+        return await asyncio.wait_for(answer(), seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
 
 
 def _solve(part: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float, index: int) -> Placement:

@@ -11,6 +11,8 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +43,8 @@ THREAD_SETTINGS: Final = (
 )
 # one thread a worker: the shards are the parallelism, and nested pools on few cores only fight
 WORKER_ENVIRONMENT: Final = {**dict.fromkeys(THREAD_SETTINGS, "1"), "RAY_DEDUP_LOGS": "0"}
+# Ray runs workers at nice 15: any two busy processes beside them on two cores leave a tick, which has a deadline, some 3 % of a core
+LOCAL_ENVIRONMENT: Final = {"RAY_worker_niceness": "0"}
 
 
 def worker_environment(state: Path | None) -> dict[str, str]:
@@ -51,6 +55,21 @@ def worker_environment(state: Path | None) -> dict[str, str]:
     if state is None or os.access(SOURCES, os.W_OK):
         return dict(WORKER_ENVIRONMENT)
     return {**WORKER_ENVIRONMENT, **cache_environment(state)}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What Ray's processes inherit when it starts, so that no worker's start waits for Ray's agent of environments."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class SessionFolder:
@@ -85,22 +104,20 @@ class RaySession:
         self._folder = SessionFolder(state or Path(self._temporary.name if self._temporary else ""))
         if ray.is_initialized():
             return
-        local: dict[str, Any] = {}
-        if address is None:
-            local = {
-                "num_cpus": workers + 1,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-                "_temp_dir": str(self._folder.make()),
-            }
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": worker_environment(state if address is None else None)},
-            **local,
-        )
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is not None:
+            ray.init(address=address, runtime_env={"env_vars": worker_environment(None)}, **quiet)
+            return
+        with _environment({**worker_environment(state), **LOCAL_ENVIRONMENT}):
+            ray.init(
+                address="local",  # and not whatever RAY_ADDRESS names
+                include_dashboard=False,
+                num_cpus=workers + 1,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._folder.make()),
+                **quiet,
+            )
 
     def close(self) -> None:
         """Leave Ray; a Ray of our own ends."""

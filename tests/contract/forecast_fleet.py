@@ -1,8 +1,12 @@
-"""A small fleet for the tests of the pools: history, buckets, ceilings, and what it takes for two forecasts to be the same."""
+"""A small fleet for the tests of the pools: history, buckets, ceilings, what it takes for two forecasts to be the same, a time limit."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -57,3 +61,28 @@ def assert_same(one: ForecastBlock, other: ForecastBlock) -> None:
     assert (one.vm_ids, one.issued_s, one.models) == (other.vm_ids, other.issued_s, other.models)
     for name in ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def run_within(seconds: float, scene: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run it; where it takes longer, fail with what Ray's processes were doing and what its logs said last."""
+
+    async def limited() -> None:
+        await asyncio.wait_for(scene(), seconds)
+
+    try:
+        asyncio.run(limited())
+    except TimeoutError:
+        raise AssertionError(f"not done in {seconds:g} s\n{_ray_report()}") from None
+
+
+def _ray_report() -> str:
+    import ray  # noqa: PLC0415  # whose environment ray_session has set
+
+    columns = "pid,ppid,stat,etimes,cputimes,wchan:20,args"
+    processes = subprocess.run(["ps", "-eo", columns], capture_output=True, text=True, check=True).stdout.splitlines()
+    told = [line[:160] for line in processes if "ray" in line]
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    for log in sorted(logs.glob("*")):
+        if log.is_file() and log.stat().st_size:
+            told += [f"-- {log.name}", *(line[:200] for line in log.read_text(errors="replace").splitlines()[-3:])]
+    return "\n".join(told)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, history
+from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, history, run_within
 
 from coordinator.compute import PoolLost
 from coordinator.compute.local_pool import LocalPool
@@ -20,12 +22,12 @@ from coordinator.forecast.events.model import Effect, Labels, Notice, Occurrence
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(180)]
 
 SHARDS = 2
+ray_pool_module = pytest.importorskip("coordinator.compute.ray_pool")
 
 
 @pytest.fixture(scope="module")
 def ray_pool() -> Iterator[Any]:
-    ray_module = pytest.importorskip("coordinator.compute.ray_pool")
-    pool = ray_module.RayPool(OPTIONS, SHARDS)  # no state folder: kernels come from the cache beside their sources
+    pool = ray_pool_module.RayPool(OPTIONS, SHARDS)  # no state folder: kernels come from the cache beside their sources
     yield pool
     asyncio.run(pool.close())
 
@@ -50,7 +52,7 @@ def test_ray_gives_what_this_process_gives_and_survives_the_death_of_an_actor(ra
         assert_same(first, await ray_pool.forecast(bucket(END_S + 300), CAPACITY))
         await local.close()
 
-    asyncio.run(run())
+    run_within(170, run)
 
 
 def test_a_worker_that_dies_while_it_loads_is_replaced_and_loaded(ray_pool: Any) -> None:
@@ -64,7 +66,28 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_and_loaded(ray_pool: Any)
         assert_same(await local.forecast(bucket(END_S + 300), CAPACITY), await ray_pool.forecast(bucket(END_S + 300), CAPACITY))
         await local.close()
 
-    asyncio.run(run())
+    run_within(170, run)
+
+
+def test_a_worker_whose_start_hangs_is_replaced(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    class Stuck:
+        def __init__(self) -> None:
+            time.sleep(600)
+
+    async def run() -> None:
+        local = LocalPool(OPTIONS, SHARDS)
+        ray.kill(ray_pool._actors[1])
+        stuck = ray_pool._actors[1] = ray.remote(num_cpus=0)(Stuck).remote()
+        monkeypatch.setattr(ray_pool_module, "START_S", 20.0)
+        for pool in (local, ray_pool):
+            await pool.load(history())
+        assert ray_pool._actors[1] is not stuck
+        assert_same(await local.forecast(bucket(END_S + 300), CAPACITY), await ray_pool.forecast(bucket(END_S + 300), CAPACITY))
+        await local.close()
+
+    run_within(170, run)
 
 
 def test_shards_without_vms_and_vms_that_come_and_go(ray_pool: Any) -> None:
@@ -76,7 +99,7 @@ def test_shards_without_vms_and_vms_that_come_and_go(ray_pool: Any) -> None:
         assert forecast.vm_ids == some
         assert np.isfinite(forecast.mean[[0, 2]]).all()
 
-    asyncio.run(run())
+    run_within(170, run)
 
 
 def test_both_pools_tell_what_their_shards_take(ray_pool: Any) -> None:
@@ -92,7 +115,15 @@ def test_both_pools_tell_what_their_shards_take(ray_pool: Any) -> None:
         assert all(0 < s.state_bytes < s.resident_bytes < s.limit_bytes for s in (*told[0], *told[1]))
         await local.close()
 
-    asyncio.run(run())
+    run_within(170, run)
+
+
+def test_workers_are_not_niced_they_have_a_deadline(ray_pool: Any) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    asked = [actor.__ray_call__.remote(lambda _: os.getpriority(os.PRIO_PROCESS, 0)) for actor in ray_pool._actors]
+    assert ray.get(asked) == [mine] * SHARDS
 
 
 def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
@@ -103,7 +134,7 @@ def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
             await ray_pool.forecast(bucket(END_S - 300), CAPACITY)
         assert ray_pool._actors == kept
 
-    asyncio.run(run())
+    run_within(170, run)
 
 
 def test_workers_are_told_of_events_and_so_is_who_replaces_one(ray_pool: Any) -> None:
@@ -128,7 +159,7 @@ def test_workers_are_told_of_events_and_so_is_who_replaces_one(ray_pool: Any) ->
         for pool in (plain, local):
             await pool.close()
 
-    asyncio.run(run())
+    run_within(170, run)
 
 
 def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,4 +200,4 @@ def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, mo
         await ray_pool.load(history())
         assert installed() == [None] * SHARDS
 
-    asyncio.run(run())
+    run_within(170, run)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, history, history_with
+from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, history, history_with, run_within
 
 from coordinator.compute import FleetTooLarge, PoolLost
 from coordinator.compute.local_pool import LocalPool
@@ -101,7 +101,7 @@ def test_a_node_killed_in_the_middle_of_a_tick_costs_its_own_shards_and_nothing_
         await asyncio.gather(local.close(), rebuilt.close(), pool.close())
         cluster.add_node(**NODE)  # for the tests to come
 
-    asyncio.run(run())
+    run_within(230, run)
 
 
 def test_workers_run_one_thread_each_and_load_nothing_that_a_tick_does_not_need(cluster: Any) -> None:
@@ -123,7 +123,7 @@ def test_workers_run_one_thread_each_and_load_nothing_that_a_tick_does_not_need(
         assert ray.get(trained.remote()) == dict.fromkeys(ray_session.THREAD_SETTINGS, "1")
         await pool.close()
 
-    asyncio.run(run())
+    run_within(230, run)
 
 
 def test_a_fleet_that_outgrows_its_shards_gets_more_until_the_machines_are_full(cluster: Any) -> None:
@@ -149,4 +149,4 @@ def test_a_fleet_that_outgrows_its_shards_gets_more_until_the_machines_are_full(
             await pool.load(history(60 * budget.most_vms, buckets=1))
         await asyncio.gather(local.close(), pool.close())
 
-    asyncio.run(run())
+    run_within(230, run)

@@ -45,3 +45,11 @@ def test_kernels_are_cached_in_the_state_folder_where_numba_cannot_write_beside_
     assert ray_session.WORKER_ENVIRONMENT.items() < found.items()
     assert Path(found["NUMBA_CACHE_DIR"]).parent == tmp_path and Path(found["NUMBA_CACHE_DIR"]).is_dir()
     assert ray_session.worker_environment(None) == ray_session.WORKER_ENVIRONMENT
+
+
+def test_workers_inherit_their_environment_and_this_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with ray_session._environment(ray_session.WORKER_ENVIRONMENT):
+        assert {name: ray_session.os.environ[name] for name in ray_session.WORKER_ENVIRONMENT} == ray_session.WORKER_ENVIRONMENT
+    assert ray_session.os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in ray_session.os.environ
