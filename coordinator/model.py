@@ -26,6 +26,7 @@ I8 = NDArray[np.int8]
 
 LEVELS: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
 N_RESOURCES: Final = len(RESOURCES)
+SIGNALS: Final = ("requests_per_s", "queue_length")  # what applications may tell of their own load, see `signals`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,15 @@ class BucketBlock:
     censored: F64
     allocation: F64
     samples: NDArray[np.int64]  # [v]
+    signals: F64 | None = None  # [v, signal] means of what the applications told, in the order of SIGNALS; None = nobody told anything
 
     def select(self, rows: Sequence[int]) -> BucketBlock:
         """The same bucket with only the VMs of these rows, in this order."""
         index = list(rows)
         arrays = {name: getattr(self, name)[index] for name in ("mean", "peak", "usage", "censored", "allocation", "samples")}
-        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), host_ids=tuple(self.host_ids[i] for i in index), **arrays)
+        signals = None if self.signals is None else self.signals[index]
+        hosts = tuple(self.host_ids[i] for i in index)
+        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), host_ids=hosts, signals=signals, **arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +70,14 @@ class HistoryBlock:
     peak: F32
     censored: F32
     capacity: F32
+    signals: F32 | None = None  # [v, signal, b] as BucketBlock.signals
 
     def select(self, rows: Sequence[int]) -> HistoryBlock:
         """The same history with only the VMs of these rows, in this order."""
         index = list(rows)
         arrays = {name: getattr(self, name)[index] for name in ("mean", "peak", "censored", "capacity")}
-        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), **arrays)
+        signals = None if self.signals is None else self.signals[index]
+        return replace(self, vm_ids=tuple(self.vm_ids[i] for i in index), signals=signals, **arrays)
 
 
 class NoForecast(IntEnum):
