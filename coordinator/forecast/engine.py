@@ -22,6 +22,7 @@ from coordinator.forecast.calibrate import Calibrator
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
+from coordinator.forecast.hours import HourPeaks, PastHours
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
@@ -50,6 +51,7 @@ NETWORK: Final = "network"
 HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
+PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 
 
@@ -115,7 +117,8 @@ class ForecastEngine:
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
-        self._trackers = (Tracker(), Tracker())
+        self._hours = HourPeaks()
+        self._trackers = (Tracker(), Tracker(PEAK_PACE))
         self._statistics = StatisticalPool() if self.options.statsforecast else None
 
     # ---- the port
@@ -160,7 +163,15 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+            for part in (
+                *self._combiners,
+                self._calibrator,
+                self._peak_calibrator,
+                *self._restarters,
+                *self._mixers,
+                self._hours,
+                *self._trackers,
+            ):
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
@@ -218,6 +229,12 @@ class ForecastEngine:
 
     # ---- fleet
 
+    @property
+    def _issuing(self) -> tuple[Combiner | Calibrator | Restarter | Mixer | HourPeaks | Tracker, ...]:
+        """Who keeps what was issued until it can be scored."""
+        calibrators = (self._calibrator, self._peak_calibrator)
+        return (*self._combiners, *calibrators, *self._restarters, *self._mixers, self._hours, *self._trackers)
+
     def _follow(self, vm_ids: Sequence[str]) -> None:
         new = [vm_id for vm_id in vm_ids if vm_id not in self._row]
         stale = self._unseen >= FORGET_AFTER
@@ -234,12 +251,7 @@ class ForecastEngine:
         for part in (
             self._window,
             self._regimes,
-            *self._combiners,
-            self._calibrator,
-            self._peak_calibrator,
-            *self._restarters,
-            *self._mixers,
-            *self._trackers,
+            *self._issuing,
         ):
             part.rearrange(take)
         if self._statistics is not None:
@@ -266,7 +278,15 @@ class ForecastEngine:
 
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+        for part in (
+            *self._combiners,
+            self._calibrator,
+            self._peak_calibrator,
+            *self._restarters,
+            *self._mixers,
+            self._hours,
+            *self._trackers,
+        ):
             part.pause()
 
     def _learn(self) -> None:
@@ -287,6 +307,7 @@ class ForecastEngine:
             restarter.learn(target)
             mixer.learn(target)
             tracker.learn(target)
+        self._hours.learn(highest[..., -1])
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
         """Forecast all VMs from the window as it is. `live` = also run the members that are too dear for a long replay."""
@@ -302,9 +323,11 @@ class ForecastEngine:
         if self._statistics is not None and live:
             said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
             forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
-        boosted_spread = None
+        boosted_spread = boosted_peaks = None
         if self._booster is not None:
-            low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
+            described = self._booster.describe(series, peaks, self._capacity.reshape(-1), end=series.shape[1], now_s=now_s)
+            low, middle, high = self._booster.bucket_quantiles(described).reshape(3, *shape, HORIZON_STEPS)
+            boosted_peaks = self._booster.peak_quantiles(described) if live else None
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
         self._listen_to_one(forecasts)
@@ -334,10 +357,18 @@ class ForecastEngine:
             if self.options.only == NETWORK:
                 quantiles, peak_quantiles, weight = network[0], network[1], np.ones_like(weight)
             model = np.where((weight * GROUP_SIZES).sum(axis=-1) > HORIZON_STEPS / 2, self.members.index(NETWORK), model).astype(np.int8)
+        peak_quantiles = self._blended(peak_quantiles, network[1], boosted_peaks, peaks_seen, peak_unit)
         level, peak_level = (part.level.reshape(shape) for part in (seen, peaks_seen))
         quantiles = self._trackers[0].hold(quantiles, unit, level, self._capacity)
         peak_quantiles = self._trackers[1].hold(peak_quantiles, peak_unit, peak_level, self._capacity)
         return self._block(now_s, seen, model=model, point=point, quantiles=quantiles, peaks=peak_quantiles)
+
+    def _blended(self, mixed: F32, network: F32 | None, boosted: F64 | None, seen: Window, unit: F64) -> F32:
+        """Running peaks with the whole hour from all who have an answer to it."""
+        if self.options.only is None:
+            return self._hours.blend(mixed, network, boosted, PastHours(seen.filled, seen.readings), unit)
+        self._hours.pause()
+        return mixed
 
     def _listen_to_one(self, forecasts: F64) -> None:
         """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""

@@ -29,7 +29,9 @@ POOLED_GAIN: Final = 6.0
 class Tracker:
     """Holds the coverage of one target."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: float = 1.0) -> None:
+        """`pace`: how far a VM's own offset moves by one bucket, of the usual step; targets that overlap repeat themselves."""
+        self._pace = pace
         self._own: F32 = np.zeros((0, N_RESOURCES, GROUPS, Q), dtype=np.float32)
         self._pooled: F64 = np.zeros((N_RESOURCES, CLASSES, HORIZON_STEPS, Q))
         self._classes: NDArray[np.int8] = np.zeros((HORIZON_STEPS, 0, N_RESOURCES), dtype=np.int8)  # at the newest twelve issues
@@ -49,7 +51,7 @@ class Tracker:
         came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
         classes = self._classes.reshape(HORIZON_STEPS, -1)
         own = self._own.reshape(-1, GROUPS, Q)
-        excess, votes = tracking.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own)
+        excess, votes = tracking.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own, self._pace)
         share = excess / np.maximum(votes, 1.0)[..., None]
         # few votes move it like one VM's own would
         gain = np.where(votes > 0, np.minimum(POOLED_GAIN, 1.0 + votes / 8.0), 0.0)[..., None]

@@ -30,6 +30,7 @@ EXERCISES: Final[tuple[str, ...]] = (
     "coordinator.forecast.warm:one_tick",
     "coordinator.forecast.boosting:exercise",
     "coordinator.forecast.mix:exercise",
+    "coordinator.forecast.hours:exercise",
     "coordinator.forecast.network:exercise",
 )
 _RING: Final = 48  # buckets: the least that ForecastOptions allows

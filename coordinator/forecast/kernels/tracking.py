@@ -44,8 +44,9 @@ def learn(
     origins: NDArray[np.int64],
     actual: F32,
     own: F32,
+    pace: float,
 ) -> tuple[F32, F32]:
-    """Take in the newest bucket: rows [78, s, q], classes int8[12, s], actual [s, h]; changes own [s, g, q].
+    """Take in the newest bucket: rows [78, s, q], classes int8[12, s], actual [s, h]; changes own [s, g, q], by `pace` of the usual step.
 
     -> for the fleet how many values lay below each level in excess of it, [r, class, h, q], of how many, [r, class, h].
     """
@@ -77,7 +78,7 @@ def learn(
                     own_excess[q] += more
                     excess[r, c, h, q] += more
             if heard:
-                part = _ONE / _f(_EDGES[g + 1] - _EDGES[g])
+                part = _f(pace) / _f(_EDGES[g + 1] - _EDGES[g])
                 for q in range(Q):
                     moved = own[s, g, q] * _LEAK - SIZE[q] * own_excess[q] * part
                     own[s, g, q] = min(max(moved, -_LIMIT), _LIMIT)
