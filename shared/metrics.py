@@ -208,6 +208,7 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_frames_received_total", "counter", "Frames made durable"),
     Metric("tidegate_frames_duplicate_total", "counter", "Frames received again and not counted again"),
     Metric("tidegate_frames_rejected_total", "counter", "Frames that broke the protocol, by reason", ("reason",)),
+    Metric("tidegate_signals_total", "counter", "Readings of applications, one per VM: taken, replaced, late or refused", ("outcome",)),
     Metric("tidegate_wal_bytes", "gauge", "Disk used by frames not yet folded into history"),
     Metric("tidegate_history_bytes", "gauge", "Disk used by history"),
     Metric("tidegate_buckets_closed_total", "counter", "5-minute buckets closed"),
