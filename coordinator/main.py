@@ -421,6 +421,7 @@ class Coordinator:
         self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
         self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
         self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
+        self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
         self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
         for reason in ("garbage", "impostors", "future", "gaps"):
