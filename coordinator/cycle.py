@@ -7,12 +7,13 @@ carries out the instructions and feeds the results back as events. Same events, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from coordinator.demand.buckets import BucketFolder
+from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, SignalReading
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
 from coordinator.forecast.events.model import Labels
@@ -88,6 +89,14 @@ class StoreBucket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreSignals:
+    """Buckets up to `closed_s` have ended: make durable what applications told of them and no StoreBucket before this holds."""
+
+    closed_s: int
+    blocks: tuple[SignalBlock, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestForecast:
     """Forecast every VM of this bucket; capacity: vm_id -> [r]."""
 
@@ -151,7 +160,16 @@ class RequestRetrain:
 
 
 Instruction = (
-    StoreBucket | RequestForecast | RequestPlacement | StoreForecast | SendPlan | StoreReceipts | StoreHost | StoreOutcomes | RequestRetrain
+    StoreBucket
+    | StoreSignals
+    | RequestForecast
+    | RequestPlacement
+    | StoreForecast
+    | SendPlan
+    | StoreReceipts
+    | StoreHost
+    | StoreOutcomes
+    | RequestRetrain
 )
 
 
@@ -168,6 +186,7 @@ class DecisionCycle:
         self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
         self.placements: tuple[Placement, ...] = ()
+        self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
         self._folder = BucketFolder(closed_until_s)
@@ -205,6 +224,11 @@ class DecisionCycle:
             case PlacementReady():
                 self.placements = event.placements
                 return []
+
+    def tell(self, readings: Sequence[SignalReading]) -> SignalCounts:
+        """What applications measured; times as `signals.span_s` allows, or of any bucket that history does not hold yet."""
+        counts = [self.signals.tell(reading) for reading in readings]
+        return SignalCounts(taken=sum(c.taken for c in counts), replaced=sum(c.replaced for c in counts), late=sum(c.late for c in counts))
 
     def adjust(self, vm_id: str, request: Adjustment, now_ns: int, dry_run: bool) -> tuple[Plan, list[Instruction]]:
         """An operator's order for one VM. Raises Refusal; a dry run gives the plan and no instruction."""
@@ -258,7 +282,7 @@ class DecisionCycle:
         instructions: list[Instruction] = []
         ripe_s = now_ns // NS_PER_S - BUCKET_S - self.config.bucket_grace_s
         for start_s in sorted(s for s in self._folder.open_starts() if s <= ripe_s):
-            bucket = self._folder.close(start_s)
+            bucket = self._close(start_s)
             self.fleet.close_bucket(bucket)
             self.bucket = bucket
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
@@ -272,8 +296,15 @@ class DecisionCycle:
             if known:
                 rows = [i for i, vm_id in enumerate(bucket.vm_ids) if vm_id in known]
                 instructions.append(RequestForecast(bucket=bucket.select(rows), capacity=known))
-        instructions += [StoreBucket(bucket=self._folder.close(s), late=True) for s in sorted(self._folder.grown_starts())]
+        instructions += [StoreBucket(bucket=self._close(s), late=True) for s in sorted(self._folder.grown_starts())]
+        told = self.signals.close(ripe_s)
+        if told is not None:
+            instructions.append(StoreSignals(closed_s=self.signals.closed_s, blocks=told))
         return instructions
+
+    def _close(self, start_s: int) -> BucketBlock:
+        bucket = self._folder.close(start_s)
+        return replace(bucket, signals=self.signals.means(start_s, bucket.vm_ids))
 
     def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
         late = self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s

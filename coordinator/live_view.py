@@ -10,13 +10,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from coordinator.cycle import DecisionCycle, Instruction
+from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
-from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
+from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
+from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
+from coordinator.service.telling import readings_of
 from coordinator.service.view import (
     AccuracyView,
     AdjustRequest,
@@ -81,6 +84,10 @@ class Running(Protocol):
 
     def carry_out(self, instructions: list[Instruction]) -> None:
         """Perform what the cycle wants."""
+        ...
+
+    async def take_signals(self, readings: tuple[SignalReading, ...]) -> SignalCounts:
+        """Durable when it returns."""
         ...
 
     def audit(self, event: str, **fields: str | int) -> None:
@@ -159,6 +166,7 @@ class LiveView:
             capabilities=domain.capabilities,
             policy=domain.policy,
             violation_minutes=self._violation_minutes(vm_id),
+            signals=self._signals(vm_id),
         )
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
@@ -185,6 +193,7 @@ class LiveView:
         end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
         starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
         columns = await of.read(of.history.series, vm_id, end_s, buckets)
+        told = await of.read(of.history.signals, vm_id, end_s, buckets)
         issued = await of.read(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
         expected = {block.issued_s: block for block in issued}
         return HistoryView(
@@ -203,6 +212,12 @@ class LiveView:
                     forecast_q90=tuple(_expected(expected.get(s - LEAD_STEPS * BUCKET_S), r, 0.9) for s in starts),
                 )
                 for r, name in enumerate(RESOURCES)
+            ),
+            signals=()
+            if told is None
+            else tuple(
+                SignalHistory(signal=name, mean=_column(told[k]))  # type: ignore[arg-type]
+                for k, name in enumerate(SIGNALS)
             ),
         )
 
@@ -272,6 +287,20 @@ class LiveView:
             self._of.audit("adjust", actor=actor, vm=vm_id, steps=len(plan.steps))
         return AdjustResult(vm_id=vm_id, host_id=plan.host_id, dry_run=request.dry_run, steps=plan.steps)
 
+    async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
+        of = self._of
+        span_s = of.cycle.signals.span_s(of.clock.wall_ns() / NS_PER_S)
+        try:
+            readings = readings_of(batch, of.cycle.fleet.vms, of.cycle.labels, span_s)
+            counts = await of.take_signals(readings)
+        except Refusal:
+            of.metrics.add("tidegate_signals_total", len(batch.readings), outcome="refused")
+            raise
+        for outcome, count in (("taken", counts.taken), ("replaced", counts.replaced), ("late", counts.late)):
+            of.metrics.add("tidegate_signals_total", count, outcome=outcome)
+        vms = {vm_id for reading in readings for vm_id in reading.vm_ids}
+        return SignalsTaken(vms=len(vms), taken=counts.taken, replaced=counts.replaced, late=counts.late)
+
     def metrics_text(self) -> str:
         return self._of.metrics.render().decode()
 
@@ -319,6 +348,18 @@ class LiveView:
             reason=None if block is None or row is None else reason_name(int(block.reason[row, r])),
             coverage=None if block is None or row is None else known(block.coverage[row, r]),
             control=Mode.REACTIVE if allowed is Mode.PREDICTIVE and unusable else allowed,
+        )
+
+    def _signals(self, vm_id: str) -> tuple[SignalState, ...]:
+        told, bucket = self._of.cycle.signals.newest(vm_id), self._of.cycle.bucket
+        if told is None:
+            return ()
+        at_s, values = told
+        place = bucket.vm_ids.index(vm_id) if bucket and vm_id in bucket.vm_ids else None
+        means = None if bucket is None or place is None or bucket.signals is None else bucket.signals[place]
+        return tuple(
+            SignalState(signal=name, value=values[k], time_s=at_s, bucket_mean=None if means is None else known(means[k]))  # type: ignore[arg-type]
+            for k, name in enumerate(SIGNALS)
         )
 
     def _out_of_calibration(self, vm_id: str) -> list[str]:

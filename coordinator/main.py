@@ -25,6 +25,7 @@ from coordinator.announcing import Announcer
 from coordinator.calendars import open_calendars
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
+from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
@@ -36,9 +37,10 @@ from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
+from coordinator.store.signal_log import SignalLog
 from coordinator.store.wal import Wal
 from shared.config import CoordinatorConfig
-from shared.errors import ConfigError
+from shared.errors import ConfigError, HostError
 from shared.frame import decode_agent, decode_block
 from shared.messages import AgentMessage, Hello, Inventory, Outcomes, Samples, Status
 from shared.metrics import COORDINATOR_METRICS, Metrics, Rising
@@ -73,6 +75,7 @@ class Coordinator:
         self.registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
         self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
+        self.signal_log = SignalLog(state / "signals")
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
@@ -160,6 +163,7 @@ class Coordinator:
             await self.pool.close()
         self._disk.shutdown(wait=True)
         self.wal.close()
+        self.signal_log.close()
         self.registry.close()
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(None)
@@ -178,6 +182,8 @@ class Coordinator:
             match instruction:
                 case cy.StoreBucket():
                     self._store_bucket(instruction)
+                case cy.StoreSignals():
+                    self._store_signals(instruction)
                 case cy.RequestForecast():
                     self._requests.put_nowait(instruction)
                 case cy.RequestPlacement():
@@ -226,6 +232,17 @@ class Coordinator:
         """Run a store's read behind the writes before it."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
 
+    async def take_signals(self, readings: tuple[SignalReading, ...]) -> SignalCounts:
+        """Fold in what applications told; durable when it returns. Refusal: their log is full."""
+        self.signal_log.append(readings)
+        counts = self.cycle.tell(readings)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self.signal_log.sync)
+        except HostError as error:
+            self._fail(error)
+            raise
+        return counts
+
     def _restore(self) -> None:
         hosts, domains = self.registry.hosts(), self.registry.domains()
         self.cycle.fleet.policies.update(self.registry.policies())
@@ -237,6 +254,8 @@ class Coordinator:
                 self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block)), now_ns)
             elif isinstance(message, Outcomes):
                 self.registry.save_outcomes(record.host_id, message.outcomes)
+        for reading in self.signal_log.replay():
+            self.cycle.signals.tell(reading)
 
     async def _load_history(self) -> HistoryBlock:
         newest_s = await self.read(self.history.newest_s)
@@ -277,6 +296,16 @@ class Coordinator:
         def store() -> None:
             (self.history.append_late if instruction.late else self.history.append_buckets)(instruction.bucket)
             self.wal.trim(cut)
+
+        self.write(store)
+
+    def _store_signals(self, instruction: cy.StoreSignals) -> None:
+        place = self.signal_log.close_bucket(instruction.closed_s)
+
+        def store() -> None:
+            for block in instruction.blocks:
+                self.history.append_signals(block)
+            self.signal_log.settled(place)
 
         self.write(store)
 
@@ -392,6 +421,7 @@ class Coordinator:
         self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
         self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
         self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
+        self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
         self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
         for reason in ("garbage", "impostors", "future", "gaps"):

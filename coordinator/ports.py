@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from coordinator.demand.signals import SignalBlock
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from shared.model import Domain, HostCapacity, Mode, Policy
@@ -54,12 +55,16 @@ class History(Protocol):
         """Store one closed bucket; storing the same (vm, bucket) again replaces it."""
         ...
 
+    def append_signals(self, block: SignalBlock) -> None:
+        """Store what applications told of one bucket, with or without demand of the same VMs; the same (vm, bucket) again replaces."""
+        ...
+
     def append_forecast(self, block: ForecastBlock) -> None:
         """Store an issued forecast for later scoring."""
         ...
 
     def load(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> HistoryBlock:
-        """Arrays [v, r, buckets] ending with bucket `end_s`; capacity NaN (filled by the caller)."""
+        """Arrays [v, r, buckets] ending with bucket `end_s`; capacity NaN (filled by the caller); signals None where none were told."""
         ...
 
     def newest_s(self) -> int | None:

@@ -208,6 +208,13 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_frames_received_total", "counter", "Frames made durable"),
     Metric("tidegate_frames_duplicate_total", "counter", "Frames received again and not counted again"),
     Metric("tidegate_frames_rejected_total", "counter", "Frames that broke the protocol, by reason", ("reason",)),
+    Metric(
+        "tidegate_signals_total",
+        "counter",
+        "Readings of applications, one per VM: taken, replaced or late; refused: as they came",
+        ("outcome",),
+    ),
+    Metric("tidegate_signal_log_bytes", "gauge", "Disk used by applications' readings not yet in history; at most 256 MiB"),
     Metric("tidegate_wal_bytes", "gauge", "Disk used by frames not yet folded into history"),
     Metric("tidegate_history_bytes", "gauge", "Disk used by history"),
     Metric("tidegate_buckets_closed_total", "counter", "5-minute buckets closed"),

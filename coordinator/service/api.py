@@ -26,6 +26,7 @@ from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
+from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -56,7 +57,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.1.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.2.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -113,7 +114,7 @@ def openapi_json() -> bytes:
 
 
 def _application(state: State) -> Litestar:
-    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, set_host_pause, set_fleet_pause, adjust_resources])
+    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, set_host_pause, set_fleet_pause, adjust_resources, tell_signals])
     return Litestar(
         route_handlers=[api, metrics, livez, readyz, *page_handlers()],
         state=state,
@@ -183,7 +184,7 @@ async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: From
     _known_vm(state, vm_id)
     found = await _view(state).history(vm_id, hours)
     kept = tuple(series for series in found.resources if resource in (None, series.resource))
-    return HistoryView(vm_id=found.vm_id, lead_minutes=found.lead_minutes, resources=kept)
+    return HistoryView(vm_id=found.vm_id, lead_minutes=found.lead_minutes, resources=kept, signals=found.signals)
 
 
 @get("/vms/{vm_id:str}/accuracy", responses=_REFUSED, sync_to_thread=False)
@@ -293,6 +294,12 @@ async def adjust_resources(
         raise InvalidValue("body", "a request for nothing", "at least one of vcpus, memory_bytes, cpu_quota_millicores")
     result = await _view(state).adjust(vm_id, data, request.state["actor"])
     return Response(result, status_code=200 if data.dry_run else 202)
+
+
+@post("/signals", status_code=200, security=_TOKEN, responses=_WRITE_REFUSED | {429: _answer(Problem, "rate_limited: their log is full")})
+async def tell_signals(state: State, data: JSONBody[SignalBatch]) -> SignalsTaken:
+    """What applications measured of their own load, for the forecasts. All of it is taken or none; 200 means that it is durable."""
+    return await _view(state).tell_signals(data)
 
 
 # -- probes -----------------------------------------------------------------------------------------------------------------

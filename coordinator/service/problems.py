@@ -15,6 +15,9 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from coordinator.demand.signals import MAX_SIGNAL
+from coordinator.model import SIGNALS
+from coordinator.service.signals import MAX_READINGS
 from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
 from shared.errors import Refusal
 from shared.model import Mode
@@ -44,6 +47,7 @@ STATUS: Final[dict[RefusalCode, int]] = {
 
 _log = structlog.get_logger(__name__)
 _at_field = re.compile(r"at `\$\.?([^`]*)`")
+_in_readings = re.compile(r"readings\[(\d+)\]\.(\w+)")
 _unknown_field = re.compile(r"unknown field `([^`]*)`")
 
 
@@ -75,6 +79,12 @@ def allowed_text(field: str) -> str:
     if field in BOUNDS:
         low, high = BOUNDS[field]
         return f"an integer from {low} to {high}"
+    if field in SIGNALS:
+        return f"a number from 0 to {MAX_SIGNAL}"
+    if field == "time_s":
+        return "Unix seconds of the measurement, a number"
+    if field == "readings":
+        return f"1 to {MAX_READINGS} readings"
     if field == "mode":
         return ", ".join(Mode)
     if field == "resource":
@@ -153,6 +163,8 @@ def _invalid_value(request: AnyRequest, error: HTTPException) -> InvalidValue:
     body = _json_object(raw)
     if key in body:
         return InvalidValue(key, body[key], allowed_text(key))
+    if (place := _in_readings.fullmatch(key)) and len(readings := body.get("readings", ())) > int(place[1]):
+        return InvalidValue(key, readings[int(place[1])].get(place[2]), allowed_text(place[2]))
     return InvalidValue("body", _without_internals(message) if raw else "nothing", "a JSON object as in /openapi.json")
 
 

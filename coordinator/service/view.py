@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.model import Placement, Receipt
+from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
@@ -130,6 +131,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: Capabilities
     policy: Policy
     violation_minutes: float | None  # since the scores began; demand above what was granted
+    signals: tuple[SignalState, ...] = ()  # what its applications told of their load within a day
 
 
 class VmPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,6 +295,7 @@ class HistoryView(msgspec.Struct, frozen=True, kw_only=True):
     vm_id: str
     lead_minutes: int
     resources: tuple[ResourceHistory, ...]
+    signals: tuple[SignalHistory, ...] = ()  # over the same buckets; none where none were told
 
 
 class OutcomeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -469,6 +472,10 @@ class FleetView(Protocol):
 
     async def adjust(self, vm_id: str, request: AdjustRequest, actor: str) -> AdjustResult:
         """Send (dry_run: only check) steps for a known VM. Raises Refusal with the guard's code; all or nothing."""
+        ...
+
+    async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
+        """Take what applications measured, all or nothing; durable when it returns. Raises Refusal."""
         ...
 
     def metrics_text(self) -> str:

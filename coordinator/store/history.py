@@ -1,16 +1,16 @@
-"""History port on local Parquet: demand buckets and issued forecasts, one table each (coordinator/store/parts.py).
+"""History port on local Parquet: demand buckets, applications' signals and issued forecasts, one table each (coordinator/store/parts.py).
 
-Buckets: one row per (bucket, VM), a float32 column per resource and measure (`mean_cpu_millicores`, ...). Forecasts: one row per
-(issue, VM, resource) with lists over the 12 steps; of the quantiles only STORED_LEVELS are kept, which is what scoring and the
-pages read. Unknown is NaN, absent columns are null. Invariant: a write that returned is durable; the same (VM, bucket) or (VM, issue)
-written again replaces the older row whole.
+Buckets: one row per (bucket, VM), a float32 column per resource and measure (`mean_cpu_millicores`, ...). Signals: one row per (bucket,
+VM) that was told of, apart from demand, so that neither waits for the other. Forecasts: one row per (issue, VM, resource) with lists over
+the 12 steps; of the quantiles only STORED_LEVELS are kept, which is what scoring and the pages read. Unknown is NaN, absent columns are
+null. Invariant: a write that returned is durable; the same (VM, bucket) or (VM, issue) written again replaces the older row whole.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from coordinator.model import F32, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.demand.signals import SignalBlock
+from coordinator.model import F32, LEVELS, N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock
 from coordinator.store.parts import PartTable, day_of, days
 from shared.units import BUCKET_S, GIB, HORIZON_STEPS, RESOURCES
 
@@ -43,7 +44,9 @@ class ScoredForecast:
 
 
 class ParquetHistory:
-    """See the module. One process writes; `retention_days` and `max_bytes` bound each table (forecasts keep a quarter of both)."""
+    """See the module. One process writes; `retention_days` and `max_bytes` bound each table (forecasts keep a quarter of both, signals a
+    quarter of the bytes).
+    """
 
     def __init__(self, folder: Path, *, retention_days: int = 42, max_bytes: int = 8 * GIB) -> None:
         self._lock = threading.Lock()  # the cycle writes from a worker thread while pages read
@@ -54,6 +57,14 @@ class ParquetHistory:
             retention_days=retention_days,
             max_bytes=max_bytes,
             dictionary=["vm_id", "host_id"],
+        )
+        self._signals = PartTable(
+            folder / "signals",
+            lambda table: _last_of_each(table, _KEYS, ["vm_id", "start_s"]),
+            row_group_rows=1 << 20,
+            retention_days=retention_days,
+            max_bytes=max_bytes // 4,
+            dictionary=["vm_id"],
         )
         self._forecasts = PartTable(
             folder / "forecasts",
@@ -80,6 +91,22 @@ class ParquetHistory:
             arrays |= {_column(measure, r): pa.array(values[:, r].astype(np.float32)) for r in range(N_RESOURCES)}
         with self._lock:
             self._buckets.append(day_of(block.start_s), pa.table(arrays))
+        if block.signals is not None:
+            self.append_signals(SignalBlock(start_s=block.start_s, vm_ids=block.vm_ids, means=block.signals))
+
+    def append_signals(self, block: SignalBlock) -> None:
+        """Store what applications told of one bucket; a VM's row replaces an older one whole. VMs of unknown means are left out."""
+        _check_start(block.start_s)
+        told = np.flatnonzero(~np.isnan(block.means).all(axis=1))
+        if not len(told):
+            return
+        arrays = {
+            "start_s": pa.array(np.full(len(told), block.start_s, np.int64)),
+            "vm_id": pa.array([block.vm_ids[i] for i in told], pa.string()),
+            **{name: pa.array(block.means[told, k].astype(np.float32)) for k, name in enumerate(SIGNALS)},
+        }
+        with self._lock:
+            self._signals.append(day_of(block.start_s), pa.table(arrays))
 
     def append_late(self, block: BucketBlock) -> None:
         """Store a bucket that grew, or was rebuilt from part of its samples: VM by VM the version with more samples stays."""
@@ -91,7 +118,9 @@ class ParquetHistory:
                 rows = self._buckets.read(part, ["vm_id", "samples"], wanted)
                 stored |= dict(zip(rows.column("vm_id").to_pylist(), rows.column("samples").to_pylist(), strict=True))
         fuller = [i for i, vm_id in enumerate(block.vm_ids) if (stored.get(vm_id) or 0) <= block.samples[i]]
-        self.append_buckets(block.select(fuller))
+        if block.signals is not None:  # these are whole, however many samples came with them
+            self.append_signals(SignalBlock(start_s=block.start_s, vm_ids=block.vm_ids, means=block.signals))
+        self.append_buckets(replace(block.select(fuller), signals=None))
 
     def append_history(self, block: HistoryBlock) -> None:
         """Store many buckets at once (a preload). Buckets with no value at all are left out; host and samples are unknown."""
@@ -118,17 +147,25 @@ class ParquetHistory:
                 arrays |= {_column(measure, r): pa.nulls(len(vm), pa.float32()) for r in range(N_RESOURCES)}
             with self._lock:
                 self._buckets.append(day, pa.table(arrays), bulk=True)
+        if block.signals is not None:
+            self._append_told(block.signals, names, first_s)
 
     def load(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> HistoryBlock:
-        """float32[v, r, buckets] ending with bucket `end_s`; NaN where nothing is stored; capacity NaN."""
+        """float32[v, r, buckets] ending with bucket `end_s`; NaN where nothing is stored; capacity NaN; signals None = none were told."""
         arrays = self._arrays(vm_ids, end_s, buckets, _LOADED)
         capacity = np.full((len(vm_ids), N_RESOURCES), np.nan, np.float32)
-        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, capacity=capacity, **arrays)
+        signals = self._told(vm_ids, end_s, buckets)
+        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, capacity=capacity, signals=signals, **arrays)
 
     def series(self, vm_id: str, end_s: int, buckets: int) -> dict[str, F32]:
         """One VM for a chart: mean, peak, censored, usage, allocation as float32[r, buckets], NaN unknown."""
         arrays = self._arrays([vm_id], end_s, buckets, _MEASURES, pc.field("vm_id") == vm_id)
         return {measure: array[0] for measure, array in arrays.items()}
+
+    def signals(self, vm_id: str, end_s: int, buckets: int) -> F32 | None:
+        """What applications told of one VM, float32[signal, buckets] ending with bucket `end_s`; None = nothing."""
+        told = self._told([vm_id], end_s, buckets, pc.field("vm_id") == vm_id)
+        return None if told is None else told[0]
 
     def vm_ids(self, since_s: int = 0) -> list[str]:
         """VMs with a bucket at or after `since_s`, sorted."""
@@ -198,13 +235,26 @@ class ParquetHistory:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes on disk, both tables."""
-        return self._buckets.total_bytes + self._forecasts.total_bytes
+        """Bytes on disk, all tables."""
+        return self._buckets.total_bytes + self._signals.total_bytes + self._forecasts.total_bytes
 
     @property
     def days_dropped(self) -> int:
         """Days given up to retention or the disk budget since the start."""
-        return self._buckets.days_dropped + self._forecasts.days_dropped
+        return self._buckets.days_dropped + self._signals.days_dropped + self._forecasts.days_dropped
+
+    def _append_told(self, signals: F32, names: Any, first_s: int) -> None:
+        """The signals [v, signal, b] of a preload."""
+        known: NDArray[np.bool_] = np.any(~np.isnan(signals), axis=1)
+        for day, start_s, stop_s in days(first_s, first_s + signals.shape[2] * BUCKET_S):
+            low, high = (start_s - first_s) // BUCKET_S, (stop_s - first_s) // BUCKET_S
+            vm, bucket = np.nonzero(known[:, low:high])
+            if not len(vm):
+                continue
+            arrays = {"start_s": pa.array(start_s + bucket.astype(np.int64) * BUCKET_S), "vm_id": names.take(pa.array(vm))}
+            arrays |= {name: pa.array(signals[vm, k, low + bucket].astype(np.float32)) for k, name in enumerate(SIGNALS)}
+            with self._lock:
+                self._signals.append(day, pa.table(arrays), bulk=True)
 
     def _arrays(self, vm_ids: Sequence[str], end_s: int, buckets: int, measures: Sequence[str], filters: Any = None) -> dict[str, F32]:
         """float32[v, r, buckets] of each measure."""
@@ -221,20 +271,44 @@ class ParquetHistory:
                     _scatter(batch, index, first_s, arrays)
         return arrays
 
+    def _told(self, vm_ids: Sequence[str], end_s: int, buckets: int, filters: Any = None) -> F32 | None:
+        """float32[v, signal, buckets], made when the first row of these VMs is met."""
+        first_s = end_s - (buckets - 1) * BUCKET_S
+        index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
+        told: F32 | None = None
+        with self._lock:
+            for part in self._signals.parts(day_of(max(0, first_s)), day_of(end_s)):
+                for batch in self._signals.read(part, [*_KEYS, *SIGNALS], filters).to_batches():
+                    vm, bucket, keep = _places(batch, index, first_s, buckets)
+                    if not keep.any():
+                        continue
+                    if told is None:
+                        told = np.full((len(vm_ids), len(SIGNALS), buckets), np.nan, np.float32)
+                    for k, name in enumerate(SIGNALS):
+                        told[vm[keep], k, bucket[keep]] = batch.column(name).to_numpy(zero_copy_only=False)[keep]
+        return told
+
 
 def _scatter(batch: Any, index: dict[str, int], first_s: int, arrays: dict[str, F32]) -> None:
     """Put a batch's rows in their places; rows of other VMs or times are left out."""
-    names = batch.column("vm_id")
-    place = np.array([index.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
-    vm = place[names.indices.to_numpy(zero_copy_only=False)]
-    bucket = (batch.column("start_s").to_numpy() - first_s) // BUCKET_S
-    keep = (vm >= 0) & (bucket >= 0) & (bucket < next(iter(arrays.values())).shape[2])
+    vm, bucket, keep = _places(batch, index, first_s, next(iter(arrays.values())).shape[2])
     everything = bool(keep.all())
     vm, bucket = (vm, bucket) if everything else (vm[keep], bucket[keep])
     for measure, array in arrays.items():
         for r in range(N_RESOURCES):
             values = batch.column(_column(measure, r)).to_numpy(zero_copy_only=False)
             array[vm, r, bucket] = values if everything else values[keep]
+
+
+def _places(
+    batch: Any, index: dict[str, int], first_s: int, buckets: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Of each row: its VM's place, its bucket's, and whether both are wanted."""
+    names = batch.column("vm_id")
+    place = np.array([index.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
+    vm = place[names.indices.to_numpy(zero_copy_only=False)]
+    bucket = (batch.column("start_s").to_numpy() - first_s) // BUCKET_S
+    return vm, bucket, (vm >= 0) & (bucket >= 0) & (bucket < buckets)
 
 
 def _forecast_of(rows: Any, vm_id: str, issued_s: int) -> ForecastBlock:

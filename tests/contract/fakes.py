@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.demand.signals import SignalBlock
+from coordinator.model import N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.store.history import STORED_LEVELS
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, OutcomeState, Plan
@@ -19,9 +20,17 @@ class MemoryHistory:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, int], np.ndarray] = {}  # float32[3, r]: mean, peak, censored
+        self._signals: dict[tuple[str, int], np.ndarray] = {}  # float32[signal]
         self._forecasts: dict[tuple[str, int], ForecastBlock] = {}
 
+    def append_signals(self, block: SignalBlock) -> None:
+        for vm_id, means in zip(block.vm_ids, block.means, strict=True):
+            if not np.isnan(means).all():
+                self._signals[vm_id, block.start_s] = means.astype(np.float32)
+
     def append_buckets(self, block: BucketBlock) -> None:
+        if block.signals is not None:
+            self.append_signals(SignalBlock(start_s=block.start_s, vm_ids=block.vm_ids, means=block.signals))
         for i, vm_id in enumerate(block.vm_ids):
             self._rows[vm_id, block.start_s] = np.stack([block.mean[i], block.peak[i], block.censored[i]]).astype(np.float32)
 
@@ -30,8 +39,11 @@ class MemoryHistory:
         for i, vm_id in enumerate(block.vm_ids):
             for b in range(buckets):
                 row = np.stack([block.mean[i, :, b], block.peak[i, :, b], block.censored[i, :, b]])
+                start_s = block.end_s - (buckets - 1 - b) * BUCKET_S
                 if not np.isnan(row[:2]).all():
-                    self._rows[vm_id, block.end_s - (buckets - 1 - b) * BUCKET_S] = row
+                    self._rows[vm_id, start_s] = row
+                if block.signals is not None:
+                    self.append_signals(SignalBlock(start_s=start_s, vm_ids=(vm_id,), means=block.signals[i : i + 1, :, b]))
 
     def append_forecast(self, block: ForecastBlock) -> None:
         at = [block.levels.index(level) for level in STORED_LEVELS]
@@ -57,7 +69,16 @@ class MemoryHistory:
                 if row is not None:
                     arrays[:, i, :, b] = row
         capacity = np.full((len(vm_ids), N_RESOURCES), np.nan, np.float32)
-        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, mean=arrays[0], peak=arrays[1], censored=arrays[2], capacity=capacity)
+        mean, peak, censored = arrays
+        signals = self._told(vm_ids, end_s, buckets)
+        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, mean=mean, peak=peak, censored=censored, capacity=capacity, signals=signals)
+
+    def _told(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> np.ndarray | None:
+        told = np.full((len(vm_ids), len(SIGNALS), buckets), np.nan, np.float32)
+        for i, vm_id in enumerate(vm_ids):
+            for b in range(buckets):
+                told[i, :, b] = self._signals.get((vm_id, end_s - (buckets - 1 - b) * BUCKET_S), np.nan)
+        return None if np.isnan(told).all() else told
 
     def newest_s(self) -> int | None:
         return max((start_s for _, start_s in self._rows), default=None)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from fakes import MemoryHistory
 
-from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.demand.signals import SignalBlock
+from coordinator.model import LEVELS, N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock
 from coordinator.ports import History
 from coordinator.store.history import STORED_LEVELS, ParquetHistory
 from shared.errors import HostError
@@ -73,6 +74,10 @@ def same(left: HistoryBlock, right: HistoryBlock) -> None:
     for name in ("mean", "peak", "censored", "capacity"):
         assert getattr(left, name).dtype == np.float32
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    assert (left.signals is None) == (right.signals is None)
+    if left.signals is not None and right.signals is not None:
+        assert left.signals.dtype == np.float32
+        np.testing.assert_array_equal(left.signals, right.signals)
 
 
 class TestEveryHistory:
@@ -116,6 +121,38 @@ class TestEveryHistory:
         history.append_buckets(bucket(T0, ("a",), 3.0))
         assert history.load(["a"], T0, 1).mean[0, 0, 0] == 3.0
 
+    def test_signals_come_with_their_bucket_or_alone(self, history: History) -> None:
+        history.append_buckets(bucket(T0))
+        assert history.load(["a", "b"], T0, 2).signals is None
+        told = np.array([[np.nan, np.nan], [120.5, np.nan]])
+        history.append_buckets(replace(bucket(T0 + BUCKET_S), signals=told))
+        history.append_signals(SignalBlock(start_s=T0, vm_ids=("c", "a"), means=np.array([[7.0, 8.0], [np.nan, 3.0]])))
+        signals = history.load(["a", "b", "c"], T0 + BUCKET_S, 3).signals
+        assert signals is not None
+        assert (signals.shape, signals.dtype) == ((3, len(SIGNALS), 3), np.float32)
+        nan = np.nan
+        np.testing.assert_array_equal(signals[0], [[nan, nan, nan], [nan, 3, nan]])
+        np.testing.assert_array_equal(signals[1], [[nan, nan, 120.5], [nan, nan, nan]])
+        np.testing.assert_array_equal(signals[2], [[nan, 7, nan], [nan, 8, nan]])  # no demand of it is known
+        assert history.load(["b"], T0, 2).signals is None
+
+    def test_signals_told_again_replace_and_a_bucket_without_any_takes_none_away(self, history: History) -> None:
+        history.append_buckets(replace(bucket(T0), signals=np.array([[1.0, 2.0], [3.0, 4.0]])))
+        history.append_signals(SignalBlock(start_s=T0, vm_ids=("b",), means=np.array([[9.0, np.nan]])))
+        history.append_buckets(bucket(T0, value=50.0))
+        loaded = history.load(["a", "b"], T0, 1)
+        assert loaded.mean[0, 0, 0] == 50
+        assert loaded.signals is not None
+        np.testing.assert_array_equal(loaded.signals[:, :, 0], [[1, 2], [9, np.nan]])
+
+    def test_signals_of_a_preload(self, history: History) -> None:
+        preload = block(("a", "b"), T0 + 100 * BUCKET_S, 700)
+        signals = np.random.default_rng(3).uniform(0, 90, (2, len(SIGNALS), 700)).astype(np.float32)
+        signals[0, :, ::3] = signals[1, 1] = np.nan
+        preload = replace(preload, signals=signals)
+        history.append_history(preload)  # type: ignore[attr-defined]
+        same(history.load(["a", "b"], preload.end_s, 700), preload)
+
     def test_forecasts_of_one_vm_oldest_first(self, history: History) -> None:
         blocks = {at: forecast(at, seed=at % 97) for at in (T0 + 600, T0, T0 + DAY_S)}
         for issued in blocks.values():
@@ -151,6 +188,30 @@ def test_one_vm_for_a_chart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(series["allocation"][0], [np.nan, np.nan, 2000])
     assert (history.vm_ids(), history.vm_ids(T0)) == (["a", "b", "old"], ["a", "b"])
     assert ParquetHistory(tmp_path / "empty").vm_ids() == []
+
+
+def test_a_late_bucket_of_fewer_samples_still_brings_its_signals(tmp_path: Path) -> None:
+    history = ParquetHistory(tmp_path)
+    history.append_buckets(replace(bucket(T0), samples=np.array([60, 10]), signals=np.full((2, 2), 1.0)))
+    history.append_late(replace(bucket(T0, value=5.0), samples=np.array([59, 11]), signals=np.full((2, 2), 2.0)))
+    loaded = ParquetHistory(tmp_path).load(["a", "b"], T0, 1)
+    assert loaded.mean[:, 0, 0].tolist() == [1, 15]
+    assert loaded.signals is not None
+    assert loaded.signals[:, 0, 0].tolist() == [2, 2]
+
+
+def test_signals_of_a_week_read_back_from_few_files(tmp_path: Path) -> None:
+    history, memory = ParquetHistory(tmp_path), MemoryHistory()
+    for i in range(24 * 4):
+        told = SignalBlock(start_s=T0 + i * 12 * BUCKET_S, vm_ids=("b", "a"), means=np.array([[i, np.nan], [np.nan, 2.0 * i]]))
+        history.append_signals(told)
+        memory.append_signals(told)
+    end_s = T0 + 95 * 12 * BUCKET_S
+    again = ParquetHistory(tmp_path)
+    same(again.load(["a", "b"], end_s, 95 * 12 + 1), memory.load(["a", "b"], end_s, 95 * 12 + 1))
+    assert len(list((tmp_path / "signals").iterdir())) <= 3 + 2 + 11
+    np.testing.assert_array_equal(again.signals("b", end_s, 13), [[94, *[np.nan] * 11, 95], [np.nan] * 13])
+    assert again.signals("never", end_s, 13) is None
 
 
 def test_a_late_bucket_replaces_only_what_holds_fewer_samples(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import math
 import random
 from collections.abc import Sequence
 
+from coordinator.forecast.events.model import Labels
 from coordinator.model import LEVELS, Move, Placement, Receipt
 from coordinator.service import view as vw
+from coordinator.service.signals import SignalBatch, SignalsTaken
+from coordinator.service.telling import readings_of
 from shared.errors import Refusal
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy, Priority
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
@@ -349,6 +352,15 @@ class FleetDouble:
         move = Move(vm_id="vm-01-01", from_host="kvm-01", to_host="kvm-04", gain=4.1, cost=1.3, why="peaks at 14:00 with vm-01-00")
         placed = Placement(shard=0, moves=(move,), objective=17.2, incumbent=20.0, bound=16.9, status="feasible", wall_ms=96.0)
         return vw.MoveAdvice(solved_s=float(self.now_s), placements=(placed,))
+
+    async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
+        readings = readings_of(batch, self.home, self._labels, (self.now_s - 900, self.now_s + 60))
+        self.sent.append(("signals", readings, ""))
+        vm_ids = {vm_id for reading in readings for vm_id in reading.vm_ids}
+        return SignalsTaken(vms=len(vm_ids), taken=sum(len(reading.vm_ids) for reading in readings), replaced=0, late=0)
+
+    def _labels(self) -> dict[str, Labels]:
+        return {vm_id: Labels(client=self._client(vm_id), app="shop" if vm_id.startswith("vm-01") else "") for vm_id in self.home}
 
     async def set_pause(self, host_id: str | None, paused: bool, actor: str) -> vw.PauseView:
         (self.paused.add if paused else self.paused.discard)(host_id)

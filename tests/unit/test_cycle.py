@@ -8,6 +8,7 @@ from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
+from coordinator.demand.signals import SignalReading
 from coordinator.learning.drift import RetrainWanted
 from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, NoForecast, VmState
 from coordinator.planning.adjust import Adjustment
@@ -117,6 +118,35 @@ def test_a_host_turned_predictive_is_planned_for_at_once_while_the_forecast_hold
     late = started(Mode.OBSERVE)
     decided(late)
     assert late.handle(turned, (T0 + 2 * BUCKET_S) * NS_PER_S) == []
+
+
+def test_what_applications_tell_is_forecast_with_and_stored() -> None:
+    cycle = started(Mode.OBSERVE)
+    cycle.tell([SignalReading(T0 + 20, ("vm-1", "vm-2"), (100.0, None)), SignalReading(T0 + 50, ("vm-1",), (200.0, 4.0))])
+    for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
+        cycle.handle(sample(at_s), at_s * NS_PER_S)
+    store, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    assert isinstance(store, cy.StoreBucket)
+    assert isinstance(request, cy.RequestForecast)
+    for bucket in (store.bucket, request.bucket):
+        assert bucket.signals is not None
+        assert bucket.signals.tolist() == [[150.0, 4.0]]
+    assert isinstance(rest, cy.StoreSignals)
+    (block,) = rest.blocks
+    assert (rest.closed_s, block.start_s, block.vm_ids) == (T0, T0, ("vm-2",))  # of which no sample came
+    # a late sample stores the bucket again, with what was told of it; a late reading waits for the next bucket
+    cycle.handle(sample(T0 + 299), (T0 + BUCKET_S + 20) * NS_PER_S)
+    assert cycle.tell([SignalReading(T0 + 80, ("vm-1",), (600.0, None))]).late == 1
+    (grown,) = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 21) * NS_PER_S)
+    assert isinstance(grown, cy.StoreBucket)
+    assert grown.late
+    assert grown.bucket.signals is not None
+    assert grown.bucket.signals.tolist() == [[300.0, 4.0]]
+    cycle.tell([SignalReading(T0 + 90, ("vm-1",), (300.0, None))])
+    assert cycle.handle(cy.Tick(), (T0 + BUCKET_S + 30) * NS_PER_S) == []
+    (rest,) = cycle.handle(cy.Tick(), (T0 + 2 * BUCKET_S + 10) * NS_PER_S)
+    assert isinstance(rest, cy.StoreSignals)
+    assert [block.means.tolist() for block in rest.blocks] == [[[300.0, 4.0]]]
 
 
 def test_a_silent_host_gets_nothing_and_refuses_orders() -> None:
