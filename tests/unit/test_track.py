@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,8 @@ def known(value: F64) -> F64:
     return np.repeat(value[..., None], HORIZON_STEPS, axis=-1)
 
 
-def fleet(v: int) -> Tracker:
-    tracker = Tracker()
+def fleet(v: int, pace: float = 1.0) -> Tracker:
+    tracker = Tracker(pace)
     tracker.rearrange(np.full(v, -1))
     return tracker
 
@@ -333,3 +335,19 @@ def test_state_is_what_the_docstring_says() -> None:
     assert tracker._said.rows.nbytes // series == 2808
     assert tracker._own.nbytes // series == 108
     assert tracker._classes.nbytes // series == 12
+
+
+def test_a_tenth_of_the_pace_is_a_tenth_of_the_way_for_the_own_offset_alone() -> None:
+    """One bucket: the fleet's offsets move as ever."""
+    moved = []
+    for pace in (1.0, 0.1):
+        tracker = fleet(1, pace)
+        tracker.hold(np.sort(np.random.default_rng(4).gamma(2.0, 9.0, (1, N_RESOURCES, HORIZON_STEPS, Q)).astype(np.float32)), *_SIZES)
+        tracker.learn(known(np.full((1, N_RESOURCES), 1e4)))
+        moved.append((tracker._own.copy(), tracker._pooled.copy()))
+    assert (moved[0][0][:, :, 0] > 0).all()
+    np.testing.assert_allclose(moved[1][0], 0.1 * moved[0][0], rtol=1e-5)
+    np.testing.assert_array_equal(moved[1][1], moved[0][1])
+
+
+_SIZES: Final = (np.ones((1, N_RESOURCES)), np.full((1, N_RESOURCES), 9.0), np.full((1, N_RESOURCES), np.nan))
