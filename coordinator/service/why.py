@@ -29,7 +29,8 @@ _UNITS: Final = {
     "net_tx_bits_per_s": (1e6, "Mbit/s"),
 }
 _MEDIAN, _LOW, _HIGH = (LEVELS.index(level) for level in (0.5, 0.1, 0.9))
-_NOTEWORTHY: Final = 0.05  # corrections smaller than this share of the band's width are not told in words
+_NOTEWORTHY: Final = 0.05  # corrections that change the width by less are not told in words
+_RECENT_S: Final = 6 * 3600  # older changes of level explain nothing of today's forecast
 _NO_FORECAST: Final = ReasonWhy(
     code="cold_start",
     meaning="no forecast holds this VM yet",
@@ -95,7 +96,7 @@ def _resource(block: ForecastBlock, at: int, r: int, why: ResourceWhy | None) ->
         for target, levels in zip(TARGETS, (block.quantiles, block.peak_quantiles), strict=True)
         for g, step in enumerate(GROUP_MIDDLES)
     )
-    summary = tuple(_summary(reason, why, issued))
+    summary = tuple(_summary(block.issued_s, reason, why, issued))
     return ResourceForecastWhy(
         resource=RESOURCES[r], model=model_name(block, at, r), reason=reason, summary=summary, issued=issued, details=why
     )
@@ -122,7 +123,7 @@ def _capped_from(levels: np.ndarray, capacity: float) -> float | None:
 # -- sentences --------------------------------------------------------------------------------------------------------------
 
 
-def _summary(reason: ReasonWhy | None, why: ResourceWhy | None, issued: Sequence[IssuedPart]) -> Iterator[str]:
+def _summary(issued_s: int, reason: ReasonWhy | None, why: ResourceWhy | None, issued: Sequence[IssuedPart]) -> Iterator[str]:
     if reason is not None:
         yield _sentence(reason)
     if why is None:
@@ -130,25 +131,29 @@ def _summary(reason: ReasonWhy | None, why: ResourceWhy | None, issued: Sequence
     if why.cold_start is not None:
         yield _cold_start(why.cold_start)
     elif reason is None or reason.code != "all_unknown":
-        for part in why.targets[0].parts:
-            yield from _part(part, why.resource)
-    if why.level.since_s is not None and why.level.before is not None:
-        yield _level(why.level, why)
-    if why.coverage.realised is not None and why.cold_start is None:
-        middle = why.targets[0].parts[1].bands
-        widths = (("its own correction", middle.own_width), ("the last correction", middle.held_width))
-        told = [f"{name} makes it {width:.2f} times as wide" for name, width in widths if width and abs(width - 1.0) > _NOTEWORTHY]
-        yield _joined(
-            f"The 80 % band held {why.coverage.realised:.0%} of what came in the last {why.coverage.evidence:.0f} buckets or so", *told
-        )
-    if why.gap_widening > 1.0:
-        yield f"The bands are {why.gap_widening:.2f} times as wide, because the newest reading is old."
+        yield from _engine(issued_s, why)
     for event in why.events:
         yield _event(event, why.resource)
     capped = [part for part in issued if part.target == "mean" and part.at_capacity_from is not None]
     if capped and why.capacity is not None:
         lowest = min(part.at_capacity_from or 1.0 for part in capped)
         yield f"Its quantiles from {lowest:.1%} on are held at the most that it may ever have, {_amount(why.resource, why.capacity)}."
+
+
+def _engine(issued_s: int, why: ResourceWhy) -> Iterator[str]:
+    """What the engine did; a borrowed forecast knows nothing of it."""
+    parts = why.targets[0].parts
+    for part in parts:
+        yield from _part(part, why.resource)
+    if why.level.since_s is not None and why.level.before is not None and issued_s - why.level.since_s <= _RECENT_S:
+        yield _level(why.level, why)
+    if why.coverage.realised is not None:
+        widths = (("its own correction", parts[1].bands.own_width), ("the last correction", parts[1].bands.held_width))
+        told = [f"{name} makes it {width:.2f} times as wide" for name, width in widths if width and abs(width - 1.0) > _NOTEWORTHY]
+        held = f"The 80 % band held {why.coverage.realised:.0%} of what came in the last {why.coverage.evidence:.0f} buckets or so"
+        yield _joined(held, *told)
+    if why.gap_widening > 1.0:
+        yield f"The bands are {why.gap_widening:.2f} times as wide, because the newest reading is old."
 
 
 def _sentence(reason: ReasonWhy) -> str:

@@ -17,6 +17,7 @@ from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.locality import COLD_BUCKETS
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
+from coordinator.service.why import forecast_why_view
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS, MEMORY, MIB
 
 T0 = 1_700_006_400 // 86_400 * 86_400
@@ -74,6 +75,13 @@ def told(engine: ForecastEngine | Forecaster, vm_id: str) -> ForecastWhy:
     assert why is not None
     assert msgspec.json.decode(msgspec.json.encode(why), type=ForecastWhy) == why, "nothing in it that JSON has no word for"
     return why
+
+
+def words(engine: ForecastEngine | Forecaster, block: ForecastBlock, vm_id: str, resource: int = CPU) -> str:
+    """What people read."""
+    view = forecast_why_view(vm_id, block, engine.explain(vm_id), None)
+    assert view.not_now is None and view.resources[resource].details is not None
+    return "\n".join(view.resources[resource].summary)
 
 
 def assert_adds_up(why: ForecastWhy, block: ForecastBlock, row: int) -> None:
@@ -201,6 +209,14 @@ def test_a_change_of_level_is_dated_and_what_was_moved_is_told() -> None:
     assert "moved" in [stage.stage for stage in part.stages]
     assert steady.level.since_s is None and steady.targets[0].parts[1].restart is None
     assert_adds_up(told(engine, "vm1"), block, 1)
+    said = words(engine, block, "vm1")
+    assert "The level went from 1" in said and "the pool's answer was moved by" in said
+    assert "left out as too bad: " in said and "nothing to say yet: daily, weekly" in said
+    assert "The level" not in words(engine, block, "vm0")
+    for i in range(1, 80):
+        block = engine.advance(bucket(8 + i, np.array(mean[..., -1], dtype=np.float64)), {})
+    assert told(engine, "vm1").resources[CPU].level.since_s == changed.level.since_s
+    assert "The level" not in words(engine, block, "vm1"), "a change of yesterday explains nothing"
 
 
 def test_each_reason_says_what_it_means_since_when_and_what_would_end_it() -> None:
@@ -214,7 +230,7 @@ def test_each_reason_says_what_it_means_since_when_and_what_would_end_it() -> No
             now[0] = np.nan
         if i > 34:
             now[2] = np.nan
-        engine.advance(bucket(i, now, names), dict.fromkeys(names, CEILING))
+        block = engine.advance(bucket(i, now, names), dict.fromkeys(names, CEILING))
     young, mute, gone = (told(engine, name).resources[MEMORY].reason for name in names)
     assert young is not None and mute is not None and gone is not None
     assert (young.code, young.readings, young.since_s) == ("cold_start", 10, T0 + 31 * BUCKET_S)
@@ -222,6 +238,11 @@ def test_each_reason_says_what_it_means_since_when_and_what_would_end_it() -> No
     assert (mute.code, mute.readings_needed, mute.ends) == ("all_unknown", 1, "its first reading")
     assert (gone.code, gone.since_s, gone.ends) == ("gap", T0 + 35 * BUCKET_S, "one reading")
     assert told(engine, "gone").resources[MEMORY].gap_widening > 1.0
+    assert "times as wide, because the newest reading is old" in words(engine, block, "gone", MEMORY)
+    assert (
+        words(engine, block, "mute", MEMORY) == "all_unknown: not one reading within a day: nothing is forecast. "
+        "What would end it: its first reading."
+    )
     assert told(engine, "gone").resources[MEMORY].newest_reading_age == 6
     for i in range(41, 41 + young.readings_needed):
         block = engine.advance(bucket(i, fleet(3, 1, seed=i)[..., 0], names), {})
@@ -269,6 +290,9 @@ def test_a_cold_start_names_its_donors() -> None:
     assert [(part.client, part.flavour, part.vms) for part in classes][:3] == [("", "", 8), ("", "4x4", 8), ("aurora", "", 6)]
     assert block.model[8, CPU] == block.models.index("class_prior")
     assert told(forecaster, "vm0").resources[CPU].cold_start is None
+    said = words(forecaster, block, "new")
+    assert said.startswith("cold_start: 1 of the 24 readings") and "What would end it: 23 more readings." in said
+    assert "Borrowed from VMs of its kind, around its own level after 1 reading: " in said and "client aurora size 4x4 (6 VMs" in said
 
 
 def test_events_are_named_with_what_they_add() -> None:
@@ -289,8 +313,36 @@ def test_events_are_named_with_what_they_add() -> None:
     together = [sum(event.mean_added[step] for event in why.events) for step in range(HORIZON_STEPS)]
     assert together == pytest.approx(list(why.events_added), rel=1e-6, abs=1e-6)
     assert why.events_added[3] > 1000.0 and why.events_added[0] == 0.0
+    assert "campaign (" in words(forecaster, block, "vm1") and "adds up to 1.5 cores" in words(forecaster, block, "vm1")
     agreed = why.targets[0].parts[1].stages[-1].median
     assert block.quantiles[1, CPU, 4, SHOWN[0]] == pytest.approx(agreed + why.events_added[4], rel=1e-3)
     forecaster.announce(Occurrences.none())
     after = told(forecaster, "vm1").resources[CPU]
     assert (after.events, after.events_added) == ((), why.events_added), "the forecast stands, its calendar is gone"
+
+
+def test_no_series_is_too_hard_to_explain() -> None:
+    """Constant, zero, spike, gaps, one point, step, counter resets, huge; asked after every bucket."""
+    rng = np.random.default_rng(2)
+    b = 70
+    rows = np.full((9, b), 100.0)
+    rows[1] = 0.0
+    rows[2, b // 2] = 1e9
+    rows[3, rng.random(b) < 0.6] = np.nan
+    rows[4, :-1] = np.nan
+    rows[5, b // 2 :] = 5000.0
+    rows[6] = np.arange(b) % 50 * 1000.0
+    rows[7] = rng.lognormal(0, 4, b) * 1e12
+    rows[8] = np.nan
+    mean = np.repeat(rows[:, None], N_RESOURCES, axis=1).astype(np.float32)
+    for options, loaded in ((LEAN, 2), (ForecastOptions(network=False, ring=300, replay=4), b - 12)):
+        forecaster = Forecaster(options)
+        forecaster.load(history(mean[..., :loaded]))
+        for i in range(1, b - loaded):
+            block = forecaster.advance(bucket(i, mean[..., loaded + i - 1]), {f"vm{v}": [1e13] * N_RESOURCES for v in range(0, 9, 2)})
+            for vm_id in block.vm_ids if i % 9 == 0 else ("vm7",):
+                for r, resource in enumerate(told(forecaster, vm_id).resources):
+                    row = block.vm_ids.index(vm_id)
+                    assert (resource.reason is None) == (block.reason[row, r] == NoForecast.OK)
+                    assert resource.reason is None or NoForecast[resource.reason.code.upper()] == block.reason[row, r]
+                assert words(forecaster, block, vm_id, MEMORY)

@@ -320,7 +320,7 @@
   function showTold(told) {
     const found = told && told.resources[0];
     $("told-of").textContent = found ? RESOURCES[found.resource].name : "";
-    $("told-link").hidden = !found;
+    $("told-link").hidden = !found || Boolean(state.token); // a link carries no token
     if (found) $("told-link").href = `/api/v1/vms/${encodeURIComponent(told.vm_id)}/forecast/why?resource=${found.resource}`;
     const lines = found ? [...found.summary, ...(told.not_now ? [`No details now: ${told.not_now}.`] : [])] : ["Choose a VM."];
     $("told").replaceChildren(...lines.map((line) => el("li", { class: found ? "" : "muted" }, line)));
