@@ -71,8 +71,9 @@ class EventShard:
         unknown = (np.nan,) * N_RESOURCES
         top: F64 = np.array([capacity.get(vm_id, unknown) for vm_id in bucket.vm_ids], dtype=np.float64).reshape(-1, N_RESOURCES)
         lift = self.effects.lift(base, top, rows)
-        self._lifted, self._told_since = None if lift.idle else (bucket.vm_ids, lift), False
-        return with_events(base, lift, top)
+        said = with_events(base, lift, top)
+        self._lifted, self._told_since = None if said is base else (bucket.vm_ids, lift), False
+        return said
 
     def explain(self, vm_id: str) -> ForecastWhy | None:
         """See the port; the events one by one only until the calendar or the labels are told anew."""
