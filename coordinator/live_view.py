@@ -9,13 +9,16 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from coordinator.compute import NotNow
 from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
+from coordinator.ports import Pool
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
+from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
@@ -44,6 +47,7 @@ from coordinator.service.view import (
     VmView,
     Window,
 )
+from coordinator.service.why import forecast_why_view, with_since
 from coordinator.sizing.target import UNUSABLE
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
@@ -57,6 +61,7 @@ from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S, RESOURCES, UNLIMITED
 
 LEAD_STEPS = 6  # the chart shows what was expected of a bucket half an hour before it began
+REASON_S = 86_400  # how far back it is looked up since when a series has no model of its own
 STAGES = ("forecast", "decide", "place", "train")
 
 
@@ -77,6 +82,11 @@ class Running(Protocol):
     started_ns: int
     cycle_done_ns: int | None
     placed_ns: int | None
+
+    @property
+    def pool(self) -> Pool:
+        """Where forecasts are made."""
+        ...
 
     async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
         """A store's read, behind the writes before it."""
@@ -174,6 +184,18 @@ class LiveView:
         if block is None or vm_id not in block.vm_ids:
             return no_forecast_view(vm_id, horizon_minutes, LEVELS)
         return forecast_view(block, vm_id, horizon_minutes)
+
+    async def why(self, vm_id: str) -> ForecastWhyView:
+        why, not_now = None, None
+        if self._of.cycle.forecast is not None:
+            try:
+                why = await self._of.pool.explain(vm_id)
+            except NotNow as error:
+                not_now = str(error)
+        view = forecast_why_view(vm_id, self._of.cycle.forecast, why, not_now)
+        if view.issued_s is None or all(part.reason is None or part.reason.since_s is not None for part in view.resources):
+            return view
+        return with_since(view, await self._of.read(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
         return group_list(self._of.cycle.aggregates, kind, limit)

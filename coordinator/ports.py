@@ -7,6 +7,7 @@ from typing import Protocol
 
 from coordinator.demand.signals import SignalBlock
 from coordinator.forecast.events.model import Labels, Occurrences
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
@@ -23,6 +24,10 @@ class ForecastShard(Protocol):
         """Append one closed bucket (VMs may appear or vanish) and forecast all VMs of the bucket. capacity: vm_id -> [r]."""
         ...
 
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """Why the newest forecast of this VM is what it is; None where the newest bucket held no such VM."""
+        ...
+
 
 class Pool(Protocol):
     """Where forecasts and solves run: Ray actors and tasks, or this process. Same results for the same input."""
@@ -33,6 +38,10 @@ class Pool(Protocol):
 
     async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """Forecast all VMs of the bucket, shards in parallel, joined in the order of `bucket.vm_ids`."""
+        ...
+
+    async def explain(self, vm_id: str) -> ForecastWhy | None:
+        """As ForecastShard.explain, within moments; NotNow (coordinator.compute) where the VM's worker is busy or dead."""
         ...
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:

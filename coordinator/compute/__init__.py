@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from shared.errors import ConfigError, TidegateError
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from coordinator.compute.ray_pool import RayPool
     from coordinator.forecast.engine import ForecastOptions
     from shared.config import CoordinatorConfig
+
+
+EXPLAIN_S: Final = 5.0  # somebody looks at a page meanwhile; a tick takes less
 
 
 class PoolLost(TidegateError):
@@ -28,6 +31,10 @@ class PoolLost(TidegateError):
     def lost(self, vm_id: str) -> bool:
         """Whether the state of this VM is gone."""
         return self._lost is None or vm_id in self._lost
+
+
+class NotNow(TidegateError):
+    """A question that can wait was not answered: the worker is busy or dead. Who is dead is replaced with the next forecast."""
 
 
 class FleetTooLarge(ConfigError):

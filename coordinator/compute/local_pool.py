@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from coordinator.compute import EXPLAIN_S, NotNow
 from coordinator.compute.memory import ShardBudget, ShardMemory, machine_bytes
-from coordinator.compute.sharding import join_forecasts, split_bucket, split_history
+from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
 from coordinator.compute.solving import solve_sharded
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
 
 _T = TypeVar("_T")
@@ -36,6 +38,13 @@ class LocalPool:
 
     async def forecast(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         return await self._run(self.forecast_now, bucket, capacity)
+
+    async def explain(self, vm_id: str) -> ForecastWhy | None:
+        """See the port."""
+        try:
+            return await asyncio.wait_for(self._run(self.explain_now, vm_id), EXPLAIN_S)
+        except TimeoutError:
+            raise NotNow(f"the forecaster is busy: no answer in {EXPLAIN_S:g} s") from None
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """The calendar and the VMs' labels from now on; told before `load`, history is read with them."""
@@ -70,6 +79,10 @@ class LocalPool:
         self._vms = [len(part.vm_ids) for part in parts]
         blocks = [forecaster.advance(part, capacity) for forecaster, part in zip(self._forecasters, parts, strict=True) if part.vm_ids]
         return join_forecasts(blocks, bucket.vm_ids)
+
+    def explain_now(self, vm_id: str) -> ForecastWhy | None:
+        """The blocking form of `explain`."""
+        return self._forecasters[shard_of(vm_id, len(self._forecasters))].explain(vm_id)
 
     def announce_now(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """The blocking form of `announce`."""

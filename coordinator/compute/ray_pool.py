@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator.compute import FleetTooLarge, PoolLost
+from coordinator.compute import EXPLAIN_S, FleetTooLarge, NotNow, PoolLost
 from coordinator.compute.memory import ShardBudget, ShardMemory
 from coordinator.compute.ray_session import RaySession, ray  # from there: it sets what Ray reads on import
 from coordinator.compute.shard import Shard, train
 from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
 from shared.units import GIB, MIB
 
@@ -118,6 +119,17 @@ class RayPool:
             return
         self._model = ray.put(model)
         _raise_bugs(await self._ask({i: actor.install.remote(self._model) for i, actor in enumerate(self._actors)}, LOAD_S))
+
+    async def explain(self, vm_id: str) -> ForecastWhy | None:
+        """See the port. A dead worker is left to the next forecast, which also knows whose history to load."""
+        actor = self._actors[shard_of(vm_id, self.shards)]
+        try:
+            why: ForecastWhy | None = await _answer(actor.explain.remote(vm_id), EXPLAIN_S)
+        except TimeoutError:
+            raise NotNow(f"the worker of {vm_id!r} is busy: no answer in {EXPLAIN_S:g} s") from None
+        except GONE:
+            raise NotNow(f"the worker of {vm_id!r} is gone; it is replaced with the next forecast") from None
+        return why
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """The calendar and the VMs' labels from now on; told before `load`, history is read with them. New actors are told too."""

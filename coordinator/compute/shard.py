@@ -10,6 +10,7 @@ from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.warm import warm
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
 Told = tuple[Occurrences, Mapping[str, Labels]]  # the calendar, and the client and application of VMs
@@ -42,6 +43,10 @@ class Shard:
         """As Forecaster.advance."""
         self._vms = len(bucket.vm_ids)
         return self._forecaster.advance(bucket, capacity)
+
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """As Forecaster.explain."""
+        return self._forecaster.explain(vm_id)
 
     def announce(self, told: Told) -> None:
         """The calendar and the labels from now on."""

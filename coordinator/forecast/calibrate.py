@@ -16,7 +16,7 @@ point is, monotone in q, inside [0, capacity].
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,14 @@ _UP: Final = (TAU * TRACK * (1.0 + np.abs(PRIOR_SHAPE))).astype(np.float32)  # a
 _DOWN: Final = ((TAU - 1.0) * TRACK * (1.0 + np.abs(PRIOR_SHAPE))).astype(np.float32)
 _KEPT: Final = np.cumsum(GROUP_SIZES)  # origins that a part of the horizon needs: up to its last step
 _KEPT_STARTS: Final = np.cumsum(_KEPT) - _KEPT
+
+
+class Laid(NamedTuple):
+    """The newest bands of one VM."""
+
+    point: F32  # [r, h]
+    bands: F32  # [r, h, q]
+    bare: F32  # [r, h, q] the same without the VM's own correction
 
 
 class Calibrator:
@@ -158,6 +166,16 @@ class Calibrator:
         inside, weight = self._covered[..., 0], self._covered[..., 1]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(weight > 0, inside / weight, np.float32(np.nan)), weight.copy()
+
+    def explain(self, row: int, capacity: F64) -> Laid:
+        """The newest bands of VM `row`, whose ceilings are float64[r]; NaN where nothing was issued."""
+        at = said_at(self._issues - 1)
+        scale = self._scales[_KEPT_STARTS + (self._issues - 1) % _KEPT, row][GROUP_OF_STEP].swapaxes(0, 1)  # [r, h, side]
+        point = self._points[at, row].T
+        bare = point[..., None] + self._shape * np.where(self._shape > 0, scale[..., :1], scale[..., 1:])
+        top = np.where(np.isnan(capacity), np.inf, capacity)[:, None, None]
+        bare = np.minimum(np.maximum.accumulate(np.maximum(bare, 0.0), axis=-1), top).astype(np.float32)
+        return Laid(point, self._bands[at, row].swapaxes(0, 1), bare)
 
     def _sample(self, actual: F64, at: NDArray[np.int64], group_at: NDArray[np.int64]) -> None:
         """Put the newest scaled residuals of up to POOLED_VMS VMs, evenly spread over the fleet, where the pool's oldest are."""

@@ -11,12 +11,15 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast.events.model import Labels
-from coordinator.forecast.priors import MODEL, ClassKey, ClassPriors, flavour
+from coordinator.forecast.explain import reason_why
+from coordinator.forecast.priors import MODEL, OWN, ClassKey, ClassPriors, flavour
 from coordinator.forecast.rows import NEW
+from coordinator.forecast.why import ClassWhy, ColdStartWhy, ForecastWhy, ResourceWhy
 from coordinator.model import F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from coordinator.ports import ForecastShard
 from shared.units import BUCKET_S, CPU, MEMORY
@@ -26,6 +29,7 @@ FORGET_AFTER: Final = 288  # buckets: a VM that is away for a day starts anew, a
 # Share of probability that each level stands for: bounds half way between neighbours
 LEVEL_WEIGHTS: Final = np.diff(np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0]))
 _UNKNOWN: Final = (np.nan,) * N_RESOURCES
+_NOBODY: Final = (np.zeros(0, dtype=np.int64), np.zeros((0, N_RESOURCES), dtype=np.bool_))
 
 
 class ColdStartShard:
@@ -43,6 +47,7 @@ class ColdStartShard:
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._keys: list[ClassKey] = []
         self._newest_s: int | None = None
+        self._lent: tuple[NDArray[np.int64], NDArray[np.bool_]] = _NOBODY  # rows that borrowed in the newest forecast, and [n, r] what
 
     def label(self, labels: Mapping[str, Labels]) -> None:
         """Client and application of VMs, in place of what was said before."""
@@ -70,14 +75,37 @@ class ColdStartShard:
         self._learn(bucket, rows, top)
         return self._borrow(said, rows, top)
 
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """See the port; resources that borrowed say from whom."""
+        why, row = self.engine.explain(vm_id), self._row.get(vm_id)
+        at = np.flatnonzero(self._lent[0] == row)
+        if why is None or row is None or not len(at):
+            return why
+        used = self._lent[1][at[0]]
+        resources = tuple(self._lent_to(row, r, part) if used[r] else part for r, part in enumerate(why.resources))
+        return msgspec.structs.replace(why, resources=resources)
+
+    def _lent_to(self, row: int, r: int, why: ResourceWhy) -> ResourceWhy:
+        readings = int(self._priors.readings[row, r])
+        donors = tuple(
+            ClassWhy(client=client, app=app, flavour=size, vms=vms, share=share)
+            for (client, app, size), vms, share in self._priors.donors(row, r)
+        )
+        borrowed = ColdStartWhy(readings=readings, own_level=readings / (readings + OWN), classes=donors)
+        before = why.reason
+        seen, since_s = (0, None) if before is None else (before.readings or 0, before.since_s)
+        return msgspec.structs.replace(why, reason=reason_why(NoForecast.COLD_START, seen, 0, since_s, None), cold_start=borrowed)
+
     def _borrow(self, said: ForecastBlock, rows: NDArray[np.int64], capacity: F64) -> ForecastBlock:
         models = (*said.models, MODEL)
         cold = (said.reason == NoForecast.COLD_START) | (said.reason == NoForecast.ALL_UNKNOWN)
         which = np.flatnonzero(cold.any(axis=1))
+        self._lent = _NOBODY
         if not len(which):
             return replace(said, models=models)
         borrowed, highest = self._priors.prior(rows[which], capacity[which], said.issued_s)
         use = cold[which] & np.isfinite(borrowed).all(axis=(2, 3)) & np.isfinite(highest).all(axis=(2, 3))
+        self._lent = (rows[which], use)
         quantiles, peaks = said.quantiles.copy(), said.peak_quantiles.copy()
         mean, stddev, model, reason = said.mean.copy(), said.stddev.copy(), said.model.copy(), said.reason.copy()
         at = which[:, None].repeat(N_RESOURCES, axis=1)[use], np.nonzero(use)[1]

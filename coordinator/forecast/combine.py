@@ -11,7 +11,7 @@ memory of the half hours. Source: Timmermann, "Forecast combinations" (2006), on
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,19 @@ class Chosen(NamedTuple):
     leader: NDArray[np.int8]  # [v, r] the member with the largest weight over the whole horizon
 
 
+class Hearing(NamedTuple):
+    """Why each member has its weight in the newest issue, for one VM. Axes [k, r, g] unless said otherwise; NaN = unknown."""
+
+    said: F32  # [k, r, 12]
+    weights: F32
+    errors: F32  # mean absolute errors of late
+    evidence: F32
+    usual_errors: F32  # at this half hour of earlier days
+    usual_evidence: F32
+    fleet: F64  # log of the error over the members' mean, as the fleet has it; NaN = never scored in the fleet
+    scores: F64  # log of what weights follow; infinite = silent
+
+
 class Combiner:
     """Scores and weights of `members` for all VMs. Call once per bucket `learn`, then `issue` or `pause`."""
 
@@ -55,6 +68,7 @@ class Combiner:
         self._recent: F32 = np.zeros((2, k, GROUPS, 0, N_RESOURCES), dtype=np.float32)  # weighted sum, weight
         self._slots: F32 = np.zeros((SLOTS, 2, k, GROUPS, 0, N_RESOURCES), dtype=np.float32)
         self._issues = 0
+        self._newest: tuple[int, F64] | None = None  # half hour and fleet scores of the newest issue
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
@@ -93,6 +107,7 @@ class Combiner:
         point, leader = np.empty((n, HORIZON_STEPS)), np.zeros(n, dtype=np.int8)
         weighing.blend(said, at, weights, point, leader)
         self._issues += 1
+        self._newest = (slot, fleet)
         shape = (v, N_RESOURCES)
         return Chosen(point.reshape(*shape, -1), np.moveaxis(weights.reshape(k, GROUPS, *shape), 1, -1), leader.reshape(shape))
 
@@ -100,11 +115,36 @@ class Combiner:
         """A bucket without an issue: keeps later actuals aligned with their origins."""
         self._said[said_at(self._issues)] = np.nan
         self._issues += 1
+        self._newest = None
 
     def withdraw(self) -> None:
         """Take back the newest issue, because its bucket is issued again."""
         self._issues -= 1
         self._said[said_at(self._issues)] = np.nan
+        self._newest = None
+
+    def explain(self, row: int) -> Hearing | None:
+        """Why the newest issue weighed the members of VM `row` as it did, worked out again for it alone; None = nothing was issued."""
+        if self._newest is None:
+            return None
+        slot, fleet = self._newest
+        said, recent = self._said[..., row, :].copy(), self._recent[..., row, :].copy()
+        slots = np.stack([self._slots[half_hour % SLOTS][..., row, :] for half_hour in (slot, slot + 1)])
+        at = said_at(self._issues - 1)
+        made = np.ascontiguousarray(said[at].transpose(1, 2, 0), dtype=np.float64)
+        logs = np.empty(recent.shape[1:], dtype=np.float32)
+        weights = np.empty_like(logs)
+        weighing.own_logs(made, said, at, recent, slots[0], slots[1], logs, np.zeros_like(fleet))
+        weighing.weigh(logs, recent[1], fleet, self._fleet_evidence, NEWCOMER, CUT, SHARPNESS, weights)
+        usual = slots.sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected = np.moveaxis(fleet[0] / fleet[1], -1, 1)  # [k, g, r]
+            lent = np.nan_to_num(expected) + NEWCOMER
+            trust = recent[1] / (recent[1] + self._fleet_evidence)
+            scores = np.where(np.isinf(logs), np.inf, np.where(np.isnan(logs), lent, lent + trust * (logs - lent)))
+            errors, usual_errors = recent[0] / recent[1], usual[0] / usual[1]
+        by_part: list[NDArray[Any]] = [weights, errors, recent[1], usual_errors, usual[1], expected, scores]
+        return Hearing(made.astype(np.float32), *(np.moveaxis(part, 1, -1) for part in by_part))
 
     @staticmethod
     def _flat(state: F32) -> F32:

@@ -20,21 +20,23 @@ from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
+from coordinator.forecast.explain import Issued, Parts, TargetParts, forecast_why
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.hours import HourPeaks, PastHours
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
-from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, mean_members, peak_members
+from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW, Window, look, mean_members, peak_members
 from coordinator.forecast.mix import Mixer
 from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
-from coordinator.forecast.regimes import RegimeDetector, Regimes
+from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.track import Tracker
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
 
@@ -51,6 +53,7 @@ NETWORK: Final = "network"
 HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
+MEAN_PACE: Final = 0.4  # of a VM's own offset; faster steps cost a percent of the loss and gain no coverage
 PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 
@@ -118,8 +121,9 @@ class ForecastEngine:
         self._peak_calibrator = Calibrator(4, PRIOR)
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._hours = HourPeaks()
-        self._trackers = (Tracker(), Tracker(PEAK_PACE))
+        self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
         self._statistics = StatisticalPool() if self.options.statsforecast else None
+        self._issued: Issued | None = None
 
     # ---- the port
 
@@ -163,15 +167,7 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            for part in (
-                *self._combiners,
-                self._calibrator,
-                self._peak_calibrator,
-                *self._restarters,
-                *self._mixers,
-                self._hours,
-                *self._trackers,
-            ):
+            for part in self._issuing:
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
@@ -181,6 +177,49 @@ class ForecastEngine:
             self._learn()
         self._unseen[rows] = 0
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """Why the newest forecast of this VM is what it is, read from what it left behind; None where the newest bucket held no such VM."""
+        row = self._row.get(vm_id)
+        if row is None or self._issued is None or self._regime is None or self._unseen[row]:
+            return None
+        mean, peak = self._explained(0, row), self._explained(1, row)
+        if mean is None or peak is None:
+            return None
+        covered, evidence = self._calibrator.coverage()
+        parts = Parts(
+            vm_id=vm_id,
+            issued=self._issued,
+            row=row,
+            capacity=self._capacity[row],
+            readings=np.isfinite(self._window.means(SMOOTHING_WINDOW)[row]),
+            covered=covered[row],
+            evidence=evidence[row],
+            off_coverage=OFF_COVERAGE,
+            level=self._regime.level[row],
+            level_age=self._regime.age[row],
+            level_endless=ENDLESS,
+            level_before=self._regimes.before(row),
+            holds=self._regime.hold[row],
+            mean=mean,
+            peak=peak,
+        )
+        return forecast_why(parts)
+
+    def _explained(self, target: int, row: int) -> TargetParts | None:
+        combiner = self._combiners[target]
+        hearing, held = combiner.explain(row), self._trackers[target].explain(row)
+        if hearing is None or held is None:
+            return None
+        moved, paid = self._restarters[target].explain(row)
+        laid = (self._calibrator, self._peak_calibrator)[target].explain(row, self._capacity[row])
+        mixing = self._mixers[target].explain(row)
+        if mixing is not None and self.options.only == NETWORK:
+            mixing = mixing._replace(weight=np.ones_like(mixing.weight))
+        hour = self._hours.explain(row) if target else None
+        return TargetParts(
+            members=combiner.members, hearing=hearing, laid=laid, moved=moved, paid=paid, mixing=mixing, hour=hour, held=held
+        )
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
@@ -278,15 +317,7 @@ class ForecastEngine:
 
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        for part in (
-            *self._combiners,
-            self._calibrator,
-            self._peak_calibrator,
-            *self._restarters,
-            *self._mixers,
-            self._hours,
-            *self._trackers,
-        ):
+        for part in self._issuing:
             part.pause()
 
     def _learn(self) -> None:
@@ -418,6 +449,7 @@ class ForecastEngine:
         reason[age > GAP_BUCKETS] = NoForecast.GAP
         reason[readings < COLD_BUCKETS] = NoForecast.COLD_START
         reason[readings == 0] = NoForecast.ALL_UNKNOWN
+        self._issued = Issued(newest_s=now_s, readings=readings, age=age, gap=gap, reason=reason)
         return ForecastBlock(
             issued_s=now_s + BUCKET_S,
             vm_ids=tuple(self._vm_ids),

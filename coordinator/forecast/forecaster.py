@@ -18,6 +18,7 @@ from coordinator.forecast.events.effects import EventEffects
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.events.replay import without_events
 from coordinator.forecast.events.shard import EventShard
+from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
 
@@ -49,6 +50,10 @@ class Forecaster:
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """See the port."""
         return self._events.advance(bucket, capacity)
+
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """See the port."""
+        return self._events.explain(vm_id)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """As ForecastEngine.retrain, on the ordinary part of the history."""

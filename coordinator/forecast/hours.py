@@ -34,6 +34,15 @@ class PastHours(NamedTuple):
     readings: F64
 
 
+class HourBlend(NamedTuple):
+    """How one VM's newest answer came about."""
+
+    sources: tuple[str, ...]
+    trust: F32  # [r, k, q]
+    said: F32  # [r, k, q] of the whole hour; NaN = had no answer
+    blended: F32  # [r, h, q]
+
+
 class HourPeaks:
     """Weights of the sources. Call once per bucket `learn`, then `blend` or `pause`."""
 
@@ -44,6 +53,7 @@ class HourPeaks:
         self._weight: F64 = np.zeros(N_RESOURCES)
         self._unit: F32 = np.ones((0, N_RESOURCES), dtype=np.float32)
         self._spoke: NDArray[np.bool_] = np.zeros(HORIZON_STEPS, dtype=bool)
+        self._blended: tuple[F32, F32] | None = None  # of the newest issue: trust [r, k, q] and answer [v, r, h, q]
         self._speakers = (False, False)  # the network, boosting
         self._issue = 0
 
@@ -53,6 +63,7 @@ class HourPeaks:
             self._said = take_rows(self._said, take, 1, np.nan)
         self._past = take_rows(self._past, take, 0, np.nan)
         self._unit = take_rows(self._unit, take, 0, 1.0)
+        self._blended = None
 
     def learn(self, came: F32 | F64) -> None:
         """Peak of the hour that has just ended, float[v, r], NaN = not known: what the issue twelve buckets ago foretold."""
@@ -86,7 +97,7 @@ class HourPeaks:
         hours.past_hours(past.day, past.readings, self._issue, REFRESHED, ranks)
         if self._said is None:
             self._said = np.full((HORIZON_STEPS, v, N_RESOURCES, hours.K, hours.Q), np.nan, dtype=np.float32)
-        at = self._issue % HORIZON_STEPS
+        at, trust = self._issue % HORIZON_STEPS, self.trust()
         flat = (-1, steps, hours.Q)
         out = np.empty_like(mixed, order="C")
         hours.blend(
@@ -94,13 +105,21 @@ class HourPeaks:
             np.empty((0, steps, hours.Q), dtype=np.float32) if network is None else np.ascontiguousarray(network).reshape(flat),
             np.empty((3, 0)) if boosted is None else np.ascontiguousarray(boosted),
             ranks,
-            self.trust(),
+            trust,
             self._said[at].reshape(-1, hours.K, hours.Q),
             out.reshape(flat),
         )
         self._spoke[at] = True
         self._issue += 1
+        self._blended = trust, out
         return out
+
+    def explain(self, row: int) -> HourBlend | None:
+        """The newest answer for the VM in `row`; None = the mixture stands alone."""
+        if self._blended is None or self._said is None:
+            return None
+        trust, out = self._blended
+        return HourBlend(hours.SOURCES, trust, self._said[(self._issue - 1) % HORIZON_STEPS, row], out[row])
 
     def trust(self) -> F32:
         """Weights float32[r, k, q] of the sources, summing to 1 over those that speak."""
@@ -114,11 +133,13 @@ class HourPeaks:
 
     def pause(self) -> None:
         """A bucket in which only the mixture speaks, or nobody."""
+        self._blended = None
         self._spoke[self._issue % HORIZON_STEPS] = False
         self._issue += 1
 
     def withdraw(self) -> None:
         """Take back the newest issue, because its bucket is issued again."""
+        self._blended = None
         self._issue -= 1
         self._spoke[self._issue % HORIZON_STEPS] = False
 

@@ -10,7 +10,7 @@ what both were asked compares. State: 5,616 bytes a series for what was said (no
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ PRIOR_RATIO: Final = -0.1  # of the logs: a network that passed its gate is trus
 PRIOR_EVIDENCE: Final = 6.0  # buckets of the fleet
 
 
+class Mixing(NamedTuple):
+    """The newest mixture for one VM; NaN = not scored."""
+
+    pool: F32  # [r, h, q]
+    network: F32
+    weight: F32  # [r, g] of the network
+    pool_loss: F32  # [r, g] mean pinball loss of late, in the data's unit
+    network_loss: F32
+    evidence: F32  # [r, g] buckets
+    expected: F32  # [r, g] the network's loss over the pool's in the fleet
+
+
 class Mixer:
     """Scores and weights of both answers to one target."""
 
@@ -36,6 +48,8 @@ class Mixer:
         self._fleet: F64 = np.zeros((2, 2, N_RESOURCES, GROUPS))  # source; sum in units and weight
         self._unit: F32 = np.ones((0, N_RESOURCES), dtype=np.float32)
         self._said = Triangle(2 * mixing.Q)
+        self._weight: F32 = np.zeros((0, N_RESOURCES, GROUPS), dtype=np.float32)  # of the newest mixture
+        self._renewed = False  # the scores are of another network than the one in it
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
@@ -57,6 +71,7 @@ class Mixer:
         before = np.where(weight > 0, total / np.maximum(weight, 1.0), np.float32(np.nan)).reshape(-1, GROUPS)
         self._own[..., 2:] = 0.0
         self._fleet[:] = 0.0
+        self._renewed = True
         for each in loss:
             again = np.ascontiguousarray(each, dtype=np.float32).reshape(-1, each.shape[-1])
             self._hear(*mixing.rehearse(again, before, self._unit.ravel(), self._scores))
@@ -71,7 +86,27 @@ class Mixer:
         ours, theirs = (np.ascontiguousarray(part, dtype=np.float32).reshape(series) for part in (pool, network))
         mixed, weight = mixing.mix(ours, theirs, self._scores, self._expectation(), self._said.rows, self._said.places)
         self._said.close(spoke=True)
-        return mixed.reshape(pool.shape), weight.reshape(*pool.shape[:2], GROUPS)
+        self._weight, self._renewed = weight.reshape(*pool.shape[:2], GROUPS), False
+        return mixed.reshape(pool.shape), self._weight
+
+    def explain(self, row: int) -> Mixing | None:
+        """The newest mixture of VM `row`; None where no network spoke."""
+        said = self._said.said_last(row)
+        if said is None:
+            return None
+        scores = np.full((N_RESOURCES, GROUPS, 4), np.nan, dtype=np.float32) if self._renewed else self._own[row]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            pool_loss, network_loss = scores[..., 0] / scores[..., 1], scores[..., 2] / scores[..., 3]
+        by_resource = said.swapaxes(0, 1)
+        return Mixing(
+            pool=by_resource[..., : mixing.Q],
+            network=by_resource[..., mixing.Q :],
+            weight=self._weight[row],
+            pool_loss=pool_loss,
+            network_loss=network_loss,
+            evidence=np.nan_to_num(scores[..., 1]),
+            expected=np.exp(self._expectation()),
+        )
 
     def pause(self) -> None:
         """A bucket without an issue."""

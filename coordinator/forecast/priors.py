@@ -197,16 +197,35 @@ class ClassPriors:
         highest = np.maximum(np.maximum.accumulate(mixed[:, 1], axis=2), mixed[:, 0])  # a running peak never falls, nor below a mean
         return mixed[:, 0], np.maximum.accumulate(highest, axis=2)
 
+    def donors(self, row: int, r: int) -> list[tuple[ClassKey, int, float]]:
+        """Whom VM `row` borrows resource r from: classes, widest first, VMs that taught each, and its share of what is borrowed."""
+        taught = self._taught()
+        seen = self._levels[:, 0, r].sum(axis=(1, 2))
+        found: list[tuple[ClassKey, int, float]] = []
+        for name in self._keys[self._class[row]].wider():
+            codes = [code for code, key in enumerate(self._keys) if name in key.wider()]
+            if seen[codes].sum() <= 0:
+                continue
+            vms = float(taught[codes].sum())
+            trust = vms / (vms + SHRINK) if found else 1.0
+            found = [(key, count, share * (1.0 - trust)) for key, count, share in found] + [(ClassKey(*name), int(vms), trust)]
+        return found
+
+    def _taught(self) -> F64:
+        """VMs that each class was learned from."""
+        taught = np.zeros(len(self._keys))
+        np.add.at(taught, self._class, self._readings.max(axis=1, initial=0.0) >= COLD_BUCKETS)
+        # a class whose VMs are gone still counts like one VM
+        vms: F64 = np.maximum(taught, self._levels[:, 0].sum(axis=(2, 3)).max(axis=1) >= GONE)
+        return vms
+
     def _of_classes(self, classes: NDArray[np.int64]) -> list[_Told]:
         """What these classes say after shrinkage."""
         if self._buckets - self._told_at >= REFRESH:
             self._told, self._told_at = {}, self._buckets
         missing = [int(code) for code in classes if int(code) not in self._told]
         if missing:
-            taught = np.zeros(len(self._keys))
-            np.add.at(taught, self._class, self._readings.max(axis=1, initial=0.0) >= COLD_BUCKETS)
-            # a class whose VMs are gone still counts like one VM
-            taught = np.maximum(taught, self._levels[:, 0].sum(axis=(2, 3)).max(axis=1) >= GONE)
+            taught = self._taught()
             wider = {name for code in missing for name in self._keys[code].wider()}
             groups: dict[_Parts, list[int]] = {name: [] for name in sorted(wider)}
             for code, key in enumerate(self._keys):

@@ -106,6 +106,13 @@ class RegimeDetector:
         age = self._state[..., _AGE].astype(np.int64)
         return Regimes(shifted=shifted, hold=self._hold(age), age=age, level=level)
 
+    def before(self, row: int) -> F64:
+        """Level before the present one, float64[r] of VM `row`; NaN = there was none, or the present one has come back since."""
+        state = self._state[row]
+        known = (state[:, _AGE] < ENDLESS) & np.isfinite(state[:, _BEFORE_AGE])
+        level: F64 = np.where(known, state[:, _BEFORE], np.nan)
+        return level
+
     def _hold(self, age: NDArray[np.int64]) -> F64:
         """How often, of late and in this fleet, readings after a shift of this resource and age lay nearer to the new level."""
         seen, near = self._young[..., 0] + _PRIOR_SEEN, self._young[..., 1] + _PRIOR_SEEN * np.array(_PRIOR_HELD)

@@ -90,6 +90,16 @@ class Restarter:
         """Take back the newest issue."""
         self._said = self._said[1:]
 
+    def explain(self, row: int) -> tuple[F64, F64]:
+        """What the newest issue added to each step of VM `row`, float64[r, h], NaN = not moved; and the share that pays, float64[r, g]."""
+        added, weight = np.full((N_RESOURCES, HORIZON_STEPS), np.nan), self._weight()
+        issue = self._said[0] if self._said else None
+        if issue is not None:
+            for i in np.flatnonzero(issue.v == row):
+                r = issue.r[i]
+                added[r] = (issue.after[i] - issue.before[i]) * weight[r][GROUP_OF_STEP]
+        return added, weight
+
     def _remember(self, issue: _Issue | None) -> None:
         self._said = [issue, *self._said[: HORIZON_STEPS - 1]]
 

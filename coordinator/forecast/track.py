@@ -77,6 +77,11 @@ class Tracker:
         """Take back the newest issue."""
         self._said.withdraw()
 
+    def explain(self, row: int) -> F32 | None:
+        """What the newest issue said of VM `row` in the end, float32[r, h, q]; None where nothing was issued."""
+        said = self._said.said_last(row)
+        return None if said is None else said.swapaxes(0, 1)
+
 
 def _classes(restless: F32 | F64) -> NDArray[np.int8]:
     """Third of its resource that each VM is in, int8[v, r], by how restless it is, float[v, r]; unknown and very small fleets: 0."""

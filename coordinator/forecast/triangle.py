@@ -80,6 +80,13 @@ class Triangle:
         known: NDArray[np.bool_] = self._spoke[self.origins]
         return known
 
+    def said_last(self, vm: int) -> F32 | None:
+        """What the newest issue said of one VM, float32[h, r, width]; None where it said nothing."""
+        if self._rows is None or not self._spoke[(self._origin - 1) % HORIZON_STEPS]:
+            return None
+        said: F32 = self._rows[_STARTS + (self._origin - 1) % _SIZES, vm]
+        return said
+
     def close(self, spoke: bool) -> None:
         """The issue is made, its rows are written; `spoke` false: it said nothing."""
         self._spoke[self.newest] = spoke

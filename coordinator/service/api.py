@@ -24,6 +24,7 @@ from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.explained import ForecastWhyView
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
@@ -178,6 +179,14 @@ def predict_load(state: State, vm_id: PathId, horizon_minutes: Horizon = 60) -> 
     return _view(state).forecast(vm_id, horizon_minutes)
 
 
+@get("/vms/{vm_id:str}/forecast/why", responses=_REFUSED)
+async def explain_forecast(state: State, vm_id: PathId, resource: FromQuery[Resource | None] = None) -> ForecastWhyView:
+    """Why the newest forecast is what it is: members and their weights, network, level, events, corrections; or why there is none."""
+    _known_vm(state, vm_id)
+    found = await _view(state).why(vm_id)
+    return msgspec.structs.replace(found, resources=tuple(part for part in found.resources if resource in (None, part.resource)))
+
+
 @get("/vms/{vm_id:str}/history", responses=_REFUSED)
 async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: FromQuery[Resource | None] = None) -> HistoryView:
     """Demand, allocation and the forecasts of the past; one resource or all."""
@@ -257,7 +266,7 @@ def moves(state: State) -> MoveAdvice:
 
 
 _READS: Final = [
-    *(fleet, hosts, host, vms, vm, predict_load, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
+    *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves),
 ]
 

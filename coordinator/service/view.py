@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.model import Placement, Receipt
+from coordinator.service.explained import ForecastWhyView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
@@ -416,6 +417,10 @@ class FleetView(Protocol):
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
         """ceil(horizon_minutes / 5) steps of a known VM."""
+        ...
+
+    async def why(self, vm_id: str) -> ForecastWhyView:
+        """Why the newest forecast of a known VM is what it is; without details where its worker does not answer now."""
         ...
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:

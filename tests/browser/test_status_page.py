@@ -122,6 +122,24 @@ def test_accuracy_by_resource_horizon_model_and_vm(watch: Any, served: Any) -> N
     assert watched.complaints == []
 
 
+def test_why_this_forecast_is_told_for_the_chosen_vm_and_resource(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page, rows = watched.page, watched.page.locator("#members tbody tr")
+    page.locator("#vms .name", has_text="db-02-01").click()
+    page.locator("#resource").select_option("memory_bytes")
+    expect(page.locator("#told-of")).to_have_text("Memory")
+    expect(page.locator("#told li")).to_contain_text(["median_hour counts most"])
+    expect(rows).to_have_count(12)  # three parts of the hour, the network and three members each
+    expect(rows.first).to_contain_text("network")
+    expect(rows.nth(3)).to_contain_text("left out: errs too much")
+    page.locator("#told-target").select_option("peak")
+    expect(rows).to_have_count(12)
+    page.locator("#vms .name", has_text="web-04-00").click()
+    expect(page.locator("#told li").last).to_contain_text("No details now: the worker of 'vm-04-00' is busy")
+    expect(rows).to_contain_text(["No details now."])
+    assert watched.complaints == []
+
+
 def test_the_vm_table_sorts_and_filters(watch: Any, served: Any) -> None:
     watched = watch(served.url)
     page = watched.page

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from forecast_fleet import CAPACITY, END_S, OPTIONS, assert_same, bucket, history, run_within
 
-from coordinator.compute import PoolLost
+from coordinator.compute import NotNow, PoolLost
+from coordinator.compute import local_pool as local_pool_module
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.sharding import shard_of
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
@@ -50,6 +51,44 @@ def test_ray_gives_what_this_process_gives_and_survives_the_death_of_an_actor(ra
         assert ray_pool._actors[1] is other
         await ray_pool.load(history())
         assert_same(first, await ray_pool.forecast(bucket(END_S + 300), CAPACITY))
+        await local.close()
+
+    run_within(170, run)
+
+
+def test_both_pools_explain_alike_and_a_dead_or_busy_worker_says_not_now(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    async def run() -> None:
+        local = LocalPool(OPTIONS, SHARDS)
+        told = []
+        for pool in (local, ray_pool):
+            await pool.load(history())
+            issued = await pool.forecast(bucket(END_S + 300), CAPACITY)
+            told.append([await pool.explain(vm_id) for vm_id in (*CAPACITY, "nobody")])
+        assert told[0] == told[1]
+        assert all(why is not None and why.issued_s == issued.issued_s for why in told[0][:-1])
+        assert told[0][-1] is None
+
+        ray.kill(ray_pool._actors[0])
+        lost, kept = (next(vm_id for vm_id in CAPACITY if shard_of(vm_id, SHARDS) == shard) for shard in (0, 1))
+        with pytest.raises(NotNow, match="gone; it is replaced with the next forecast"):
+            await ray_pool.explain(lost)
+        assert await ray_pool.explain(kept) in told[0]
+        await ray_pool.load(history())
+        await ray_pool.forecast(bucket(END_S + 300), CAPACITY)
+        assert await ray_pool.explain(lost) in told[0]
+
+        monkeypatch.setattr(ray_pool_module, "EXPLAIN_S", 0.2)
+        monkeypatch.setattr(local_pool_module, "EXPLAIN_S", 0.2)
+        busy = ray_pool._actors[shard_of(kept, SHARDS)].__ray_call__.remote(lambda _: time.sleep(1.5))
+        with pytest.raises(NotNow, match="busy"):
+            await ray_pool.explain(kept)
+        await busy
+        sleeping = asyncio.get_running_loop().run_in_executor(local._thread, time.sleep, 1.0)
+        with pytest.raises(NotNow, match="busy"):
+            await local.explain(kept)
+        await sleeping
         await local.close()
 
     run_within(170, run)

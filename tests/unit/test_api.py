@@ -152,6 +152,19 @@ def test_predict_load(client: Client, minutes: int, steps: int) -> None:
         assert all(len(row["quantiles"]) == len(row["peak_quantiles"]) == len(found["levels"]) for row in series["rows"])
 
 
+def test_why_this_forecast(client: Client) -> None:
+    whole = client.get(f"{VM}/forecast/why").json()
+    assert [part["resource"] for part in whole["resources"]] == list(RESOURCES)
+    one = client.get(f"{VM}/forecast/why?resource=memory_bytes").json()
+    assert one["resources"] == [whole["resources"][1]]
+    part = one["resources"][0]["details"]["targets"][0]["parts"][0]
+    assert sum(member["weight"] for member in part["members"]) == pytest.approx(1.0)
+    assert (whole["not_now"], part["minutes"]) == (None, "5-10")
+    away = client.get("/api/v1/vms/vm-04-00/forecast/why?resource=cpu_millicores").json()
+    assert "busy" in away["not_now"]
+    assert away["resources"][0]["details"] is None and away["resources"][0]["issued"]
+
+
 def test_sums_of_each_kind_and_what_one_will_need(client: Client) -> None:
     found = client.get("/api/v1/aggregates").json()
     assert [(group["kind"], group["name"]) for group in found["items"]] == [
@@ -227,6 +240,7 @@ def test_an_empty_fleet_answers_everything() -> None:
         (f"{VM}/forecast?horizon_minutes=61", "horizon_minutes", "61"),
         (f"{VM}/forecast?horizon_minutes=4", "horizon_minutes", "4"),
         (f"{VM}/forecast?horizon_minutes=nan", "horizon_minutes", "nan"),
+        (f"{VM}/forecast/why?resource=gpu", "resource", "gpu"),
         (f"{VM}/history?hours=0", "hours", "0"),
         (f"{VM}/history?hours=169", "hours", "169"),
         (f"{VM}/history?resource=gpu", "resource", "gpu"),
@@ -252,7 +266,7 @@ def test_a_misspelt_query_parameter_is_refused_not_ignored(client: Client) -> No
     assert (found["field"], found["allowed"]) == ("horizon_minute", "horizon_minutes")
 
 
-@pytest.mark.parametrize("path", ["", "/forecast", "/history", "/accuracy"])
+@pytest.mark.parametrize("path", ["", "/forecast", "/forecast/why", "/history", "/accuracy"])
 def test_an_unknown_vm(client: Client, path: str) -> None:
     found = problem(client.get(f"/api/v1/vms/nobody{path}"), 404, "unknown_vm")
     assert (found["field"], found["value"]) == ("vm_id", "nobody")

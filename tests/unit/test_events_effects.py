@@ -283,6 +283,9 @@ class Flat:
         self.shown.append(bucket)
         return base_at(bucket.start_s + BUCKET_S, bucket.vm_ids)
 
+    def explain(self, vm_id: str) -> None:
+        return None
+
 
 def bucket(start_s: int, vm_ids: tuple[str, ...], extra: float) -> BucketBlock:
     values = np.full((len(vm_ids), N_RESOURCES), LEVEL)

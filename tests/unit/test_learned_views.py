@@ -1,22 +1,30 @@
-"""What was learned, as the API shows it: sums of groups, accuracy of the fleet and of a VM, and which VM is under the reactive rule."""
+"""What was learned, as the API shows it: sums of groups, accuracy of the fleet and of a VM, which VM is under the reactive
+rule, and why its forecast is what it is."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
+from coordinator.compute import NotNow
 from coordinator.cycle import DecisionCycle
 from coordinator.forecast.aggregate import AggregateForecast, GroupKey
+from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.why import ForecastWhy
 from coordinator.learning.accuracy import ForecastAccuracy
 from coordinator.live_view import LiveView
 from coordinator.model import LEVELS, BucketBlock, ForecastBlock, NoForecast
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
+from coordinator.service.explained import ForecastWhyView
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CycleConfig
@@ -240,3 +248,86 @@ def test_the_running_coordinator_shows_its_sums_and_scores() -> None:
     cycle.handle(cy.ForecastReady(bucket=bucket, forecast=spoken({})), T0 * NS_PER_S)
     assert [(group.kind, group.name) for group in view.groups(None, 5).items] == [("fleet", ""), ("host", "h"), ("client", "aurora")]
     assert view.accuracy("day", 5).fleet[CPU].pairs == 0
+
+
+class Asked:
+    """A pool whose worker answers, or does not, and a history that remembers reasons."""
+
+    def __init__(self, answer: ForecastWhy | Exception | None, past: Sequence[ForecastBlock] = ()) -> None:
+        self.answer, self.past = answer, list(past)
+
+    async def explain(self, vm_id: str) -> ForecastWhy | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def forecasts(self, vm_id: str, since_s: int) -> list[ForecastBlock]:
+        return [block for block in self.past if block.issued_s >= since_s]
+
+
+def why(block: ForecastBlock | None, asked: Asked) -> ForecastWhyView:
+    view, cycle = running(Mode.PREDICTIVE)
+    cycle.forecast = block
+
+    async def read(function: Callable[..., Any], *arguments: object) -> Any:
+        return function(*arguments)
+
+    of: Any = view._of
+    of.pool, of.history, of.read = asked, asked, read
+    return asyncio.run(view.why("vm-1"))
+
+
+def test_why_before_any_forecast() -> None:
+    found = why(None, Asked(NotNow("never asked")))
+    assert (found.issued_s, found.not_now) == (None, None)
+    for part in found.resources:
+        assert part.reason is not None and part.reason.code == "cold_start" and "first full bucket" in part.summary[0]
+
+
+def test_why_while_the_worker_is_dead_tells_what_the_coordinator_knows() -> None:
+    past = [replace(spoken({CPU: reason}), issued_s=T0 - age * BUCKET_S) for age, reason in ((3, 0), (2, 4), (1, 4), (0, 4))]
+    found = why(spoken({CPU: NoForecast.OUT_OF_CALIBRATION}), Asked(NotNow("the worker of 'vm-1' is gone"), past))
+    assert (found.issued_s, found.not_now) == (T0, "the worker of 'vm-1' is gone")
+    cpu, memory = found.resources[CPU], found.resources[MEMORY]
+    assert cpu.reason is not None and (cpu.reason.code, cpu.reason.since_s) == ("out_of_calibration", T0 - 2 * BUCKET_S)
+    assert "since 20" in cpu.summary[0] and "What would end it" in cpu.summary[0]
+    assert (memory.reason, memory.summary, memory.model, memory.details) == (None, (), "theta", None)
+    assert [(part.target, part.minutes, part.median) for part in cpu.issued][:2] == [("mean", "5-10", 1.0), ("mean", "15-30", 1.0)]
+
+
+@pytest.mark.parametrize("reason", [reason for reason in NoForecast if reason])
+def test_every_reason_is_put_in_words_by_the_coordinator_alone(reason: NoForecast) -> None:
+    found = why(spoken({CPU: reason}), Asked(NotNow("busy"))).resources[CPU]
+    assert found.reason is not None and found.reason.code == reason.name.lower()
+    assert found.reason.since_s is None, "no stored forecast tells"
+    assert found.reason.meaning and found.reason.ends and found.summary[0].startswith(found.reason.code)
+
+
+def test_why_from_a_real_engine_and_from_another_forecast_than_the_coordinators() -> None:
+    engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, network=False, ring=96, replay=12))
+    values = np.full((1, 5), 500.0)
+    for i in range(40):
+        bucket = BucketBlock(
+            start_s=T0 + i * BUCKET_S,
+            vm_ids=("vm-1",),
+            host_ids=("h",),
+            mean=values + i % 3,
+            peak=values + i % 3,
+            usage=values,
+            censored=values * 0,
+            allocation=values,
+            samples=np.array([60]),
+        )
+        block = engine.advance(bucket, {"vm-1": [501.0, *(np.nan,) * 4]})
+    told = engine.explain("vm-1")
+    found = why(block, Asked(told))
+    assert (found.not_now, found.issued_s) == (None, block.issued_s)
+    cpu = found.resources[CPU]
+    assert told is not None and cpu.details == told.resources[CPU]
+    assert cpu.summary[0].startswith("5-10 minutes ahead: ") and "counts most" in cpu.summary[0]
+    assert "held at the most that it may ever have, 0.501 cores" in cpu.summary[-1]
+    assert cpu.issued[0].at_capacity_from is not None and found.resources[MEMORY].issued[0].at_capacity_from is None
+    assert msgspec.json.decode(msgspec.json.encode(found), type=ForecastWhyView) == found
+    other = why(replace(block, issued_s=block.issued_s + BUCKET_S), Asked(told))
+    assert other.resources[CPU].details is None and "another forecast" in str(other.not_now)
+    assert "rebuilt" in str(why(block, Asked(None)).not_now)

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast.events import kernels
-from coordinator.forecast.events.model import Labels, Occurrences, declared
-from coordinator.forecast.events.pairs import BEGIN, BUCKETS, ROW, Roster, grown
+from coordinator.forecast.events.model import Labels, Notice, Occurrences, declared
+from coordinator.forecast.events.pairs import BEGIN, BUCKETS, NOTICE, ROW, Roster, grown
 from coordinator.forecast.rows import take_rows
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES, ForecastBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
@@ -178,6 +178,24 @@ class EventEffects:
             active=active[at],
         )
 
+    def shares(self, row: int) -> list[tuple[Notice, int, int, F64]]:
+        """What each event adds to the newest forecast of the VM in `row`: notice, start and end in seconds, lift float64[k, 12] (means,
+        then peaks). Those that add nothing at all are left out."""
+        if self._base is None:
+            return []
+        look, level, size = self._look(self._base.issued_s, HORIZON_STEPS), self._base.level[row : row + 1], self._size()[row : row + 1]
+        found = []
+        for i in np.flatnonzero(look.pairs[:, ROW] == row):
+            pair = look.pairs[i : i + 1].copy()
+            pair[:, ROW] = 0
+            lift, variance = np.zeros(level.shape), np.zeros(level.shape)
+            self._lifts(pair, look.slots[i : i + 1], look.first, level, size, lift, variance, tell=False)
+            start_s = int(pair[0, BEGIN]) * BUCKET_S
+            if lift.any():
+                notice = self._calendar.notices[int(pair[0, NOTICE])]
+                found.append((notice, start_s, start_s + int(pair[0, BUCKETS]) * BUCKET_S, lift[0]))
+        return sorted(found, key=lambda share: (share[1], share[0].id))
+
     def expect(self, start_s: int, level: F64, doubt: F64) -> None:
         """What bucket `start_s` would bring without events, [v, k] (means, then peaks): in place of `lift` where nothing was forecast."""
         whole = np.full((*level.shape, HORIZON_STEPS), np.nan)
@@ -249,12 +267,15 @@ class EventEffects:
     def _sum(self, look: _Look, level: F64, *, tell: bool) -> tuple[F64, F64]:
         """(lift, variance) [v, k, step] over `level` [v, k, step]; see kernels.lifts."""
         total, variance = np.zeros(level.shape), np.zeros(level.shape)
+        self._lifts(look.pairs, look.slots, look.first, level, self._size(), total, variance, tell=tell)
+        return total, variance
+
+    def _lifts(self, pairs: I64, slots: I64, first: int, level: F64, size: F64, total: F64, variance: F64, *, tell: bool) -> None:
         kernels.lifts(
-            look.pairs, look.slots, look.first, level, self._size(), self._told, self._count, self._moments,
+            pairs, slots, first, level, size, self._told, self._count, self._moments,
             kernels.trust_of(self._scores, self._spread), self._spread,
             self._last, self._was, self._last_phase, self._begun, total, variance, tell,
         )  # fmt: skip
-        return total, variance
 
     def _stripped(self, look: _Look, at: _At, actual: F64) -> F64:
         total, variance = (part[:, :, 0] for part in self._sum(look, at.level[:, :, None], tell=True))

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from coordinator.forecast.events.apply import with_events
-from coordinator.forecast.events.effects import EventEffects
+from coordinator.forecast.events.effects import EventEffects, Lift
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.events.replay import without_events
+from coordinator.forecast.explain import all_known
 from coordinator.forecast.rows import NEW
+from coordinator.forecast.why import EventWhy, ForecastWhy
 from coordinator.model import F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
 from coordinator.ports import ForecastShard
 
@@ -32,16 +35,20 @@ class EventShard:
         self._unseen: list[int] = []
         self._calendar = Occurrences.none()
         self._labels: dict[str, Labels] = {}
+        self._lifted: tuple[tuple[str, ...], Lift] | None = None  # the newest forecast's VMs and lift; None = no event adds anything
+        self._told_since = False  # the calendar or the labels are newer than that forecast
 
     def announce(self, calendar: Occurrences) -> None:
         """The calendar from now on, in place of the earlier one."""
         self.effects.announce(calendar)
         self._calendar = calendar
+        self._told_since = True
 
     def label(self, labels: Mapping[str, Labels]) -> None:
         """Client and application of VMs, in place of what was said before."""
         self._labels = dict(labels)
         self.effects.label(self._labels)
+        self._told_since = True
 
     def load(self, history: HistoryBlock) -> None:
         """Start or restart: forget what was learnt, learn it again from the history, load the engine with the history without events."""
@@ -63,7 +70,34 @@ class EventShard:
         base = self.engine.advance(replace(bucket, mean=bare_mean[rows], peak=bare_peak[rows]), capacity)
         unknown = (np.nan,) * N_RESOURCES
         top: F64 = np.array([capacity.get(vm_id, unknown) for vm_id in bucket.vm_ids], dtype=np.float64).reshape(-1, N_RESOURCES)
-        return with_events(base, self.effects.lift(base, top, rows), top)
+        lift = self.effects.lift(base, top, rows)
+        said = with_events(base, lift, top)
+        self._lifted, self._told_since = None if said is base else (bucket.vm_ids, lift), False
+        return said
+
+    def explain(self, vm_id: str) -> ForecastWhy | None:
+        """See the port; the events one by one only until the calendar or the labels are told anew."""
+        why = self.engine.explain(vm_id)
+        if why is None or self._lifted is None or vm_id not in self._lifted[0] or why.issued_s != self._lifted[1].issued_s:
+            return why
+        added = self._lifted[1].mean[self._lifted[0].index(vm_id)]
+        shares = [] if self._told_since else self.effects.shares(self._vm_ids.index(vm_id))
+        resources = []
+        for r, part in enumerate(why.resources):
+            events = tuple(
+                EventWhy(
+                    name=notice.name,
+                    category=notice.category,
+                    start_s=start_s,
+                    end_s=end_s,
+                    mean_added=all_known(lift[r]),
+                    peak_added=all_known(lift[N_RESOURCES + r]),
+                )
+                for notice, start_s, end_s, lift in shares
+                if lift[[r, N_RESOURCES + r]].any()
+            )
+            resources.append(msgspec.structs.replace(part, events=events, events_added=all_known(added[r]) if added[r].any() else ()))
+        return msgspec.structs.replace(why, resources=tuple(resources))
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         here = set(vm_ids)

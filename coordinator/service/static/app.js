@@ -15,7 +15,7 @@
     memory: ["memory", 2 ** -30, "GiB"], net_rx: ["net in", 1e-6, "Mbit/s"], net_tx: ["net out", 1e-6, "Mbit/s"],
   };
   const $ = (id) => document.getElementById(id);
-  const state = { vm: null, host: "", steps: "", sort: { key: "violation", down: true }, names: new Map(), lostAt: null, token: null, hosts: new Map(), learned: "" };
+  const state = { vm: null, host: "", steps: "", sort: { key: "violation", down: true }, names: new Map(), lostAt: null, token: null, hosts: new Map(), learned: "", told: "" };
 
   function el(tag, props, ...children) {
     const node = document.createElement(tag);
@@ -316,8 +316,42 @@
     if (now) poll();
   }
 
-  async function showChosen() {
-    if (!state.vm) { showReceipts([]); showVmAccuracy(null); return; }
+  const LEFT_OUT = { cut: "left out: errs too much", silent: "nothing to say yet", unscored: "not scored anywhere yet" };
+  function showTold(told) {
+    const found = told && told.resources[0];
+    $("told-of").textContent = found ? RESOURCES[found.resource].name : "";
+    $("told-link").hidden = !found || Boolean(state.token); // a link carries no token
+    if (found) $("told-link").href = `/api/v1/vms/${encodeURIComponent(told.vm_id)}/forecast/why?resource=${found.resource}`;
+    const lines = found ? [...found.summary, ...(told.not_now ? [`No details now: ${told.not_now}.`] : [])] : ["Choose a VM."];
+    $("told").replaceChildren(...lines.map((line) => el("li", { class: found ? "" : "muted" }, line)));
+    const target = found && found.details ? found.details.targets.find((entry) => entry.target === $("told-target").value) : null;
+    const rows = (target ? target.parts : []).flatMap((part) => {
+      const { scale, unit } = RESOURCES[found.resource];
+      const pooled = part.network ? 1 - part.network.weight : 1;
+      const members = part.members.map((member) => ({ key: `${part.minutes}/${member.member}`, minutes: part.minutes, name: member.member, note: LEFT_OUT[member.state] || "", weight: member.weight * pooled,
+        error: member.error === null ? "–" : `${inUnit(member.error, scale)} ${unit}`, ratio: member.error_to_naive, score: member.score, evidence: member.evidence }));
+      const network = part.network ? [{ key: `${part.minutes}/network`, minutes: part.minutes, name: "network", note: "", weight: part.network.weight, error: "–", ratio: null, score: null, evidence: part.network.evidence }] : [];
+      return [...network, ...members].sort((a, b) => b.weight - a.weight);
+    });
+    syncRows($("members").tBodies[0], rows, (row) => row.key, (row, { minutes, name, note, weight, error, ratio, score, evidence }) => {
+      const shown = (value) => cell(value === null || value === undefined ? "–" : value.toFixed(2), "num");
+      setCells(row, () => el("span", {}), [
+        cell(el("span", {}, el("b", {}, name), note ? el("span", { class: "sub" }, ` ${note}`) : null)), cell(percent(weight), "num"), cell(error, "num"), shown(ratio), shown(score), cell(number(evidence, 0), "num"),
+      ]).textContent = minutes;
+    }, found ? "No details now." : "No VM chosen.");
+  }
+  // It changes once a cycle; what could not be told is asked for again.
+  async function showWhyForecast(cycle, vm, resource) {
+    const wanted = `${cycle}/${vm}/${resource}/${$("told-target").value}`;
+    if (wanted === state.told) return;
+    const told = await api(`vms/${encodeURIComponent(vm)}/forecast/why?resource=${resource}`);
+    if (vm !== state.vm || resource !== $("resource").value) return;
+    showTold(told);
+    state.told = told && !told.not_now ? wanted : "";
+  }
+
+  async function showChosen(cycle) {
+    if (!state.vm) { showReceipts([]); showVmAccuracy(null); showTold(null); state.told = ""; return; }
     const [vm, resource] = [state.vm, $("resource").value];
     const id = encodeURIComponent(vm);
     const [past, ahead, receipts, accuracy] = await Promise.all([
@@ -329,6 +363,7 @@
     showReceipts(receipts || []);
     showVmAccuracy(accuracy);
     if (past === null || ahead === null) { state.vm = null; return; }
+    await showWhyForecast(cycle, vm, resource);
     const series = past.resources[0];
     const forecast = ahead.resources.find((entry) => entry.resource === resource);
     const how = forecast && (forecast.reason ? `No model of its own (${forecast.reason.replaceAll("_", " ")}): wide prior.` : `Model ${forecast.model || "none"}; its 80 % band covered ${percent(forecast.coverage)} of late.`);
@@ -356,7 +391,7 @@
       showMoves(moves);
       state.hosts = new Map(hosts.map((host) => [host.id, host.capacity]));
       await showLearned(fleet.cycle);
-      await showChosen();
+      await showChosen(fleet.cycle);
       state.lostAt = null;
       document.body.dataset.cycle = String(fleet.cycle);
       link(true, "live");
@@ -376,7 +411,7 @@
     state.vm = wanted.get("vm");
     sortHeads();
     $("resource").addEventListener("change", () => (state.vm ? choose(state.vm) : poll()));
-    for (const id of ["hours", "kind", "window", "accuracy-by"]) $(id).addEventListener("change", poll);
+    for (const id of ["hours", "kind", "window", "accuracy-by", "told-target"]) $(id).addEventListener("change", poll);
     $("host-filter").addEventListener("change", (event) => { state.host = event.target.value; poll(); });
     $("steps-filter").addEventListener("change", (event) => { state.steps = event.target.value; poll(); });
     $("token-form").addEventListener("submit", (event) => { event.preventDefault(); state.token = $("token").value.trim(); $("token").value = ""; poll(); });
