@@ -462,6 +462,9 @@ def describe_metrics(signals: F32, which: I64, resources: int, ends: I64, out: F
         end = ends[i]
         if end <= 0:
             continue
+        if i > 0 and end == ends[i - 1] and which[i] // resources == which[i - 1] // resources:
+            out[i] = out[i - 1]  # a tick asks for all resources of a VM in turn
+            continue
         for k in range(signals.shape[1]):
             own, found = signals[which[i] // resources, k], out[i, k * parts : (k + 1) * parts]
             level = _mean(own, max(end - DAY, 0), end)

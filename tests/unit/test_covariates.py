@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from coordinator.forecast.boosting import QuantileBooster, Settings, train
+from coordinator.forecast.boosting.newborn import newborn
 from coordinator.forecast.boosting.profiles import CELLS, MOST_GROUPS, Profiles, learn, packed, restored
 from coordinator.forecast.calendar import DAY_FEATURES
 from coordinator.forecast.covariates import NOBODY, Covariates, EventTimes, LocalDays, groups_of
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.forecast.events.model import Effect, Labels, Notice, Occurrences, Scope
 from coordinator.forecast.events.public_holidays import holiday_spans
+from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.surroundings import SignalWindow, Surroundings
 from coordinator.model import N_RESOURCES, SIGNALS, BucketBlock, HistoryBlock
 from coordinator.settings import forecast_options, local_days
@@ -79,7 +81,7 @@ def test_a_holiday_is_foretold_as_one_where_its_country_was_named() -> None:
     end = 43 * DAY + 8 * 12 - 3  # Ascension, a quarter to eight
     said = {}
     for name, known in (("named", Covariates(days=LocalDays(holidays=(tuple(map(tuple, spans.tolist())),)))), ("not named", Covariates())):
-        model = train(seen, settings=QUICK, known=known)
+        model = train(seen, settings=Settings(rounds=50, pairs=10_000), known=known)
         assert model is not None
         said[name] = medians(model, mean, start_s, end, known)[:, :, 4:]
     assert (said["named"] < 1.5).mean() > 0.95
@@ -210,18 +212,80 @@ def test_groups_are_numbers_that_mean_the_same_everywhere() -> None:
     assert groups_of([]).shape == (0, 2)
 
 
+def test_a_new_vm_rises_with_its_siblings() -> None:
+    start_s, days = at(2026, 3, 2), 9
+    hour = (np.arange(days * DAY) % DAY) // 12
+    shapes = np.stack([np.where((hour >= 6 + 2 * client) & (hour < 12 + 2 * client), 4.0, 1.0) for client in (0, 1, 2, 3)])
+    of = np.arange(16) % 4
+    mean = noisy(shapes[of], 16)
+    past = history(mean[:, :, : 8 * DAY], start_s)
+    labels = [Labels(client=f"client{client}") for client in of]
+    known = Covariates(groups=groups_of(labels))
+    fresh = mean[:4].copy()
+    end = 8 * DAY + 8 * 12 - 3  # a quarter to eight: client 1 begins in a quarter of an hour
+    fresh[:, :, : 8 * DAY + 3 * 12] = np.nan  # born at three this night
+    model = train(past, settings=Settings(pairs=32_000), known=known)
+    blind = train(past, settings=QUICK)
+    assert model is not None and blind is not None
+    siblings, strangers = Covariates(groups=groups_of(labels[:4])), Covariates(groups=groups_of([Labels(client="nobody else")] * 4))
+    told, untold = medians(model, fresh, start_s, end, siblings), medians(blind, fresh, start_s, end, Covariates())
+    rises, rests = [1], [2, 3]  # client 0 works since six
+    assert np.median(told[rises, :, 5:]) > 1.6
+    assert (untold[rises, :, 5:] < 1.2).all()
+    assert (told[rests] < 1.3).all()
+    assert np.isfinite(medians(model, fresh, start_s, end, strangers)).all()
+
+
+def test_who_is_shown_on_his_first_day_is_shown_nothing_of_the_newest_windows() -> None:
+    past = history(noisy(np.ones(2 * DAY), 4), at(2026, 3, 2))
+    known = Covariates(groups=groups_of([Labels(client="acme")] * 3 + [Labels()]))
+    found = newborn(np.random.default_rng(0), past, known, 400, 1000)
+    assert found is not None
+    assert len(found.which) == 150
+    assert np.isnan(found.means[:, :, :DAY]).all()
+    assert np.isfinite(found.means[:, :, DAY:]).all()
+    assert set(found.original // N_RESOURCES) == {0, 1, 2}  # who has no label has no siblings
+    ends = (found.now_s - at(2026, 3, 2)) // BUCKET_S + 1
+    assert ends.max() + 12 <= 400
+    for i in range(20):
+        row, resource = divmod(int(found.original[i]), N_RESOURCES)
+        newest = found.means.reshape(-1, found.means.shape[2])[found.which[i], found.ends[i] - 1]
+        assert newest == past.mean[row, resource, ends[i] - 1]
+    assert newborn(np.random.default_rng(0), past, Covariates(), 400, 1000) is None
+    assert newborn(np.random.default_rng(0), past, known, 100, 1000) is None
+
+
+def test_what_a_forecaster_is_told_reaches_the_trees() -> None:
+    days = LocalDays(zone=ZoneInfo("Europe/Berlin"))
+    forecaster = Forecaster(ForecastOptions(network=False, statsforecast=False, ring=300, replay=0, days=days))
+    now_s = at(2026, 3, 2)
+    forecaster.announce(Occurrences.of([(notice("acme", client="acme"), now_s + 3600, now_s + 7200)]))
+    forecaster.label({"vm0": Labels(client="acme", app="shop")})
+    forecaster.load(history(noisy(np.ones(60), 2), now_s - 59 * BUCKET_S))
+    known = forecaster.engine._surroundings.at(now_s)
+    assert known.days == days
+    assert known.events is not None and known.groups is not None
+    assert known.events.of.tolist() == [0, NOBODY]
+    np.testing.assert_array_equal(known.groups, groups_of([Labels(client="acme", app="shop"), Labels()]))
+    forecaster.announce(Occurrences.none())
+    forecaster.label({})
+    nothing = forecaster.engine._surroundings.at(now_s)
+    assert (nothing.events, nothing.groups) == (None, None)
+
+
 def test_a_pair_is_not_told_of_its_own_future() -> None:
     groups = np.array([[7, NOBODY], [7, NOBODY]])
     which, now_s = np.array([0, 0, N_RESOURCES]), np.zeros(3, dtype=np.int64)
     target = np.array([5.0, 5.0, -5.0])
-    profiles, apart = learn(Covariates(groups=groups), which, now_s, target)
+    learnt = learn(Covariates(groups=groups), which, now_s, target)
+    apart = learnt.apart(Covariates(groups=groups), which, now_s)
     assert apart is not None
     assert apart[0, 0] < 0 < apart[2, 0]  # of the other VM alone
     assert np.isnan(apart[:, 1]).all()
-    both = profiles.of(Covariates(groups=groups), which, now_s)
+    both = learnt.every.of(Covariates(groups=groups), which, now_s)
     assert both is not None
     assert both[0, 0] == both[2, 0] > 0
-    assert learn(Covariates(), which, now_s, target)[1] is None
+    assert learn(Covariates(), which, now_s, target).apart(Covariates(), which, now_s) is None
 
 
 def test_profiles_travel_and_broken_ones_are_refused() -> None:

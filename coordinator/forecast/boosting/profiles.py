@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,19 +62,32 @@ class Profiles:
         return out
 
 
-def learn(known: Covariates, which: I64, now_s: I64, target: F64) -> tuple[Profiles, F32 | None]:
-    """Profiles of all groups, and the value float32[m, 2] of each pair from other VMs alone. target float64[m], NaN = not known."""
+class Learnt(NamedTuple):
+    """Profiles of all VMs, and for each fold of VMs those of the others."""
+
+    every: Profiles
+    others: tuple[Profiles, ...]
+
+    def apart(self, known: Covariates, which: I64, now_s: I64) -> F32 | None:
+        """As Profiles.of, but each pair's value comes from VMs that are not its own."""
+        if known.groups is None:
+            return None
+        fold = _folds(known.groups)[which // N_RESOURCES]
+        out = np.full((len(which), len(GROUPS)), np.nan, dtype=np.float32)
+        for k, profiles in enumerate(self.others):
+            found = profiles.of(known, which[fold == k], now_s[fold == k])
+            if found is not None:
+                out[fold == k] = found
+        return out
+
+
+def learn(known: Covariates, which: I64, now_s: I64, target: F64) -> Learnt:
+    """From pairs of series int64[m] and starts of their newest buckets, target float64[m], NaN = not known."""
     if known.groups is None:
-        return Profiles.none(), None
-    fold = which // N_RESOURCES % FOLDS
-    apart = np.full((len(which), len(GROUPS)), np.nan, dtype=np.float32)
-    for k in range(FOLDS):
-        here = fold == k
-        others = np.where(here, np.nan, target)
-        found = _profiles(known.groups, which, now_s, others).of(known, which[here], now_s[here])
-        if found is not None:
-            apart[here] = found
-    return _profiles(known.groups, which, now_s, target), apart
+        return Learnt(Profiles.none(), ())
+    groups, fold = known.groups, _folds(known.groups)[which // N_RESOURCES]
+    others = tuple(_profiles(groups, which, now_s, np.where(fold == k, np.nan, target)) for k in range(FOLDS))
+    return Learnt(_profiles(groups, which, now_s, target), others)
 
 
 def packed(profiles: Profiles) -> Mapping[str, bytes]:
@@ -91,6 +104,13 @@ def restored(given: Mapping[str, bytes]) -> Profiles:
     if len(numbers) > MOST_GROUPS or len(values) != len(numbers) * CELLS or (np.diff(numbers) <= 0).any() or not np.isfinite(values).all():
         raise ValueError(f"profiles of {len(numbers)} groups and {len(values)} values do not fit each other")
     return Profiles(numbers=numbers, values=values.reshape(-1, CELLS))
+
+
+def _folds(groups: I64) -> I64:
+    """Fold of each VM, int64[v]: the VMs of a group are dealt out in turn, so that each has siblings in the others."""
+    fold = np.empty(len(groups), dtype=np.int64)
+    fold[np.lexsort((groups[:, 1], groups[:, 0]))] = np.arange(len(groups)) % FOLDS
+    return fold
 
 
 def _cell(which: I64, now_s: I64) -> I64:

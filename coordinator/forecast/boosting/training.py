@@ -15,8 +15,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.forecast.boosting import profiles as profiling
 from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, Learnt, encode, scaled
-from coordinator.forecast.boosting.profiles import Profiles, learn
+from coordinator.forecast.boosting.newborn import Newborn, newborn
+from coordinator.forecast.boosting.profiles import Profiles
 from coordinator.forecast.boosting.trees import Forest, parse
 from coordinator.forecast.calendar import DAY_FEATURES
 from coordinator.forecast.covariates import NONE_KNOWN, Covariates
@@ -71,11 +73,15 @@ class Settings:
                 raise ValueError(f"{name} {value}: allowed {low} to {high}")
 
 
+class _Asked(NamedTuple):
+    which: I64  # [m] series
+    ends: I64  # [m] buckets before the origin's horizon
+    now_s: I64  # [m] start of the newest bucket
+
+
 class Rows(NamedTuple):
     """Pairs of a history and what came after them."""
 
-    which: I64  # [m] series
-    ends: I64  # [m] buckets before the origin's horizon
     now_s: I64  # [m] start of the newest bucket
     features: Features
     actual: F64  # [m, 12] bucket means after the origin; NaN = never came
@@ -97,12 +103,14 @@ def train(
     chosen_series, at = _pairs(rng, len(known_series), _rare(known, history.end_s - (b - origins) * BUCKET_S), chosen.pairs)
     which, ends = known_series[chosen_series], origins[at]
     steps = rng.integers(0, HORIZON_STEPS // STRATA, size=(len(which), STRATA)) + np.arange(STRATA) * (HORIZON_STEPS // STRATA)
-    rows = rows_of(history, which, ends, known)
+    rows, profiles = _with_groups(history, which, ends, known)
+    until = b - held_out(b, chosen.hold_out)
+    young = newborn(rng, history, known, until, len(which))
+    if young is not None:
+        rows = _with_young(rows, young, profiles.apart(known, young.original, young.now_s))
+        steps = np.concatenate([steps, steps[rng.integers(0, len(steps), size=len(young.which))]])
     good = rows.features.readings >= LEAST_READINGS
     z = scaled(rows.actual, rows.features.anchor[:, None], rows.features.unit[:, None])
-    profiles, usual = learn(known, which, rows.now_s, np.where(good, _mean_of(z), np.nan))
-    if usual is not None:
-        rows.features.series[:, GROUP_COLUMNS] = usual
     pair, stratum = np.nonzero(good[:, None] & np.isfinite(np.take_along_axis(z, steps, axis=1)))
     if len(pair) < LEAST_ROWS:
         return None
@@ -113,7 +121,28 @@ def train(
     trees = rounds or chosen.rounds
     means = _fit(with_step, z[pair, step], QUANTILES, seed=seed, rounds=trees, mode=chosen.mode)
     peaks = _fit(rows.features.series[peaked], peak_z[peaked], PEAK_QUANTILES, seed=seed, rounds=trees, mode=chosen.mode)
-    return encode(Learnt(chosen.mode, means, peaks, profiles))
+    return encode(Learnt(chosen.mode, means, peaks, profiles.every))
+
+
+def _with_groups(history: HistoryBlock, which: I64, ends: I64, known: Covariates) -> tuple[Rows, profiling.Learnt]:
+    """The pairs, with what other VMs of their client and application usually do."""
+    rows = rows_of(history, which, ends, known)
+    z = scaled(rows.actual, rows.features.anchor[:, None], rows.features.unit[:, None])
+    target = np.where(rows.features.readings >= LEAST_READINGS, _mean_of(z), np.nan)
+    learnt = profiling.learn(known, which, rows.now_s, target)
+    usual = learnt.apart(known, which, rows.now_s)
+    if usual is not None:
+        rows.features.series[:, GROUP_COLUMNS] = usual
+    return rows, learnt
+
+
+def _with_young(rows: Rows, young: Newborn, usual: F32 | None) -> Rows:
+    """The pairs, and after them those of VMs shown on their first day."""
+    shape = (-1, young.means.shape[2])
+    more = _rows(young.means.reshape(shape), young.peaks.reshape(shape), young.capacity, young, young.known, usual)
+    before, after = rows.features, more.features
+    features = Features(*(np.concatenate([getattr(before, name), getattr(after, name)]) for name in Features._fields))
+    return rows._replace(features=features, actual=np.concatenate([rows.actual, more.actual]), peak=np.concatenate([rows.peak, more.peak]))
 
 
 def _rare(known: Covariates, now_s: I64) -> NDArray[np.bool_]:
@@ -153,19 +182,23 @@ def held_out(buckets: int, wanted: int = HOLD_OUT) -> int:
 def rows_of(history: HistoryBlock, which: I64, ends: I64, known: Covariates = NONE_KNOWN, profiles: Profiles | None = None) -> Rows:
     """Pairs with what came after them; `ends` between 1 and b - 12. Quickest in order of the series."""
     v, r, b = history.mean.shape
-    means = history.mean.reshape(v * r, b)
-    peaks = history.peak.reshape(v * r, b)
     now_s = history.end_s - (b - ends) * BUCKET_S
-    capacity = history.capacity.reshape(-1).astype(np.float64)
     groups = None if profiles is None else profiles.of(known, which, now_s)
-    features = describe(means, peaks, capacity, which=which, ends=ends, now_s=now_s, known=known, groups=groups)
+    asked = _Asked(which, ends, now_s)
+    return _rows(history.mean.reshape(v * r, b), history.peak.reshape(v * r, b), history.capacity, asked, known, groups)
+
+
+def _rows(means: F32, peaks: F32, capacity: F32, asked: _Asked | Newborn, known: Covariates, groups: F32 | None) -> Rows:  # noqa: PLR0917
+    which, ends = asked.which, asked.ends
+    limits = capacity.reshape(-1).astype(np.float64)
+    features = describe(means, peaks, limits, which=which, ends=ends, now_s=asked.now_s, known=known, groups=groups)
     ahead = ends[:, None] + np.arange(HORIZON_STEPS)
     actual = means[which[:, None], ahead].astype(np.float64)
     coming = peaks[which[:, None], ahead].astype(np.float64)
     came = np.isfinite(coming)
     highest = np.where(came, coming, -np.inf).max(axis=1)
     peak = np.where(came.sum(axis=1) > HORIZON_STEPS // 2, highest, np.nan)
-    return Rows(which, ends, now_s, features, np.where(np.isfinite(actual), actual, np.nan), peak)
+    return Rows(asked.now_s, features, np.where(np.isfinite(actual), actual, np.nan), peak)
 
 
 def _mean_of(z: F64) -> F64:
