@@ -1,4 +1,4 @@
-"""What the forecasters are told beside buckets: the events of the operator's calendars, and the client of each VM.
+"""What the forecasters are told beside buckets: the events of the operator's calendars, and client and application of each VM.
 
 `look` reads files and belongs in a thread. Invariant: calendars that cannot be used are named and change nothing; the last good ones stay.
 """

@@ -32,10 +32,11 @@ class Refreshed:
 
 def open_calendars(config: CoordinatorConfig) -> Calendars | None:
     """The calendars of `events_dir`, not yet read; None where it is not set. Raises ConfigError for a time zone that is none."""
-    return Calendars(Path(config.events_dir), _zone(config)) if config.events_dir else None
+    return Calendars(Path(config.events_dir), zone_of(config)) if config.events_dir else None
 
 
-def _zone(config: CoordinatorConfig) -> ZoneInfo:
+def zone_of(config: CoordinatorConfig) -> ZoneInfo:
+    """The operator's time zone. Raises ConfigError where there is no such zone."""
     try:
         return cron.zone_of(config.time_zone)
     except ValueError as error:

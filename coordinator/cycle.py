@@ -194,12 +194,16 @@ class DecisionCycle:
         self._calibration = CalibrationWatch()
 
     def memberships(self) -> dict[str, Membership]:
-        """The groups of every known VM. No agent reports an application yet."""
-        return {vm_id: Membership(client=vm.domain.policy.client, host=vm.host_id) for vm_id, vm in self.fleet.vms.items()}
+        """The groups of every known VM."""
+        return {
+            vm_id: Membership(app=vm.domain.policy.application, client=vm.domain.policy.client, host=vm.host_id)
+            for vm_id, vm in self.fleet.vms.items()
+        }
 
     def labels(self) -> dict[str, Labels]:
-        """The client of every known VM, for events and for forecasts of new VMs after their kind."""
-        return {vm_id: Labels(client=vm.domain.policy.client) for vm_id, vm in self.fleet.vms.items()}
+        """Client and application of every known VM: for events, for new VMs (forecast after their kind), for the global model."""
+        policies = {vm_id: vm.domain.policy for vm_id, vm in self.fleet.vms.items()}
+        return {vm_id: Labels(client=policy.client, app=policy.application) for vm_id, policy in policies.items()}
 
     def load_aggregates(self, history: HistoryBlock, groups: Mapping[str, Membership]) -> None:
         """Give the sums their past, before the first ForecastReady. Touches nothing else, so another thread may do it (seconds)."""
@@ -287,7 +291,8 @@ class DecisionCycle:
             self.bucket = bucket
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
             clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
-            wanted = self.ledger.bucket(bucket, modes, clients)
+            apps = {vm_id: vm.domain.policy.application for vm_id, vm in self.fleet.vms.items()}
+            wanted = self.ledger.bucket(bucket, modes, clients, apps)
             self._calibration.bucket(bucket)
             instructions.append(StoreBucket(bucket=bucket))
             if wanted is not None:

@@ -164,6 +164,7 @@ class LiveView:
             name=domain.name,
             host_id=vm.host_id,
             client=domain.policy.client,
+            application=domain.policy.application,
             priority=Priority(domain.policy.priority).name.lower(),  # type: ignore[arg-type]  # PriorityName lists the same four
             running=domain.running,
             mode=mode,

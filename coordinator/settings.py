@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
+from coordinator.calendars import zone_of
+from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
+from shared.errors import ConfigError
+
+HOLIDAY_YEARS: Final = range(2005, 2055)  # fixed: no clock here, and simulated ones run in the past; fifty years are 0.5 MB of a worker
 
 
 def sizing_policy(config: SizingConfig) -> SizingPolicy:
@@ -30,8 +36,26 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:
-    """The forecast engine's options."""
-    return ForecastOptions(ring=max(48, config.cycle.history_buckets))
+    """The forecast engine's options. Raises ConfigError for a time zone or a country that is none."""
+    return ForecastOptions(ring=max(48, config.cycle.history_buckets), days=local_days(config))
+
+
+def local_days(config: CoordinatorConfig) -> LocalDays:
+    """The operator's days. Raises ConfigError for a time zone that is none, or a country whose holidays are not known."""
+    zone = zone_of(config)
+    if not config.forecast.holidays:
+        return LocalDays(zone=zone)
+    # the library costs 45 ms: who names no country need not wait for it
+    from coordinator.forecast.events.public_holidays import holiday_spans  # noqa: PLC0415
+
+    calendars = []
+    for i, country in enumerate(config.forecast.holidays):
+        try:
+            spans = holiday_spans(country, zone, HOLIDAY_YEARS)
+        except ValueError as error:
+            raise ConfigError(f"forecast.holidays[{i}]: {error}") from error
+        calendars.append(tuple((int(start), int(end)) for start, end in spans))
+    return LocalDays(zone=zone, holidays=tuple(calendars))
 
 
 def _by_priority(table: PriorityTable) -> tuple[float, float, float, float]:

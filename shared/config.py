@@ -267,6 +267,18 @@ class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aggregates: Annotated[bool, Meta(description="forecast the sums of each host, each client and the fleet too")] = True
 
 
+class ForecastConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the forecasters are told beside demand."""
+
+    holidays: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")], ...],
+        Meta(
+            max_length=16,
+            description='countries or parts of them whose public holidays count, e.g. ["DE-BY", "AT"]; days begin in time_zone',
+        ),
+    ] = ()
+
+
 class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One number per priority."""
 
@@ -324,6 +336,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     ray_shard_bytes: Annotated[int, Meta(ge=256 * MIB, le=2**46, description="most memory of a forecast shard, or it is split")] = 2 * GIB
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="seed of everything random (placement search, boosting)")] = 1
     cycle: CycleConfig = CycleConfig()
+    forecast: ForecastConfig = ForecastConfig()
     sizing: SizingConfig = SizingConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB

@@ -40,14 +40,16 @@ class Priority(IntEnum):
     CRITICAL = 3
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the owner allows for one VM, already resolved (fleet < client < domain metadata < API override).
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owner allows for one VM and whose it is, already resolved (fleet < client < domain metadata < API override).
 
-    None = no bound of its own: floors fall back to the guard's defaults, ceilings to the domain's maximum.
+    None = no bound of its own: floors fall back to the guard's defaults, ceilings to the domain's maximum. It travels in inventories, so
+    fields of a newer peer are ignored; what an owner writes by hand is checked for misspelt names where it is read.
     """
 
     priority: Priority = Priority.NORMAL
     client: Label = ""
+    application: Label = ""  # what the VM is part of; its VMs are summed, scheduled and learned from together
     excluded: bool = False
     cpu_floor_millicores: Count | None = None
     cpu_ceiling_millicores: Count | None = None

@@ -348,6 +348,8 @@ def _policy(root: ElementTree.Element) -> tuple[Policy, str | None]:
     if priority in Priority.__members__:
         fields["priority"] = Priority[priority].value
     try:
+        if strange := sorted(fields.keys() - set(Policy.__struct_fields__)):
+            raise msgspec.ValidationError(f"unknown attribute {strange[0]}")
         return msgspec.convert(fields, Policy, strict=False), None
     except msgspec.ValidationError as error:
         return Policy(excluded=True), f"metadata {POLICY_NAMESPACE}: {error}; allowed are {', '.join(Policy.__struct_fields__)}"

@@ -20,7 +20,10 @@ from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
+from coordinator.forecast.covariates import UTC_DAYS, LocalDays
+from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.explain import Issued, Parts, TargetParts, forecast_why
+from coordinator.forecast.feature_kernels import DAY
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.hours import HourPeaks, PastHours
@@ -35,6 +38,7 @@ from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
+from coordinator.forecast.surroundings import Surroundings
 from coordinator.forecast.track import Tracker
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
@@ -70,6 +74,7 @@ class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
+    `days`: the operator's zone and holidays, a covariate of the trees.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
@@ -80,6 +85,7 @@ class ForecastOptions:
     replay: int = 324  # one day and three hours: yesterday at this time is among them
     examples: int = MAX_EXAMPLES
     only: str | None = None
+    days: LocalDays = UTC_DAYS
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -99,6 +105,7 @@ class ForecastEngine:
         self._booster: boosting.QuantileBooster | None = None
         self._boosted: bytes | None = None  # the same, as it came
         self._network: QuantileNetwork | None = None
+        self._surroundings = Surroundings(self.options.days, DAY)
         self._reset()
 
     def _reset(self) -> None:
@@ -110,6 +117,7 @@ class ForecastEngine:
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._capacity: F64 = np.zeros((0, N_RESOURCES))
         self._newest_s: int | None = None
+        self._surroundings.reset()
         self._window = DemandWindow(self.options.ring)
         self._regimes = RegimeDetector()
         self._restarters = (Restarter(), Restarter())
@@ -137,7 +145,8 @@ class ForecastEngine:
         replay_from = max(first, buckets - self.options.replay)
         for b in range(first, buckets):
             self._newest_s = history.end_s - (buckets - 1 - b) * BUCKET_S
-            self._append(history.mean[:, :, b], history.peak[:, :, b], watched=b >= buckets - WATCHED)
+            told = None if history.signals is None else history.signals[:, :, b]
+            self._append(history.mean[:, :, b], history.peak[:, :, b], told, watched=b >= buckets - WATCHED)
             if b < replay_from:
                 continue
             self._learn()
@@ -165,14 +174,19 @@ class ForecastEngine:
         for vm_id, row in zip(bucket.vm_ids, rows, strict=True):
             if vm_id in capacity:
                 self._capacity[row] = capacity[vm_id]
+        told = None
+        if bucket.signals is not None:
+            told = np.full((len(self._vm_ids), bucket.signals.shape[1]), np.nan)
+            told[rows] = bucket.signals
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
+            self._surroundings.merge_newest(told)
             for part in self._issuing:
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
-            self._append(mean, peak)
+            self._append(mean, peak, told)
             self._newest_s = bucket.start_s
             self._learn()
         self._unseen[rows] = 0
@@ -221,14 +235,24 @@ class ForecastEngine:
             members=combiner.members, hearing=hearing, laid=laid, moved=moved, paid=paid, mixing=mixing, hour=hour, held=held
         )
 
+    def announce(self, calendar: Occurrences) -> None:
+        """When events are, from now on, in place of what was said before; a covariate of the trees. Demand comes without them."""
+        self._surroundings.announce(calendar)
+
+    def label(self, labels: Mapping[str, Labels]) -> None:
+        """Client and application of VMs, in place of what was said before; a covariate of the trees."""
+        self._surroundings.label(labels)
+
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
 
         Each is judged on buckets that it has not seen: the trees here, against those installed or the quantiles of the last hours, the
         network by `install`, which every shard does on the newest HELD_OUT buckets of its own VMs.
         """
-        boosted = boosting.challenge(self._boosted, history, seed)[0] if self.options.boosting else None
-        until = history.mean.shape[2] - HELD_OUT
+        buckets = history.mean.shape[2]
+        known = self._surroundings.during(history.vm_ids, history.end_s - buckets * BUCKET_S, history.end_s + BUCKET_S, history.signals)
+        boosted = boosting.challenge(self._boosted, history, seed, known=known)[0] if self.options.boosting else None
+        until = buckets - HELD_OUT
         network = train_network(history, seed, until=until, examples=self.options.examples) if self.options.network else None
         return msgspec.msgpack.encode(Models(boosted, network)) if boosted or network else None
 
@@ -293,6 +317,7 @@ class ForecastEngine:
             *self._issuing,
         ):
             part.rearrange(take)
+        self._surroundings.rearrange(take, self._vm_ids)
         if self._statistics is not None:
             self._statistics.rearrange(take)
 
@@ -303,14 +328,15 @@ class ForecastEngine:
         missing = (start_s - self._newest_s) // BUCKET_S - 1
         empty = np.full((len(self._vm_ids), N_RESOURCES), np.nan, dtype=np.float32)
         for _ in range(min(missing, self.options.ring)):
-            self._append(empty, empty)
+            self._append(empty, empty, None)
             self._learn()
             self._pause()
 
     # ---- one bucket
 
-    def _append(self, mean: F32, peak: F32, watched: bool = True) -> None:
+    def _append(self, mean: F32, peak: F32, told: F32 | F64 | None, watched: bool = True) -> None:
         self._window.append(mean, peak)
+        self._surroundings.append(told)
         if watched:
             values = mean.astype(np.float64)
             self._regime = self._regimes.update(values, np.fmax(FLOORS, LEVEL_FLOOR * np.abs(values)))
@@ -356,7 +382,8 @@ class ForecastEngine:
             forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
         boosted_spread = boosted_peaks = None
         if self._booster is not None:
-            described = self._booster.describe(series, peaks, self._capacity.reshape(-1), end=series.shape[1], now_s=now_s)
+            known = self._surroundings.at(now_s)
+            described = self._booster.describe(series, peaks, self._capacity.reshape(-1), end=series.shape[1], now_s=now_s, known=known)
             low, middle, high = self._booster.bucket_quantiles(described).reshape(3, *shape, HORIZON_STEPS)
             boosted_peaks = self._booster.peak_quantiles(described) if live else None
             forecasts[-1] = middle

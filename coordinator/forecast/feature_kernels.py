@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from coordinator.model import F32, F64
+from coordinator.model import F32, F64, SIGNALS
+from shared.units import BUCKET_S
 
 I64 = NDArray[np.int64]
 
@@ -47,10 +48,11 @@ PEAK_NAMES: Final = (
     *("peak_now", "peak_ratio", "peak_change"),
     *("top_yesterday", "top_days_median", "top_days_max", "top_last_week", "log_peak_unit"),
 )
-METRIC_NAMES: Final = tuple(f"{name}_{part}" for name in ("tps", "queue") for part in ("now", "hour", "slope", "yesterday"))
+METRIC_NAMES: Final = tuple(f"{name}_{part}" for name in SIGNALS for part in ("now", "change", "to_hour", "hour", "slope", "yesterday"))
+EVENT_NAMES: Final = ("event_in", "event_ago")
 STEP_NAMES: Final = (
     *("step", "profile", "profile_lifted", "yesterday", "last_week", "hour_ago", "hours_median", "profile_spread"),
-    *("holiday", "event", "event_level"),
+    *("holiday", "to_event", "since_event"),
 )
 
 
@@ -375,7 +377,7 @@ def describe(  # noqa: PLR0917  (numba: no structures)
     scales: F64,
     readings: I64,
 ) -> None:
-    """All but calendar, class and metrics, for every pair; scales [m, 4] = anchor, unit, peak anchor, peak unit. No reading: stays NaN."""
+    """All but what is known beside demand, for every pair; scales [m, 4] = anchor, unit, peak anchor, peak unit. No reading: stays NaN."""
     window, tops, ordered = np.zeros(DAY), np.zeros(DAY), np.empty(80)
     hour, hours3, errors = np.empty(13), np.empty(37), np.empty(EXPERTS)
     for i in range(which.shape[0]):
@@ -417,44 +419,69 @@ def describe(  # noqa: PLR0917  (numba: no structures)
 
 
 @njit(cache=True)
-def describe_ahead(  # noqa: PLR0917
-    means: F32, which: I64, ends: I64, holiday: F32, event: F32, resources: int, scales: F64, steps: F32
-) -> None:
-    """Columns holiday, event, and the level that earlier events of the VM brought (mean of at most a week's event buckets)."""
+def describe_events(spans: I64, first: I64, of: I64, which: I64, resources: int, now_s: I64, static: F32, steps: F32) -> None:  # noqa: PLR0917
+    """Buckets to the next event and since the last one, at most a day: EVENT_NAMES [m, 2] of the first step, and of each step [m, s, 2].
+
+    Within an event both stay NaN (see covariates.py), and so does what is more than a day away.
+    """
     for i in range(which.shape[0]):
-        row, end = which[i], ends[i]
-        vm = row // resources
-        if holiday.shape[0] > 0:
-            own = holiday[min(vm, holiday.shape[0] - 1)]
-            for step in range(STEPS):
-                steps[i, step, 8] = own[end + step]
-        if event.shape[0] == 0:
+        held = of[which[i] // resources]
+        if held < 0:
             continue
-        own = event[min(vm, event.shape[0] - 1)]
-        total, weight = 0.0, 0
-        for t in range(max(end - WEEK, 0), end):
-            if own[t] > 0.0 and np.isfinite(means[row, t]):
-                total += means[row, t]
-                weight += 1
+        own = spans[first[held] : first[held + 1]]
+        begin = now_s[i] + BUCKET_S
+        last = np.searchsorted(own[:, 0], begin, side="right")  # the first that has not begun
         for step in range(STEPS):
-            steps[i, step, 9] = own[end + step]
-            if weight > 0 and own[end + step] > 0.0:
-                steps[i, step, 10] = _relative(total / weight, scales[i, 0], scales[i, 1])
+            at = begin + step * BUCKET_S
+            while last < own.shape[0] and own[last, 0] <= at:
+                last += 1
+            if last > 0 and at < own[last - 1, 1]:
+                continue
+            if last < own.shape[0]:
+                _tell(own[last, 0] - at, i, step, 0, static, steps)
+            if last > 0:
+                _tell(at - own[last - 1, 1] + BUCKET_S, i, step, 1, static, steps)
 
 
 @njit(cache=True)
-def _describe_metric(series: F32, vms: I64, ends: I64, out: F32) -> None:
-    """Newest value, newest hour, slope of the hour and yesterday's coming hour, each as a ratio to the day's mean."""
-    for i in range(vms.shape[0]):
-        own, end = series[vms[i]], ends[i]
-        level = _mean(own, max(end - DAY, 0), end)
-        if not level > 0.0:
+def _tell(seconds: int, i: int, step: int, column: int, static: F32, steps: F32) -> None:  # noqa: PLR0917
+    if seconds > DAY * BUCKET_S:
+        return
+    buckets = np.float32(seconds / BUCKET_S)
+    if step == 0:
+        static[i, column] = buckets
+    if steps.shape[1] > 0:
+        steps[i, step, column] = buckets
+
+
+@njit(cache=True)
+def describe_metrics(signals: F32, which: I64, resources: int, ends: I64, out: F32) -> None:
+    """METRIC_NAMES of pairs whose newest bucket is signals[..., end - 1]: ratios to the day's mean, `to_hour` to the hour's."""
+    parts = out.shape[1] // signals.shape[1]
+    for i in range(which.shape[0]):
+        end = ends[i]
+        if end <= 0:
             continue
-        hour, before = _mean(own, max(end - 12, 0), end), _mean(own, max(end - 24, 0), max(end - 12, 0))
-        out[i, 0] = own[end - 1] / level if end > 0 and np.isfinite(own[end - 1]) else np.nan
-        out[i, 1] = hour / level
-        out[i, 2] = (hour - before) / level
-        out[i, 3] = _mean(own, end - DAY, end - DAY + STEPS) / level if end >= DAY else np.nan
+        if i > 0 and end == ends[i - 1] and which[i] // resources == which[i - 1] // resources:
+            out[i] = out[i - 1]  # a tick asks for all resources of a VM in turn
+            continue
+        for k in range(signals.shape[1]):
+            own, found = signals[which[i] // resources, k], out[i, k * parts : (k + 1) * parts]
+            level = _mean(own, max(end - DAY, 0), end)
+            if not level > 0.0:
+                continue
+            hour, before = _mean(own, max(end - 12, 0), end), _mean(own, max(end - 24, 0), max(end - 12, 0))
+            found[0] = _ratio(own[end - 1], level)
+            found[1] = _ratio(own[end - 1] - own[end - 2], level) if end > 1 else np.nan
+            found[2] = _ratio(own[end - 1], hour) if hour > 0.0 else np.nan
+            found[3] = _ratio(hour, level)
+            found[4] = _ratio(hour - before, level)
+            found[5] = _ratio(_mean(own, end - DAY, end - DAY + STEPS), level) if end >= DAY else np.nan
+
+
+@njit(cache=True)
+def _ratio(value: float, level: float) -> float:
+    return min(max(value / level, -CLIP), CLIP) if np.isfinite(value) else np.nan
 
 
 @njit(cache=True)
@@ -465,12 +492,3 @@ def _mean(row: F32, begin: int, end: int) -> float:
             total += row[t]
             weight += 1
     return total / weight if weight > 0 else np.nan
-
-
-@njit(cache=True)
-def describe_metrics(tps: F32, queue: F32, vms: I64, ends: I64, out: F32) -> None:
-    """METRIC_NAMES; what is not given stays NaN."""
-    if tps.shape[0] > 0:
-        _describe_metric(tps, vms, ends, out[:, 0:4])
-    if queue.shape[0] > 0:
-        _describe_metric(queue, vms, ends, out[:, 4:8])

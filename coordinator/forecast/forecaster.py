@@ -1,7 +1,8 @@
 """What a forecast worker runs: the engine, with the calendar around it, and for VMs too new for a model what is usual for their kind.
 
-Implements coordinator.ports.ForecastShard; the engine sees neither events nor borrowed forecasts. Trainings learn from a history without
-events and without one-off anomalies; forecasts, scores and alerts see every bucket as it was. Pure.
+Implements coordinator.ports.ForecastShard; the engine's demand holds no events and no borrowed forecasts (when events are it is told, see
+covariates.py). Trainings learn from a history without events and without one-off anomalies; forecasts, scores and alerts see every bucket
+as it was. Pure.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Forecaster:
         """The calendar from now on, in place of the earlier one; may come before or after `load`."""
         self._calendar = calendar
         self._events.announce(calendar)
+        self.engine.announce(calendar)
 
     def label(self, labels: Mapping[str, Labels]) -> None:
         """Client and application of VMs, in place of what was said before."""
         self._labels = dict(labels)
         self._events.label(labels)
         self._cold.label(labels)
+        self.engine.label(labels)
 
     def load(self, history: HistoryBlock) -> None:
         """See the port."""

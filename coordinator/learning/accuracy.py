@@ -1,4 +1,4 @@
-"""How good the forecasts are: sums of errors by VM, client, model, mode and step ahead, of the last hour, the last day and since the start.
+"""How good the forecasts are: errors by VM, client, application, model, mode and step ahead, of the last hour and day and since the start.
 
 Every issued forecast is scored against every bucket it spoke of, as the bucket closes, beside a Naive forecast on the same pairs. The
 windows are exponential: what lies one window back weighs exp(-1). Memory is bounded: per VM 1.6 KB of sums and 16 KB of issued steps that
@@ -124,11 +124,14 @@ class ForecastAccuracy:
         self._unseen: NDArray[np.int64] = np.zeros(0, np.int64)
         self._client: NDArray[np.int64] = np.zeros(0, np.int64)
         self._clients: dict[str, int] = {}
+        self._app: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._apps: dict[str, int] = {}
         self._models: dict[str, int] = {NO_MODEL: 0}
         self._newest_s: int | None = None
         w = len(WINDOWS)
         self._by_vm: F32 = np.zeros((w, 0, N_RESOURCES, GROUPS, MEASURES), np.float32)
         self._by_client: F64 = np.zeros((w, 0, N_RESOURCES, GROUPS, MEASURES))
+        self._by_app: F64 = np.zeros((w, 0, N_RESOURCES, GROUPS, MEASURES))
         self._by_model: F64 = np.zeros((w, 1, N_RESOURCES, GROUPS, MEASURES))
         self._by_mode: F64 = np.zeros((w, len(MODES), N_RESOURCES, GROUPS, MEASURES))
         self._by_step: F64 = np.zeros((w, HORIZON_STEPS, N_RESOURCES, MEASURES))
@@ -161,12 +164,18 @@ class ForecastAccuracy:
             )
         )
 
-    def score(self, bucket: BucketBlock, modes: Mapping[str, Mode], clients: Mapping[str, str] | None = None) -> BucketLoss:
+    def score(
+        self,
+        bucket: BucketBlock,
+        modes: Mapping[str, Mode],
+        clients: Mapping[str, str] | None = None,
+        apps: Mapping[str, str] | None = None,
+    ) -> BucketLoss:
         """Score every open forecast of this bucket.
 
-        `modes`: host -> mode, unknown hosts count as OFF; `clients`: vm -> client, "" = none.
+        `modes`: host -> mode, unknown hosts count as OFF; `clients`, `apps`: vm -> client, application, "" = none.
         """
-        take = self._follow(bucket.vm_ids, clients or {})
+        take = self._follow(bucket.vm_ids, clients or {}, apps or {})
         at = np.array([self._row[vm_id] for vm_id in bucket.vm_ids], np.int64)
         n = len(self._vm_ids)
         actual = np.full((n, N_RESOURCES), np.nan)
@@ -208,6 +217,10 @@ class ForecastAccuracy:
     def by_client(self, window: str = "day") -> dict[str, Accuracy]:
         """By client, [r] each; "" = VMs of no client. VMs that are gone stay in their client's sums."""
         return self._named(self._clients, self._by_client, window)
+
+    def by_app(self, window: str = "day") -> dict[str, Accuracy]:
+        """By application, as by client."""
+        return self._named(self._apps, self._by_app, window)
 
     def by_mode(self, window: str = "day") -> dict[str, Accuracy]:
         """By the mode of the host, [r] each; modes never seen are absent."""
@@ -257,8 +270,9 @@ class ForecastAccuracy:
         self._newest_s = max(bucket.start_s, self._newest_s or 0)
         self._by_model = _grown(self._by_model, len(self._models))
         self._by_client = _grown(self._by_client, len(self._clients))
+        self._by_app = _grown(self._by_app, len(self._apps))
         fading = [(w, decay) for w, decay in enumerate(DECAYS**passed) if decay != 1.0]
-        for view in (self._by_vm, self._by_client, self._by_model, self._by_mode, self._by_step):
+        for view in (self._by_vm, self._by_client, self._by_app, self._by_model, self._by_mode, self._by_step):
             for w, decay in fading:
                 view[w] *= decay
         rows = np.ascontiguousarray(np.moveaxis(sums.by_vm, 0, 2))  # [rows, r, g, m]
@@ -267,11 +281,13 @@ class ForecastAccuracy:
         self._by_step += sums.by_step
         for client in np.unique(self._client):
             self._by_client[:, client] += rows[self._client == client].sum(axis=0)
+        for app in np.unique(self._app):
+            self._by_app[:, app] += rows[self._app == app].sum(axis=0)
         mode_of = np.array([MODES.index(modes.get(host, Mode.OFF)) for host in bucket.host_ids], np.int64)
         for mode in np.unique(mode_of):
             self._by_mode[:, mode] += rows[at[mode_of == mode]].sum(axis=0)
 
-    def _follow(self, vm_ids: Sequence[str], clients: Mapping[str, str]) -> NDArray[np.int64] | None:
+    def _follow(self, vm_ids: Sequence[str], clients: Mapping[str, str], apps: Mapping[str, str]) -> NDArray[np.int64] | None:
         """Make rows for new VMs, drop those unseen for a day; None = nothing moved."""
         self._unseen += 1
         wanted = set(vm_ids)
@@ -287,6 +303,8 @@ class ForecastAccuracy:
             self._unseen = take_rows(self._unseen, take, 0, 0)
         if take is not None or clients:
             self._client = np.array([self._code(self._clients, clients.get(vm_id, ""), MAX_CLIENTS) for vm_id in self._vm_ids], np.int64)
+        if take is not None or apps:
+            self._app = np.array([self._code(self._apps, apps.get(vm_id, ""), MAX_CLIENTS) for vm_id in self._vm_ids], np.int64)
         return take
 
     @staticmethod

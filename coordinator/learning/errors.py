@@ -69,13 +69,19 @@ class ForecastErrors:
         self.accuracy.issue(forecast, _take(self.last, at), np.sqrt(_take(self.variance, at)))
         self.newest.append(forecast)
 
-    def score(self, bucket: BucketBlock, modes: Mapping[str, Mode], clients: Mapping[str, str] | None = None) -> BucketLoss:
+    def score(
+        self,
+        bucket: BucketBlock,
+        modes: Mapping[str, Mode],
+        clients: Mapping[str, str] | None = None,
+        apps: Mapping[str, str] | None = None,
+    ) -> BucketLoss:
         """Score every open forecast of this bucket. `modes`: host -> mode; VMs of unknown hosts are scored under OFF.
 
-        `clients`: vm -> client, for the sums by client.
+        `clients`, `apps`: vm -> client, application, for the sums by them.
         """
         place = {vm_id: i for i, vm_id in enumerate(bucket.vm_ids)}
-        loss = self.accuracy.score(bucket, modes, clients)
+        loss = self.accuracy.score(bucket, modes, clients, apps)
         if self.newest and self.newest[-1].issued_s == bucket.start_s:
             self._remember(self.newest.pop(), bucket, place)
         self._learn_naive(bucket, place)

@@ -53,9 +53,18 @@ class Ledger:
         """A sample that was not seen before."""
         self.sla.observe(host_id, mode, sample)
 
-    def bucket(self, bucket: BucketBlock, modes: Mapping[str, Mode], clients: Mapping[str, str] | None = None) -> RetrainWanted | None:
-        """A closed bucket; `modes` host -> mode now, `clients` vm -> client. Says when the forecasts have worsened for long."""
-        wanted = self.drift.update(self.errors.score(bucket, modes, clients))
+    def bucket(
+        self,
+        bucket: BucketBlock,
+        modes: Mapping[str, Mode],
+        clients: Mapping[str, str] | None = None,
+        apps: Mapping[str, str] | None = None,
+    ) -> RetrainWanted | None:
+        """A closed bucket; `modes` host -> mode now, `clients`, `apps` vm -> client, application.
+
+        Says when the forecasts have worsened for long.
+        """
+        wanted = self.drift.update(self.errors.score(bucket, modes, clients, apps))
         self.shadow.score(bucket, modes)
         gone = self.sla.by_vm.keys() - set(bucket.vm_ids)
         if len(gone) > len(bucket.vm_ids) + SPARE_VMS:

@@ -16,15 +16,15 @@ _STEP_MINUTES: Final = BUCKET_S // 60
 
 
 def accuracy_view(sums: ForecastAccuracy, window: Window, limit: int, name_of: Callable[[str], str]) -> AccuracyView:
-    """The fleet, and what it is made of; at most `limit` clients and worst series. `name_of`: vm_id -> its name."""
+    """The fleet, and what it is made of; at most `limit` clients, applications and worst series. `name_of`: vm_id -> its name."""
     ahead = sums.by_horizon(window)
-    clients = sorted(sums.by_client(window).items(), key=lambda entry: (-entry[1].pairs.sum(), entry[0]))[:limit]
     return AccuracyView(
         window=window,
         fleet=_resources(sums.fleet(window), ()),
         horizons=tuple(NamedAccuracy(name=str((s + 1) * _STEP_MINUTES), resources=_resources(ahead, (s,))) for s in range(HORIZON_STEPS)),
         models=_named(sums.by_model(window)),
-        clients=_named(dict(clients)),
+        clients=_named(_largest(sums.by_client(window), limit)),
+        applications=_named(_largest(sums.by_app(window), limit)),
         worst=tuple(
             WorstForecast(
                 vm_id=series.vm_id,
@@ -43,6 +43,11 @@ def vm_accuracy_view(sums: ForecastAccuracy, vm_id: str, window: Window) -> VmAc
     found = sums.of_vm(vm_id, window)
     parts = () if found is None else tuple(NamedAccuracy(name=_minutes(g), resources=_resources(found, (g,))) for g in range(GROUPS))
     return VmAccuracy(vm_id=vm_id, window=window, horizons=parts)
+
+
+def _largest(found: Mapping[str, Accuracy], limit: int) -> dict[str, Accuracy]:
+    """The `limit` with most pairs."""
+    return dict(sorted(found.items(), key=lambda entry: (-entry[1].pairs.sum(), entry[0]))[:limit])
 
 
 def _minutes(group: int) -> str:

@@ -222,7 +222,7 @@ def aggregate_forecast(
 
 @get("/accuracy", responses=_REFUSED, sync_to_thread=False)
 def accuracy(state: State, limit: Limit = 20, window: FromQuery[Window] = "day") -> AccuracyView:
-    """Forecast against actual: error against Naive, coverage and bias, by horizon, model and client; and the worst series."""
+    """Forecast against actual: error against Naive, coverage and bias, by horizon, model, client and application; and the worst series."""
     return _view(state).accuracy(window, limit)
 
 

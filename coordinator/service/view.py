@@ -120,6 +120,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     host_id: str
     client: str
+    application: str
     priority: PriorityName
     running: bool
     mode: Mode  # in force for this VM: its host's, or less
@@ -241,7 +242,7 @@ class ResourceAccuracy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamedAccuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one model, client or part of the horizon."""
+    """Of one model, client, application or part of the horizon."""
 
     name: str
     resources: tuple[ResourceAccuracy, ...]
@@ -265,6 +266,7 @@ class AccuracyView(msgspec.Struct, frozen=True, kw_only=True):
     horizons: tuple[NamedAccuracy, ...]  # by minutes ahead, "5" to "60"
     models: tuple[NamedAccuracy, ...]  # by the model with the largest weight
     clients: tuple[NamedAccuracy, ...]  # those with most pairs, at most `limit`; "" = of no client
+    applications: tuple[NamedAccuracy, ...]  # as clients
     worst: tuple[WorstForecast, ...]  # at most `limit`
 
 

@@ -112,7 +112,7 @@ def test_accuracy_by_resource_horizon_model_and_vm(watch: Any, served: Any) -> N
     expect(rows).to_have_count(5)
     expect(rows.first).to_contain_text("CPU")
     expect(rows.first).to_contain_text("80 %")
-    for by, count in (("horizons", 12), ("models", 5), ("clients", 3), ("worst", 24)):
+    for by, count in (("horizons", 12), ("models", 5), ("clients", 3), ("applications", 1), ("worst", 24)):
         page.locator("#accuracy-by").select_option(by)
         expect(rows).to_have_count(count)
     rows.nth(7).locator("button").click()  # a VM that is forecast badly

@@ -175,6 +175,7 @@ class FleetDouble:
             name=self._name(vm_id),
             host_id=self.home[vm_id],
             client=self._client(vm_id),
+            application="",
             priority=("critical", "high", "normal", "normal", "low", "low")[number % 6],
             running=True,
             mode=Mode.REACTIVE if drifting else host_mode,
@@ -321,6 +322,7 @@ class FleetDouble:
             horizons=named(*(str(5 * (step + 1)) for step in range(12))),
             models=named(*MODELS),
             clients=named("aurora", "borealis", "cirrus")[:limit],
+            applications=named("")[:limit],
             worst=worst,
         )
 

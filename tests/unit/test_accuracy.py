@@ -63,7 +63,7 @@ def test_sums_are_those_of_a_plain_computation() -> None:
         now = names if t < 15 else ("d", "b", "a")  # one leaves, the order changes
         mean = rng.lognormal(4, 0.4, (len(now), N_RESOURCES))
         mean[rng.random(mean.shape) < 0.1] = np.nan
-        book.score(bucket(T0 + t * BUCKET_S, mean, now), MODES, clients)
+        book.score(bucket(T0 + t * BUCKET_S, mean, now), MODES, clients, {"b": "shop"})
         for block, last, spread in said:
             step = (T0 + t * BUCKET_S - block.issued_s) // BUCKET_S
             if not 0 <= step < HORIZON_STEPS:
@@ -91,6 +91,8 @@ def test_sums_are_those_of_a_plain_computation() -> None:
     cpu = [row for row in rows if row[1] == CPU]
     assert found(book.fleet("total"), CPU) == pytest.approx(expected(cpu), rel=2e-4)
     assert found(book.by_horizon("total"), 7, CPU) == pytest.approx(expected([p for p in cpu if p[2] == 7]), rel=2e-4)
+    assert sorted(book.by_app("total")) == ["", "shop"]
+    assert found(book.by_app("total")["shop"], CPU) == pytest.approx(expected([p for p in cpu if p[0] == "b"]), rel=2e-4)
     assert sorted(book.by_client("total")) == ["", "acme", "umbrella"]
     assert found(book.by_client("total")["acme"], CPU) == pytest.approx(expected([p for p in cpu if p[0] in "ab"]), rel=2e-4)
     assert sorted(book.by_model("total")) == ["naive", "none", "ses"]

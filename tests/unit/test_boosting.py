@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
+
+import msgspec
 import numpy as np
 import pytest
 
 from coordinator.forecast.boosting import QuantileBooster, Settings, challenge, exercise, gate, train
-from coordinator.forecast.features import Covariates
+from coordinator.forecast.covariates import Covariates, EventTimes, LocalDays
 from coordinator.forecast.members import look
 from coordinator.forecast.warm import compiling
-from coordinator.model import N_RESOURCES, HistoryBlock
+from coordinator.model import N_RESOURCES, SIGNALS, HistoryBlock
 
 SMALL = Settings(rounds=20, pairs=800)
 END_S = 1_700_006_400 // 86_400 * 86_400
@@ -150,47 +153,26 @@ def test_training_leaves_the_newest_windows_to_the_gate() -> None:
     assert train(history(mean), settings=SMALL) != train(history(changed), settings=SMALL)
 
 
-def test_an_announced_event_is_anticipated_and_an_unannounced_one_is_not() -> None:
-    rng = np.random.default_rng(5)
-    mean = rng.lognormal(0, 0.1, (12, N_RESOURCES, 864)).astype(np.float32) * np.float32(1e9)
-    event = np.zeros((12, 864 + 12), dtype=np.float32)
-    for vm in range(12):
-        for start in rng.integers(0, 800, size=8):
-            event[vm, start : start + 6] = 1.0
-    mean[event[:, None, :864].repeat(N_RESOURCES, axis=1) > 0] *= 4.0
-    model = train(history(mean), settings=Settings(rounds=30, pairs=2000), known=Covariates(event=event))
-    assert model is not None
-    quiet, coming = mean[:2].reshape(-1, 864), np.zeros((2, 876), dtype=np.float32)
-    coming[:, 864 + 5 : 864 + 9] = 1.0
-    booster = QuantileBooster(model)
-    capacity = np.full(len(quiet), np.nan)
-    told = booster.bucket_quantiles(booster.describe(quiet, quiet, capacity, end=864, now_s=END_S, known=Covariates(event=coming)))
-    untold = booster.bucket_quantiles(booster.describe(quiet, quiet, capacity, end=864, now_s=END_S, known=Covariates(event=coming * 0)))
-    assert (told[1, :, 5:9] > 2e9).mean() > 0.9
-    assert (untold[1] < 2e9).all()
-    assert (told[1, :, :4] < 2e9).all()
-
-
-def test_a_group_learns_what_its_vms_have_in_common() -> None:
-    rng = np.random.default_rng(6)
-    group = np.arange(12) % 2
-    mean = rng.lognormal(0, 0.05, (12, N_RESOURCES, 600)).astype(np.float32) * np.float32(1e9)
-    every_hour = np.arange(600) % 12 == 0
-    mean[group == 1] *= np.where(every_hour, 3.0, 1.0).astype(np.float32)
-    model = train(history(mean), settings=SMALL, known=Covariates(group=group))
-    assert model is not None
-    values = QuantileBooster(model).groups
-    assert set(values) == {0, 1}
-    assert values[1] > values[0]
-
-
 def test_after_the_exercise_no_forecast_compiles(model: bytes) -> None:
     exercise()
     series = daily(2, 2).reshape(-1, 576)
     seen = look(series)
+    events = EventTimes(np.array([[END_S + 900, END_S + 1800]]), np.array([0, 1]), np.array([0, -1]))
+    signals = np.ones((2, len(SIGNALS), 600), dtype=np.float32)[:, :, 300:588]  # a view, as the engine's
+    days = LocalDays(holidays=(((0, 86_400),),))
+    known = Covariates(days=days, events=events, signals=signals, groups=np.array([[1, 2], [1, -1]]))
     with compiling() as compiled:
-        QuantileBooster(model).forecast(series, series, seen, END_S, np.full(len(series), np.nan))
+        for given in (Covariates(), known):
+            said = QuantileBooster(model).forecast(series, series, seen, END_S, np.full(len(series), np.nan), known=given)
+            assert np.isfinite(said).all()
     assert compiled.names == []
+
+
+def test_a_model_of_an_earlier_version_is_refused_by_name(model: bytes) -> None:
+    parts = msgspec.msgpack.decode(zlib.decompress(model))
+    earlier = zlib.compress(msgspec.msgpack.encode({**parts, "version": 1, "groups": {}}))
+    with pytest.raises(ValueError, match="version 1: this code reads 2; train anew"):
+        QuantileBooster(earlier)
 
 
 def test_settings_name_what_is_out_of_range() -> None:

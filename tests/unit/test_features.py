@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from coordinator.forecast.features import CALENDAR, FLOORS, STATIC, STEP, Covariates, Features, calendar_of, describe, floor_of
-from coordinator.model import N_RESOURCES
+from coordinator.forecast.covariates import Covariates, EventTimes, LocalDays
+from coordinator.forecast.features import CALENDAR, FLOORS, STATIC, STEP, Features, calendar_of, describe, floor_of
+from coordinator.model import N_RESOURCES, SIGNALS
 
 NOW_S = 1_700_000_100
 BUCKETS = 2100
@@ -126,46 +127,69 @@ def test_whatever_comes_features_are_finite_or_unknown(data: np.ndarray, end: in
 
 
 def test_calendar_knows_the_day_the_hour_and_the_end_of_the_month() -> None:
-    friday = 1_709_251_200 - 86_400 + 13 * 3600 + 25 * 60  # Thursday 29 February 2024, 13:25 UTC
-    row = dict(zip(CALENDAR, calendar_of(np.array([friday, friday + 2 * 86_400]))[0], strict=True))
-    assert (row["hour"], row["slot_of_hour"], row["day_of_month"], row["days_to_month_end"]) == (13, 5, 29, 0)
-    saturday = calendar_of(np.array([friday + 2 * 86_400]))[0]
+    thursday = 1_709_251_200 - 86_400 + 13 * 3600 + 25 * 60  # 29 February 2024, 13:25 UTC
+    row = dict(zip(CALENDAR, calendar_of(np.array([thursday, thursday + 2 * 86_400]))[0], strict=True))
+    assert (row["hour"], row["slot_of_hour"], row["to_month_end"], row["from_month_start"]) == (13, 5, 1, 0)
+    assert row["day_of_month"] == pytest.approx(28 / 29)
+    assert np.isnan(row["holiday"])  # no country was named
+    saturday = calendar_of(np.array([thursday + 2 * 86_400]))[0]
     assert saturday[CALENDAR.index("weekend")] == 1
-    assert saturday[CALENDAR.index("days_to_month_end")] == 29
+    assert saturday[CALENDAR.index("to_month_end")] == 0
 
 
 def test_covariates_reach_the_columns_of_their_vm_and_stay_unknown_where_absent() -> None:
     means = noise(2 * N_RESOURCES)
-    event = np.zeros((2, BUCKETS + 12), dtype=np.float32)
-    event[1, 100:110] = 1.0
-    event[1, BUCKETS + 3] = 1.0
-    holiday = np.zeros((1, BUCKETS + 12), dtype=np.float32)
-    holiday[0, BUCKETS:] = 1.0
-    tps = np.full((2, BUCKETS), 50.0, dtype=np.float32)
-    tps[1, -12:] = 100.0
-    tps[0] = np.nan
-    known = Covariates(event=event, holiday=holiday, tps=tps, group=np.array([7, -1])).checked(2, BUCKETS)
-    found = at(means, known=known, groups={7: 0.25})
-    assert (found.steps[:, :, STEP.index("holiday")] == 1).all()
-    assert (found.steps[5:, 3, STEP.index("event")] == 1).all()
-    assert found.steps[:, :, STEP.index("event")].sum() == N_RESOURCES
-    level = found.steps[6, 3, STEP.index("event_level")] * found.unit[6] + found.anchor[6]
-    assert level == pytest.approx(means[6, 100:110].mean(), rel=1e-5)
-    assert np.isnan(found.steps[6, 2, STEP.index("event_level")])
-    assert (found.series[:5, STATIC.index("class")] == 0.25).all()
-    assert np.isnan(found.series[5:, STATIC.index("class")]).all()
-    assert np.isnan(found.series[:5, STATIC.index("tps_now")]).all()
-    assert found.series[5, STATIC.index("tps_now")] == pytest.approx(100 / (50 + 50 * 12 / 288), rel=1e-5)
+    signals = np.full((2, len(SIGNALS), 300), np.nan, dtype=np.float32)  # shorter than demand: both end with the newest bucket
+    signals[1, 0] = 50.0
+    signals[1, 0, -12:] = 100.0
+    signals[1, 0, -1] = 200.0
+    first = NOW_S + 300
+    spans = np.array([[first - 2400, first - 900], [first + 1200, first + 1800]])
+    events = EventTimes(spans, np.array([0, 2]), np.array([-1, 0]))
+    known = Covariates(days=LocalDays(holidays=(((first + 1500, first + 90_000),), ())), events=events, signals=signals).checked(2)
+    found = at(means, known=known, groups=np.array([[0.25, np.nan]], dtype=np.float32).repeat(10, axis=0))
+
+    def told(name: str) -> np.ndarray:
+        return found.series[5:, STATIC.index(name)]
+
+    level = (276 * 50 + 11 * 100 + 200) / 288
+    assert told("requests_per_s_now") == pytest.approx(200 / level, rel=1e-5)
+    assert told("requests_per_s_change") == pytest.approx(100 / level, rel=1e-5)
+    assert told("requests_per_s_to_hour") == pytest.approx(200 / (1300 / 12), rel=1e-5)
+    assert told("requests_per_s_yesterday") == pytest.approx(50 / level, rel=1e-5)
+    assert np.isnan(told("queue_length_now")).all()
+    assert np.isnan(found.series[:5, STATIC.index("requests_per_s_now")]).all()
+    assert (found.series[:, STATIC.index("client")] == 0.25).all()
+    assert np.isnan(found.series[:, STATIC.index("application")]).all()
+    assert (told("event_in"), told("event_ago")) == (pytest.approx(4), pytest.approx(4))
+    ahead, since = (found.steps[5, :, STEP.index(name)] for name in ("to_event", "since_event"))
+    np.testing.assert_array_equal(ahead, [4, 3, 2, 1, *[np.nan] * 8])  # nothing within an event, nothing after the last
+    np.testing.assert_array_equal(since, [4, 5, 6, 7, np.nan, np.nan, 1, 2, 3, 4, 5, 6])
+    assert np.isnan(found.steps[:5, :, STEP.index("to_event") :]).all()
+    np.testing.assert_array_equal(found.steps[:, :, STEP.index("holiday")], [[0] * 5 + [0.5] * 7] * 10)  # one of two calendars
     plain = at(means)
-    for name in ("holiday", "event", "event_level"):
+    for name in ("holiday", "to_event", "since_event"):
         assert np.isnan(plain.steps[:, :, STEP.index(name)]).all()
 
 
+def test_signals_end_with_the_newest_bucket_of_demand_whatever_the_origin() -> None:
+    means = noise(N_RESOURCES, 400)
+    signals = np.arange(2 * 400, dtype=np.float32).reshape(1, 2, 400) + 1.0
+    whole = at(means, end=390, known=Covariates(signals=signals))
+    one = at(means[:, :390], known=Covariates(signals=signals[:, :, :390]))
+    np.testing.assert_array_equal(whole.series, one.series)
+    longer = at(means[:, 100:390], known=Covariates(signals=signals[:, :, :390]))
+    name = STATIC.index("queue_length_now")
+    np.testing.assert_array_equal(whole.series[:, name], longer.series[:, name])
+
+
 def test_covariates_of_another_shape_are_named() -> None:
-    with pytest.raises(ValueError, match=r"event \(3, 100\): allowed \(1 or 2, 112\)"):
-        Covariates(event=np.zeros((3, 100), dtype=np.float32)).checked(2, 100)
-    with pytest.raises(ValueError, match=r"group \(1,\): allowed \(2,\)"):
-        Covariates(group=np.zeros(1, dtype=np.int64)).checked(2, 100)
+    with pytest.raises(ValueError, match=r"signals \(3, 2, 9\): allowed \(2, 2, any\)"):
+        Covariates(signals=np.zeros((3, 2, 9), dtype=np.float32)).checked(2)
+    with pytest.raises(ValueError, match=r"groups \(2,\): allowed \(2, 2\)"):
+        Covariates(groups=np.zeros(2, dtype=np.int64)).checked(2)
+    with pytest.raises(ValueError, match=r"events of \(1,\) VMs: allowed \(2,\)"):
+        Covariates(events=EventTimes.none(1)).checked(2)
 
 
 def test_floors_are_per_resource_and_never_below_half_a_percent() -> None:

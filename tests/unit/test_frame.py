@@ -21,8 +21,8 @@ from shared.frame import (
     encode,
     encode_block,
 )
-from shared.messages import Ack, Samples, Status, Welcome
-from shared.model import VM_COLUMNS, HostSample, Mode, VmSample
+from shared.messages import Ack, Inventory, Samples, Status, Welcome
+from shared.model import VM_COLUMNS, HostSample, Mode, Policy, VmSample
 
 SAMPLE = HostSample(
     wall_ns=1_700_000_000_000_000_000,
@@ -80,6 +80,18 @@ def test_each_fault_is_named(bad: bytes, message: str) -> None:
 def test_unknown_fields_of_a_newer_peer_are_ignored() -> None:
     body = msgspec.msgpack.encode({"type": "ack", "boot_id": "b1", "sequence": 1, "new_in_2030": [1, 2]})
     assert decode_coordinator(frame(body)) == Ack(boot_id="b1", sequence=1)
+
+
+def test_a_policy_is_additive_both_ways() -> None:
+    domain = {"vm_id": "v1", "name": "web", "vcpus_max": 1, "memory_max_bytes": 1}
+    for policy, known in (
+        ({"client": "acme"}, Policy(client="acme")),  # of a peer that knows no applications yet
+        ({"client": "acme", "application": "shop", "new_in_2030": 1}, Policy(client="acme", application="shop")),
+    ):
+        body = msgspec.msgpack.encode({"type": "inventory", "domains": [{**domain, "policy": policy}]})
+        message = decode_agent(frame(body))
+        assert isinstance(message, Inventory)
+        assert message.domains[0].policy == known
 
 
 def test_each_direction_has_its_own_messages() -> None:

@@ -19,6 +19,7 @@ from coordinator.compute import NotNow
 from coordinator.cycle import DecisionCycle
 from coordinator.forecast.aggregate import AggregateForecast, GroupKey
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
+from coordinator.forecast.events.model import Labels
 from coordinator.forecast.why import ForecastWhy
 from coordinator.learning.accuracy import ForecastAccuracy
 from coordinator.live_view import LiveView
@@ -168,6 +169,21 @@ def running(mode: Mode, policy: Policy | None = None) -> tuple[LiveView, Decisio
     return LiveView(of), cycle
 
 
+def one_bucket() -> BucketBlock:
+    values = np.full((1, 5), 500.0)
+    return BucketBlock(
+        start_s=T0 - BUCKET_S,
+        vm_ids=("vm-1",),
+        host_ids=("h",),
+        mean=values,
+        peak=values,
+        usage=values,
+        censored=values * 0,
+        allocation=values,
+        samples=np.array([60]),
+    )
+
+
 def spoken(reasons: dict[int, NoForecast]) -> ForecastBlock:
     reason = np.zeros((1, 5), np.int8)
     for r, why in reasons.items():
@@ -185,6 +201,21 @@ def spoken(reasons: dict[int, NoForecast]) -> ForecastBlock:
         reason=reason,
         coverage=np.full((1, 5), 0.4, np.float32),
     )
+
+
+def test_vms_of_an_application_are_summed_under_its_name() -> None:
+    view, cycle = running(Mode.OBSERVE, Policy(client="aurora", application="shop"))
+    found = view.vm("vm-1")
+    assert found is not None
+    assert (found.client, found.application) == ("aurora", "shop")
+    assert cycle.labels() == {"vm-1": Labels(client="aurora", app="shop")}
+    cycle.handle(cy.ForecastReady(bucket=one_bucket(), forecast=spoken({})), T0 * NS_PER_S)
+    assert [(group.kind, group.name, group.members) for group in view.groups("app", 5).items] == [("app", "shop", 1)]
+    ahead = view.group_forecast("app", "shop", 60)
+    assert ahead is not None
+    assert len(ahead.resources[CPU].rows) == 12
+    assert ahead.resources[CPU].rows[0].mean is not None
+    assert view.group_forecast("app", "", 60) is None
 
 
 def test_out_of_calibration_shows_as_reactive_with_its_reason_until_it_recovers() -> None:
@@ -233,19 +264,7 @@ def test_the_running_coordinator_shows_its_sums_and_scores() -> None:
     assert view.groups(None, 5).items == ()
     assert view.group_forecast("fleet", "", 60) is None
     assert view.vm_accuracy("vm-1", "day").horizons == ()
-    values = np.full((1, 5), 500.0)
-    bucket = BucketBlock(
-        start_s=T0 - BUCKET_S,
-        vm_ids=("vm-1",),
-        host_ids=("h",),
-        mean=values,
-        peak=values,
-        usage=values,
-        censored=values * 0,
-        allocation=values,
-        samples=np.array([60]),
-    )
-    cycle.handle(cy.ForecastReady(bucket=bucket, forecast=spoken({})), T0 * NS_PER_S)
+    cycle.handle(cy.ForecastReady(bucket=one_bucket(), forecast=spoken({})), T0 * NS_PER_S)
     assert [(group.kind, group.name) for group in view.groups(None, 5).items] == [("fleet", ""), ("host", "h"), ("client", "aurora")]
     assert view.accuracy("day", 5).fleet[CPU].pairs == 0
 

@@ -179,6 +179,7 @@ def test_policy_metadata() -> None:
         Policy(priority=Priority.CRITICAL, client="acme", cpu_floor_millicores=250),
         None,
     )
+    assert policy("client='acme' application='shop'") == (Policy(client="acme", application="shop"), None)
     assert policy("excluded='true' priority='2'") == (Policy(excluded=True, priority=Priority.HIGH), None)
     other = parse_definition(xml(top="<metadata><policy xmlns='urn:other' priority='high'/></metadata>"))
     assert (other.policy, other.policy_error) == (Policy(), None)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from coordinator.forecast.boosting.model import PEAK_QUANTILES, QUANTILES, QuantileBooster
 from coordinator.forecast.boosting.training import LEAST_READINGS, Rows, Settings, held_out, rows_of, train
-from coordinator.forecast.features import NONE_KNOWN, STATIC, Covariates
+from coordinator.forecast.covariates import NONE_KNOWN, Covariates
+from coordinator.forecast.features import STATIC
 from coordinator.model import F64, HistoryBlock
 from shared.units import HORIZON_STEPS
 
@@ -98,7 +99,7 @@ def _refused(why: str) -> Verdict:
 def _loss_of(model: bytes, history: HistoryBlock, which: I64, ends: I64, known: Covariates) -> tuple[float, int]:
     """Loss of a model and the number of pairs it was measured on."""
     booster = QuantileBooster(model)
-    rows = rows_of(history, which, ends, known, booster.groups)
+    rows = rows_of(history, which, ends, known, booster.profiles)
     return _loss(rows, booster.bucket_quantiles(rows.features), booster.peak_quantiles(rows.features))
 
 

@@ -14,15 +14,17 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from coordinator.forecast.boosting.profiles import Profiles, packed, restored
 from coordinator.forecast.boosting.trees import MOST_LEAVES, Forest, pack, parse, restore
-from coordinator.forecast.features import NONE_KNOWN, STATIC, STEP, Covariates, Features, describe
+from coordinator.forecast.covariates import NONE_KNOWN, Covariates, EventTimes
+from coordinator.forecast.features import STATIC, STEP, Features, describe
 from coordinator.forecast.members import Window
-from coordinator.model import F32, F64, N_RESOURCES
+from coordinator.model import F32, F64, N_RESOURCES, SIGNALS
 from shared.units import HORIZON_STEPS
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
 PEAK_QUANTILES: Final = (0.5, 0.9, 0.95)
-VERSION: Final = 1
+VERSION: Final = 2  # 1 knew other covariates
 MOST_Z: Final = 9.0  # sinh(9) = 4,050 units: beyond any target
 
 
@@ -32,7 +34,11 @@ class Learnt(NamedTuple):
     mode: str
     means: Forest  # one output a quantile of QUANTILES; features STATIC + STEP
     peaks: Forest  # one output a quantile of PEAK_QUANTILES; features STATIC
-    groups: dict[int, float]  # learnt value of each client or application
+    profiles: Profiles  # of clients and applications
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
 
 
 class _Packed(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,24 +46,26 @@ class _Packed(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     means: dict[str, tuple[str, list[int], bytes]]
     peaks: dict[str, tuple[str, list[int], bytes]]
-    groups: dict[int, float]
+    profiles: dict[str, bytes]
 
 
 def encode(learnt: Learnt) -> bytes:
     """Portable bytes; the same model gives the same bytes."""
-    packed = _Packed(
-        version=VERSION, mode=learnt.mode, means=pack(learnt.means), peaks=pack(learnt.peaks), groups=dict(sorted(learnt.groups.items()))
+    parts = _Packed(
+        version=VERSION, mode=learnt.mode, means=pack(learnt.means), peaks=pack(learnt.peaks), profiles=dict(packed(learnt.profiles))
     )
-    return zlib.compress(msgspec.msgpack.encode(packed), 6)
+    return zlib.compress(msgspec.msgpack.encode(parts), 6)
 
 
 def decode(model: bytes) -> Learnt:
     """Raises ValueError when `model` is not one that `encode` made for these features."""
     try:
-        packed = msgspec.msgpack.decode(zlib.decompress(model), type=_Packed)
-        if packed.version != VERSION:
-            raise ValueError(f"version {packed.version}: this code reads {VERSION}")
-        learnt = Learnt(packed.mode, restore(packed.means), restore(packed.peaks), packed.groups)
+        content = zlib.decompress(model)
+        version = msgspec.msgpack.decode(content, type=_Version).version
+        if version != VERSION:
+            raise ValueError(f"version {version}: this code reads {VERSION}; train anew")
+        parts = msgspec.msgpack.decode(content, type=_Packed)
+        learnt = Learnt(parts.mode, restore(parts.means), restore(parts.peaks), restored(parts.profiles))
     except (zlib.error, msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"model of {len(model)} bytes is not a trained model: {error}") from error
     wanted = ((learnt.means, QUANTILES, len(STATIC) + len(STEP)), (learnt.peaks, PEAK_QUANTILES, len(STATIC)))
@@ -75,9 +83,9 @@ class QuantileBooster:
         self._learnt = decode(model)
 
     @property
-    def groups(self) -> dict[int, float]:
-        """Learnt value of each client or application, for `features.describe`."""
-        return self._learnt.groups
+    def profiles(self) -> Profiles:
+        """What clients and applications usually do, for `features.describe`."""
+        return self._learnt.profiles
 
     def describe(
         self, means: F32, peaks: F32, capacity: F64, *, end: int, now_s: int, known: Covariates = NONE_KNOWN, ahead: bool = True
@@ -90,7 +98,8 @@ class QuantileBooster:
         at = np.full(n, end, dtype=np.int64)
         seconds = np.full(n, now_s, dtype=np.int64)
         which = np.arange(n)
-        return describe(means, peaks, capacity, which=which, ends=at, now_s=seconds, known=known, groups=self._learnt.groups, ahead=ahead)
+        groups = self._learnt.profiles.of(known, which, seconds)
+        return describe(means, peaks, capacity, which=which, ends=at, now_s=seconds, known=known, groups=groups, ahead=ahead)
 
     def bucket_quantiles(self, features: Features) -> F64:
         """QUANTILES of the bucket means, float64[3, n, 12]: ordered, not negative; NaN for series without a reading.
@@ -105,10 +114,10 @@ class QuantileBooster:
         said = self._learnt.peaks.predict(features.series)[:, :, 0]
         return _back(said, features.peak_anchor, features.peak_unit, features.readings == 0)
 
-    def forecast(self, series: F32, peaks: F32, seen: Window, now_s: int, capacity: F64) -> F64:
+    def forecast(self, series: F32, peaks: F32, seen: Window, now_s: int, capacity: F64, *, known: Covariates = NONE_KNOWN) -> F64:
         """QUANTILES as float64[3, n, 12] for series float32[n, b] whose newest bucket starts at `now_s`. `seen` is not needed."""
         del seen
-        features = self.describe(series, peaks, capacity.reshape(-1), end=series.shape[1], now_s=now_s)
+        features = self.describe(series, peaks, capacity.reshape(-1), end=series.shape[1], now_s=now_s, known=known)
         return self.bucket_quantiles(features).reshape(len(QUANTILES), len(series), HORIZON_STEPS)
 
 
@@ -121,9 +130,11 @@ def exercise() -> None:
         replace(forest, mask=forest.mask.astype(np.uint64), leaf=np.zeros((len(forest.nodes), MOST_LEAVES))) for forest in (means, peaks)
     ]
     series = np.ones((N_RESOURCES, HORIZON_STEPS), dtype=np.float32)
-    for learnt in (Learnt("gbdt", means, peaks, {}), Learnt("rf", wide[0], wide[1], {})):  # 32 and 64 leaves are two compilations
+    known = Covariates(events=EventTimes.none(1), signals=np.ones((1, len(SIGNALS), HORIZON_STEPS), dtype=np.float32))
+    nobody = Profiles.none()
+    for learnt in (Learnt("gbdt", means, peaks, nobody), Learnt("rf", wide[0], wide[1], nobody)):  # 32 and 64 leaves are two compilations
         booster = QuantileBooster(encode(learnt))
-        found = booster.describe(series, series, np.full(len(series), np.nan), end=series.shape[1], now_s=0)
+        found = booster.describe(series, series, np.full(len(series), np.nan), end=series.shape[1], now_s=0, known=known)
         booster.bucket_quantiles(found)
         booster.peak_quantiles(found)
 

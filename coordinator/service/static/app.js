@@ -199,7 +199,7 @@
         cell(stateBadges(vm)), cell(model, "small"),
       ]);
       button.replaceChildren(vm.name, el("span", { class: "sub" }, `${vm.host_id} · ${vm.priority}`));
-      button.title = `${vm.id}, client ${vm.client || "none"}`;
+      button.title = `${vm.id}, client ${vm.client || "none"}, application ${vm.application || "none"}`;
       button.setAttribute("aria-pressed", String(vm.id === state.vm));
       row.classList.toggle("chosen", vm.id === state.vm);
     }, "No VM here.");
@@ -283,7 +283,7 @@
     const by = $("accuracy-by").value;
     const chosen = $("resource").value;
     const { name: resource } = RESOURCES[chosen];
-    $("accuracy-what").textContent = { fleet: "Resource", horizons: "Minutes ahead", models: "Model", clients: "Client", worst: "VM" }[by];
+    $("accuracy-what").textContent = { fleet: "Resource", horizons: "Minutes ahead", models: "Model", clients: "Client", applications: "Application", worst: "VM" }[by];
     $("accuracy-of").textContent = by === "fleet" || by === "worst" ? "" : resource;
     const rows = by === "fleet" ? accuracy.fleet.map((score) => ({ key: score.resource, label: RESOURCES[score.resource].name, score }))
       : by === "worst" ? accuracy.worst.map((series) => ({ key: `${series.vm_id}/${series.resource}`, label: `${series.vm_name} · ${RESOURCES[series.resource].name}`, vm: series.vm_id, score: series }))
