@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from shared.model import Domain, HostCapacity, Mode, Policy
@@ -22,6 +23,10 @@ class ForecastShard(Protocol):
         """Append one closed bucket (VMs may appear or vanish) and forecast all VMs of the bucket. capacity: vm_id -> [r]."""
         ...
 
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """What challengers of the slow loop said of some series: one more member for these from the next bucket on."""
+        ...
+
 
 class Pool(Protocol):
     """Where forecasts and solves run: Ray actors and tasks, or this process. Same results for the same input."""
@@ -36,6 +41,10 @@ class Pool(Protocol):
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """Scheduled events, and client and application of VMs, in place of those before."""
+        ...
+
+    async def challenge(self, history: HistoryBlock, turn: Turn) -> tuple[Report, ...]:
+        """Ask challengers about series of the history, away from the forecasts, and post what they say to the shards."""
         ...
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:

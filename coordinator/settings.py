@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from coordinator.forecast.challengers import find
 from coordinator.forecast.engine import ForecastOptions
+from coordinator.learning.challenging import ChallengeSchedule
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
+from shared.errors import ConfigError
 
 
 def sizing_policy(config: SizingConfig) -> SizingPolicy:
@@ -30,8 +33,20 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:
-    """The forecast engine's options."""
-    return ForecastOptions(ring=max(48, config.cycle.history_buckets))
+    """The forecast engine's options. Raises ConfigError for a challenger that there is not."""
+    try:
+        names = tuple(dict.fromkeys(find(name).name for name in config.forecast.challengers))
+    except ValueError as error:
+        raise ConfigError(f"forecast.challengers: {error}") from error
+    return ForecastOptions(ring=max(48, config.cycle.history_buckets), challengers=names)
+
+
+def challenge_schedule(config: CoordinatorConfig) -> tuple[ChallengeSchedule, dict[str, str]]:
+    """When challengers have a turn; and those that cannot run here, with the reason. Raises ConfigError as `forecast_options`."""
+    reasons = {name: find(name).available() for name in forecast_options(config).challengers}
+    usable = [name for name, reason in reasons.items() if reason is None]
+    schedule = ChallengeSchedule(usable, config.forecast.challenge_every_s, config.forecast.challenge_cpu_s, config.seed)
+    return schedule, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _by_priority(table: PriorityTable) -> tuple[float, float, float, float]:

@@ -24,6 +24,7 @@ __all__ = [
     "ClockConfig",
     "CoordinatorConfig",
     "CycleConfig",
+    "ForecastConfig",
     "GuardConfig",
     "ListenConfig",
     "MigrationConfig",
@@ -267,6 +268,24 @@ class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     aggregates: Annotated[bool, Meta(description="forecast the sums of each host, each client and the fleet too")] = True
 
 
+class ForecastConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Models too dear for every forecast, which speak for some VMs."""
+
+    challengers: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
+        Meta(
+            max_length=16,
+            description="models of the slow loop (forecasting.md); one whose extra is missing is left out; [] = none",
+        ),
+    ] = ("auto_ets", "auto_ces", "auto_arima", "mfles")
+    challenge_every_s: Annotated[
+        int, Meta(ge=300, le=17_100, description="time from one turn of the challengers to the next, in whole buckets of 300 s")
+    ] = 1800
+    challenge_cpu_s: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="processor time that a turn of the challengers may take, all of them together")
+    ] = 30.0
+
+
 class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One number per priority."""
 
@@ -325,6 +344,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="seed of everything random (placement search, boosting)")] = 1
     cycle: CycleConfig = CycleConfig()
     sizing: SizingConfig = SizingConfig()
+    forecast: ForecastConfig = ForecastConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

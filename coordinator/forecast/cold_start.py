@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.priors import MODEL, ClassKey, ClassPriors, flavour
 from coordinator.forecast.rows import NEW
@@ -69,6 +70,10 @@ class ColdStartShard:
         self._classify(rows, bucket.vm_ids, top)
         self._learn(bucket, rows, top)
         return self._borrow(said, rows, top)
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """See the port."""
+        self.engine.post(forecasts)
 
     def _borrow(self, said: ForecastBlock, rows: NDArray[np.int64], capacity: F64) -> ForecastBlock:
         models = (*said.models, MODEL)

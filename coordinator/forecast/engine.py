@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
+from coordinator.forecast.challengers import Board, ChallengerForecast
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
@@ -32,7 +33,6 @@ from coordinator.forecast.network import train as train_network
 from coordinator.forecast.regimes import RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
-from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.track import Tracker
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
@@ -47,6 +47,7 @@ DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets an
 SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
 NETWORK: Final = "network"
+CHALLENGER: Final = "challenger"
 HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
@@ -65,18 +66,20 @@ class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
+    `challengers`: those listened to (see challengers/registry.py); without any the member is not there.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
     boosting: bool = True
-    statsforecast: bool = True
     network: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
     examples: int = MAX_EXAMPLES
+    challengers: tuple[str, ...] = ()
     only: str | None = None
 
     def __post_init__(self) -> None:
+        Board(self.challengers)  # raises for a name that is not registered
         for name, value, low, high in (
             ("ring", self.ring, 48, 20_000),
             ("replay", self.replay, 0, 5_000),
@@ -97,9 +100,11 @@ class ForecastEngine:
         self._reset()
 
     def _reset(self) -> None:
-        extra = (STATISTICAL if self.options.statsforecast else ()) + (("boosting",) if self.options.boosting else ())
+        self._board = Board(self.options.challengers)
+        extra = ((CHALLENGER,) if self._board.names else ()) + (("boosting",) if self.options.boosting else ())
         self._pooled: tuple[str, ...] = (*MEMBERS, *extra)
-        self.members: tuple[str, ...] = (*self._pooled, NETWORK) if self.options.network else self._pooled
+        named = tuple(f"{CHALLENGER}:{name}" for name in self._board.names)  # as leaders they have their own names
+        self.members: tuple[str, ...] = (*self._pooled, *((NETWORK,) if self.options.network else ()), *named)
         self._vm_ids: list[str] = []
         self._row: dict[str, int] = {}
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -116,7 +121,6 @@ class ForecastEngine:
         self._peak_calibrator = Calibrator(4, PRIOR)
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._trackers = (Tracker(), Tracker())
-        self._statistics = StatisticalPool() if self.options.statsforecast else None
 
     # ---- the port
 
@@ -170,6 +174,17 @@ class ForecastEngine:
             self._learn()
         self._unseen[rows] = 0
         return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """Listen to what challengers said from the next bucket on; nothing leans on who has no score yet. VMs not here are passed over.
+
+        Raises ValueError for a challenger that `options` does not name.
+        """
+        if self._newest_s is None:
+            return
+        seen = self._window.means(self.options.ring)
+        for forecast in forecasts:
+            self._board.post(forecast, self._row, seen, self._newest_s + BUCKET_S)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
@@ -240,10 +255,9 @@ class ForecastEngine:
             *self._restarters,
             *self._mixers,
             *self._trackers,
+            self._board,
         ):
             part.rearrange(take)
-        if self._statistics is not None:
-            self._statistics.rearrange(take)
 
     def _skip_to(self, start_s: int) -> None:
         """Empty columns for buckets that never came, so that seasons stay in phase. Beyond a whole ring only its length matters."""
@@ -281,6 +295,7 @@ class ForecastEngine:
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
         for target, combiner in zip((actual, highest), self._combiners, strict=True):
             combiner.learn(target, slots)
+        self._board.learn(newest, now_s)
         self._calibrator.learn(actual)
         self._peak_calibrator.learn(highest)
         for target, restarter, mixer, tracker in zip((actual, highest), self._restarters, self._mixers, self._trackers, strict=True):
@@ -299,9 +314,9 @@ class ForecastEngine:
         forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
-        if self._statistics is not None and live:
-            said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
-            forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
+        spoken = self._board.speak(now_s + BUCKET_S) if self._board.held else None
+        if spoken is not None:
+            forecasts[cheap] = spoken.mean
         boosted_spread = None
         if self._booster is not None:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
@@ -310,6 +325,8 @@ class ForecastEngine:
         self._listen_to_one(forecasts)
         slot = slot_of(now_s)
         point, _, model = self._combiners[0].issue(slot, forecasts)
+        if spoken is not None:
+            model = np.where(model == cheap, self.members.index(f"{CHALLENGER}:{self._board.names[0]}") + spoken.who, model).astype(np.int8)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
         peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))

@@ -165,7 +165,7 @@ def test_workers_are_told_of_events_and_so_is_who_replaces_one(ray_pool: Any) ->
 def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray  # noqa: PLC0415  # after ray_pool has set its environment
 
-    trained = ForecastEngine(ForecastOptions(statsforecast=False, ring=288)).retrain(history(buckets=200))
+    trained = ForecastEngine(ForecastOptions(ring=288)).retrain(history(buckets=200))
     assert trained is not None
     asked_with = []
 

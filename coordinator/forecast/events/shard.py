@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.events.apply import with_events
 from coordinator.forecast.events.effects import EventEffects
 from coordinator.forecast.events.model import Labels, Occurrences
@@ -64,6 +65,10 @@ class EventShard:
         unknown = (np.nan,) * N_RESOURCES
         top: F64 = np.array([capacity.get(vm_id, unknown) for vm_id in bucket.vm_ids], dtype=np.float64).reshape(-1, N_RESOURCES)
         return with_events(base, self.effects.lift(base, top, rows), top)
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """See the port; they too speak of load without events."""
+        self.engine.post(forecasts)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         here = set(vm_ids)
