@@ -74,6 +74,7 @@ class Settings:
     log_buckets: int = 3  # the coordinator's log is cut this many closed buckets behind, as coordinator/main does it
     place: bool = False
     retrain_every_cycles: int = 0
+    challenge_every_cycles: int = 0  # the challengers of `forecast`, asked about every series
 
 
 class World:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
-from coordinator.forecast.challengers import Board, ChallengerForecast
+from coordinator.forecast.challenged import Challenge
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
 from coordinator.forecast.features import FLOORS, LEVEL_FLOOR
 from coordinator.forecast.history import DemandWindow
@@ -66,7 +67,7 @@ class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
-    `challengers`: those listened to (see challengers/registry.py); without any the member is not there.
+    `challengers`: those listened to (see challengers/registry.py); they speak where they have shown to be better than the pool.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
@@ -79,7 +80,7 @@ class ForecastOptions:
     only: str | None = None
 
     def __post_init__(self) -> None:
-        Board(self.challengers)  # raises for a name that is not registered
+        Challenge(self.challengers)  # raises for a name that is not registered
         for name, value, low, high in (
             ("ring", self.ring, 48, 20_000),
             ("replay", self.replay, 0, 5_000),
@@ -100,10 +101,10 @@ class ForecastEngine:
         self._reset()
 
     def _reset(self) -> None:
-        self._board = Board(self.options.challengers)
-        extra = ((CHALLENGER,) if self._board.names else ()) + (("boosting",) if self.options.boosting else ())
+        self._challenge = Challenge(self.options.challengers)
+        extra = ("boosting",) if self.options.boosting else ()
         self._pooled: tuple[str, ...] = (*MEMBERS, *extra)
-        named = tuple(f"{CHALLENGER}:{name}" for name in self._board.names)  # as leaders they have their own names
+        named = tuple(f"{CHALLENGER}:{name}" for name in self._challenge.names)
         self.members: tuple[str, ...] = (*self._pooled, *((NETWORK,) if self.options.network else ()), *named)
         self._vm_ids: list[str] = []
         self._row: dict[str, int] = {}
@@ -164,7 +165,15 @@ class ForecastEngine:
                 self._capacity[row] = capacity[vm_id]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
-            for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+            for part in (
+                *self._combiners,
+                self._challenge,
+                self._calibrator,
+                self._peak_calibrator,
+                *self._restarters,
+                *self._mixers,
+                *self._trackers,
+            ):
                 part.withdraw()
         else:
             self._skip_to(bucket.start_s)
@@ -183,8 +192,7 @@ class ForecastEngine:
         if self._newest_s is None:
             return
         seen = self._window.means(self.options.ring)
-        for forecast in forecasts:
-            self._board.post(forecast, self._row, seen, self._newest_s + BUCKET_S)
+        self._challenge.post(forecasts, self._row, seen, self._newest_s + BUCKET_S)
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
@@ -255,7 +263,7 @@ class ForecastEngine:
             *self._restarters,
             *self._mixers,
             *self._trackers,
-            self._board,
+            self._challenge,
         ):
             part.rearrange(take)
 
@@ -280,7 +288,15 @@ class ForecastEngine:
 
     def _pause(self) -> None:
         """A bucket in which nothing is issued."""
-        for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
+        for part in (
+            *self._combiners,
+            self._challenge,
+            self._calibrator,
+            self._peak_calibrator,
+            *self._restarters,
+            *self._mixers,
+            *self._trackers,
+        ):
             part.pause()
 
     def _learn(self) -> None:
@@ -295,7 +311,7 @@ class ForecastEngine:
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
         for target, combiner in zip((actual, highest), self._combiners, strict=True):
             combiner.learn(target, slots)
-        self._board.learn(newest, now_s)
+        self._challenge.learn(newest, actual, slots, now_s)
         self._calibrator.learn(actual)
         self._peak_calibrator.learn(highest)
         for target, restarter, mixer, tracker in zip((actual, highest), self._restarters, self._mixers, self._trackers, strict=True):
@@ -314,9 +330,6 @@ class ForecastEngine:
         forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
-        spoken = self._board.speak(now_s + BUCKET_S) if self._board.held else None
-        if spoken is not None:
-            forecasts[cheap] = spoken.mean
         boosted_spread = None
         if self._booster is not None:
             low, middle, high = self._booster.forecast(series, peaks, seen, now_s, self._capacity).reshape(3, *shape, HORIZON_STEPS)
@@ -325,8 +338,8 @@ class ForecastEngine:
         self._listen_to_one(forecasts)
         slot = slot_of(now_s)
         point, _, model = self._combiners[0].issue(slot, forecasts)
-        if spoken is not None:
-            model = np.where(model == cheap, self.members.index(f"{CHALLENGER}:{self._board.names[0]}") + spoken.who, model).astype(np.int8)
+        point, led = self._challenge.issue(slot, point, now_s + BUCKET_S)
+        model = np.where(led >= 0, len(self.members) - len(self._challenge.names) + led, model).astype(np.int8)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
         peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))

@@ -143,7 +143,7 @@ def test_challengers_answer_away_from_the_forecasts_and_shards_hear_of_it(ray_po
             assert (by_name["sf_window_average"].answered, by_name["auto_ets"].answered) == (len(asked), 20)
             if find("prophet").available() is not None:
                 assert "tidegate[prophet]" in by_name["prophet"].failures[0]
-        for ahead in range(1, 7):
+        for ahead in range(1, 13):
             plain, one, other = [await pool.forecast(bucket(END_S + 300 * ahead), CAPACITY) for pool in (silent, local, ray_pool)]
             assert_same(one, other)
         assert not np.array_equal(plain.quantiles, one.quantiles), "what they said is heard"
@@ -154,7 +154,7 @@ def test_challengers_answer_away_from_the_forecasts_and_shards_hear_of_it(ray_po
         ray.kill(ray_pool._actors[0])
         assert await ray_pool.challenge(history(), turn)
         with pytest.raises(PoolLost, match="1 of 2 forecast workers died"):
-            await ray_pool.forecast(bucket(END_S + 2100), CAPACITY)
+            await ray_pool.forecast(bucket(END_S + 300 * 13), CAPACITY)
         await ray_pool.load(history())
         await asyncio.gather(silent.close(), local.close())
 

@@ -165,8 +165,8 @@ def test_a_forecaster_passes_answers_on() -> None:
     forecaster.load(history())
     forecaster.post([answer(0, "right")])
     silent, _ = lived()
-    blocks = [forecaster.advance(bucket(i), {}) for i in range(6)]
-    assert not np.array_equal(blocks[-1].quantiles, silent[5].quantiles)
+    blocks = [forecaster.advance(bucket(i), {}) for i in range(12)]
+    assert not np.array_equal(blocks[-1].quantiles, silent[11].quantiles)
     with pytest.raises(ValueError, match="'mfles': this board listens to auto_ets, auto_arima"):
         forecaster.post([answer(0, "right", "mfles")])
     with pytest.raises(ValueError, match="challenger 'oracle': allowed"):

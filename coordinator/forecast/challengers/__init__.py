@@ -1,7 +1,7 @@
 """The slow loop: models too dear for the tick forecast some series now and then, and join the pool with what they said.
 
-`select` (selection.py) says which series each challenger gets, `take_turn` (turn.py) asks them within a budget, `Board` (board.py) turns
-their answers into a member of the pool for as long as they reach. `registered`, `find`, `usable` and `CONCEPT` (registry.py) name the
+`select` (selection.py) says which series each challenger gets, `take_turn` (turn.py) asks them within a budget, `Board` (board.py) makes
+one voice of their answers for as long as they reach. `registered`, `find`, `usable` and `CONCEPT` (registry.py) name the
 challengers. No library behind a challenger is imported before it is asked, so the tick may hold a Board.
 """
 

@@ -1,9 +1,9 @@
-"""What challengers said, as one member of the pool: for each series the forecast of the challenger that has done best there.
+"""What challengers said, as one voice: for each series the forecast of the challenger that has done best there.
 
 Every bucket that comes scores what was said of it, beside the last value known when it was said: that is fair between challengers that were
 asked at different times. A challenger's score for a series is shrunk towards its score for that resource in the fleet; who does much worse
-than the last value is not listened to there. What speaks is a member like any other, weighed by the Combiner. Quantiles of challengers are
-not used: the engine's bands are calibrated around whatever leads.
+than the last value is not listened to there. What speaks is weighed against the pool (forecast/challenged.py). Quantiles of challengers
+are not used: the engine's bands are calibrated around whatever leads.
 
 A forecast stays until it has run out or the same challenger says something newer of the series; series nobody was asked about are NaN.
 Pure; the same calls give the same answers. Axes: k challenger, v VM, r resource, m forecast held, n = v * resources + r. State: 288 bytes a
@@ -36,7 +36,7 @@ _LEAST: Final = 0.05  # ratios beyond twenty say no more than twenty
 
 
 class Spoken(NamedTuple):
-    """The member: its next hour, and which challenger (index into names, -1 = none) that is for each series."""
+    """The voice: its next hour, and which challenger (index into names, -1 = none) that is for each series."""
 
     mean: F64  # [v, r, 12]
     who: NDArray[np.int8]  # [v, r]

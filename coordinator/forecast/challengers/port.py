@@ -1,9 +1,9 @@
 """What a challenger is asked and what it answers.
 
 A challenger is a model that is too dear for the tick (milliseconds to seconds a series): it forecasts some series now and then, elsewhere
-than the tick, far enough ahead to be of use until its next turn. Its answer is one more member for those series, scored and calibrated
-like any other (board.py), so it can only help. Challengers are pure in the sense of the package (same question and seed, same answer); what
-the libraries behind them do with files and clocks stays behind this port. Axes: n series, b bucket, h step, q level of LEVELS.
+than the tick, far enough ahead to be of use until its next turn. Its answer is weighed against the pool's for those series, by what both
+were worth there (board.py, forecast/challenged.py). Challengers are pure in the sense of the package (same question and seed, same answer);
+what the libraries behind them do with files and clocks stays behind this port. Axes: n series, b bucket, h step, q level of LEVELS.
 """
 
 from __future__ import annotations
