@@ -6,7 +6,7 @@ Pure but for the clock that is handed in, which ends a turn that costs more than
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -72,8 +72,22 @@ def take_turn(
             answered = sum(int(np.isfinite(answer.mean).any(axis=1).sum()) for answer in answers)
             asked = sum(len(answer.vm_ids) for answer in answers)
             reports.append(Report(name=find(name).name, asked=asked, answered=answered, cpu_s=cpu() - start, failures=tuple(failures)))
-        forecasts += answers
+        if answers:
+            forecasts.append(_joined(answers))
     return tuple(forecasts), tuple(reports)
+
+
+def _joined(parts: list[ChallengerForecast]) -> ChallengerForecast:
+    """Parts of one question as one answer."""
+    given = [part.quantiles for part in parts if part.quantiles is not None]
+    return replace(
+        parts[0],
+        vm_ids=tuple(vm_id for part in parts for vm_id in part.vm_ids),
+        resource=np.concatenate([part.resource for part in parts]),
+        mean=np.concatenate([part.mean for part in parts]),
+        quantiles=np.concatenate(given) if given else None,
+        failures=tuple(dict.fromkeys(failure for part in parts for failure in part.failures)),
+    )
 
 
 def run(name: str, history: HistoryBlock, rows: NDArray[np.int64], steps: int = MOST_STEPS, seed: int = 0) -> ChallengerForecast:
