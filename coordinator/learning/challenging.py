@@ -39,8 +39,8 @@ class ChallengeSchedule:
         self._told: set[tuple[str, str]] = set()
 
     def due(self, cycle: int) -> bool:
-        """Whether a turn comes after this decision cycle (counted from 1): after the first, and then regularly."""
-        return bool(self.names) and (cycle - 1) % self._every == 0
+        """Whether a turn comes after this decision cycle (counted from 1): the first half a turn after the start, which trains."""
+        return bool(self.names) and cycle % self._every == self._every // 2
 
     def turn(self, standing: Standing) -> Turn:
         """Who is asked about which series (rows as in `standing`) now; counts as a turn taken. The cheap come first: they finish."""

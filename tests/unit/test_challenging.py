@@ -12,6 +12,7 @@ from coordinator.forecast.challengers import Report, Standing, Turn, take_turn
 from coordinator.forecast.challengers import rows as challenger_rows
 from coordinator.forecast.challengers.turn import PART
 from coordinator.learning.challenging import STEPS_A_TURN, ChallengeSchedule, narrowed, standing_of
+from coordinator.learning.retraining import EVERY_CYCLES
 from coordinator.model import N_RESOURCES, HistoryBlock
 from coordinator.settings import challenge_schedule, forecast_options
 from shared.config import CoordinatorConfig, ForecastConfig
@@ -37,9 +38,11 @@ def config(**forecast: object) -> CoordinatorConfig:
     return CoordinatorConfig(forecast=msgspec.convert(forecast, ForecastConfig))
 
 
-def test_a_turn_comes_after_the_first_cycle_and_then_regularly() -> None:
+def test_a_turn_comes_regularly_and_not_with_a_training() -> None:
     schedule = ChallengeSchedule(NAMES, 1800, 30.0, 1)
-    assert [cycle for cycle in range(1, 15) if schedule.due(cycle)] == [1, 7, 13]
+    assert [cycle for cycle in range(1, 15) if schedule.due(cycle)] == [3, 9]
+    assert not any(schedule.due(EVERY_CYCLES * n) for n in range(1, 10))
+    assert all(ChallengeSchedule(NAMES, 300, 30.0, 1).due(cycle) for cycle in range(1, 5))
     assert not any(ChallengeSchedule((), 1800, 30.0, 1).due(cycle) for cycle in range(1, 15))
     for every_s in (0, (STEPS_A_TURN + 1) * BUCKET_S):
         with pytest.raises(ValueError, match=f"every_s {every_s}: allowed 300 to 17100"):
