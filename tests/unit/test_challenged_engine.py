@@ -11,6 +11,7 @@ from coordinator.compute.memory import array_bytes
 from coordinator.forecast.challengers import MOST_STEPS, ChallengerForecast
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.forecast.forecaster import Forecaster
+from coordinator.forecast.warm import compiling
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
 
@@ -171,3 +172,16 @@ def test_a_forecaster_passes_answers_on() -> None:
         forecaster.post([answer(0, "right", "mfles")])
     with pytest.raises(ValueError, match="challenger 'oracle': allowed"):
         ForecastOptions(challengers=("oracle",))
+
+
+def test_answers_compile_nothing_that_a_tick_has_not() -> None:
+    """A worker's kernels are warmed without challengers; the first answer must not hold a tick up for seconds."""
+    engine = ForecastEngine(OPTIONS)
+    engine.load(history())
+    for i in range(2):
+        engine.advance(bucket(i), {})
+    with compiling() as seen:
+        engine.post([answer(2, "right")])
+        for i in range(2, 12):
+            engine.advance(bucket(i), {})
+    assert seen.names == []
