@@ -138,7 +138,7 @@ class Scores:
 
 def run(trace: Trace) -> tuple[Scores, float, float]:
     """Scores, and CPU seconds of an advance of the VMs' engine and of the aggregator."""
-    engine, aggregator, scores = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False)), Aggregator(), Scores()
+    engine, aggregator, scores = ForecastEngine(ForecastOptions(boosting=False)), Aggregator(), Scores()
     past = block(trace.mean[..., : trace.loaded], trace.peak[..., : trace.loaded], trace.start_s + (trace.loaded - 1) * BUCKET_S)
     past = replace(past, vm_ids=trace.vm_ids)
     engine.load(past)

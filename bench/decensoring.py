@@ -115,7 +115,7 @@ def forecast_errors(found: Replay) -> dict[str, F64]:
     for name, array in (("usage", found.usage), ("demand", found.estimate), ("truth", found.truth)):
         series = np.concatenate([found.past, array], axis=2).astype(np.float32)
         history = series[..., : series.shape[2] - scored]
-        engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=72))
+        engine = ForecastEngine(ForecastOptions(boosting=False, ring=600, replay=72))
         unknown = np.full(history.shape[:2], np.nan, dtype=np.float32)
         end_s = (history.shape[2] - 1) * BUCKET_S
         engine.load(HistoryBlock(vm_ids=names, end_s=end_s, mean=history, peak=history, censored=np.zeros_like(history), capacity=unknown))

@@ -172,7 +172,7 @@ def errors_of(staged: Staged, said: F64) -> dict[str, list[F64]]:
 def figures_of(trace: Trace) -> list[Figure]:
     """With against without the calendar, on one set."""
     staged = stage(trace)
-    lean = ForecastOptions(boosting=False, statsforecast=False)
+    lean = ForecastOptions(boosting=False)
     aware = EventShard(ForecastEngine(lean))
     aware.announce(occurrences(staged.events, trace.start_s, trace.start_s + trace.mean.shape[2] * BUCKET_S))
     mine, blind = errors_of(staged, peaks_of(staged, aware)), errors_of(staged, peaks_of(staged, ForecastEngine(lean)))

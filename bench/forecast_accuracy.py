@@ -88,8 +88,8 @@ def study(trace: Trace, settings: ForecastOptions, model: bytes | None, members:
 
 def narrow(settings: ForecastOptions, name: str) -> ForecastOptions:
     """The leanest options whose pool has this member, listening to it alone."""
-    for boosting, statsforecast in ((False, False), (False, True), (True, False), (True, True)):
-        lean = replace(settings, boosting=boosting and settings.boosting, statsforecast=statsforecast and settings.statsforecast)
+    for boosting in (False, True):
+        lean = replace(settings, boosting=boosting and settings.boosting)
         if name in ForecastEngine(lean).members:
             return replace(lean, only=name)
     raise ValueError(f"member {name!r}: allowed {', '.join(ForecastEngine(settings).members)}")
@@ -225,7 +225,7 @@ def draw(runs: list[Study], path: Path) -> None:
 def arguments_of() -> argparse.Namespace:
     """The command line."""
     parser = options(__doc__ or "")
-    parser.add_argument("--lean", action="store_true", help="without boosting and StatsForecast, as the simulation runs")
+    parser.add_argument("--lean", action="store_true", help="without boosting, as the simulation runs")
     parser.add_argument(
         "--members", default="", help="members run alone: all, none, or names with commas (default: all; --quick: the cheap ones)"
     )
@@ -238,7 +238,6 @@ def main() -> None:
     arguments = arguments_of()
     settings = ForecastOptions(
         boosting=not arguments.lean,
-        statsforecast=not (arguments.lean or arguments.quick),
         examples=8000 if arguments.quick else MAX_EXAMPLES,
     )
     pool = ForecastEngine(settings).members

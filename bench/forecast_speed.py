@@ -190,12 +190,12 @@ def main() -> None:
     else:
         print(f"no traces in {arguments.data}: the fit on real series is left out")
     figures += append_figures(40_000)
-    figures += tick_figures(30, ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=96), 8.0)
+    figures += tick_figures(30, ForecastOptions(boosting=False, ring=600, replay=96), 8.0)
     figures += tick_figures(72, ForecastOptions(), 250.0)
     if not arguments.quick:
-        figures += tick_figures(1000, ForecastOptions(boosting=False, statsforecast=False), 500.0)
+        figures += tick_figures(1000, ForecastOptions(boosting=False), 500.0)
         # row 2: 40,000 series, each with its bucket mean and its running peak
-        figures += tick_figures(8000, ForecastOptions(boosting=False, statsforecast=False, replay=40), 500.0, days=2, taught=60)
+        figures += tick_figures(8000, ForecastOptions(boosting=False, replay=40), 500.0, days=2, taught=60)
     publish(figures, arguments.json)
 
 

@@ -212,12 +212,11 @@ def deployed(hours: Hours, maxima: dict[str, F64], vpa: dict[tuple[int, float], 
 def main() -> None:
     """Run on every set that is there."""
     parser = options(__doc__ or "")
-    parser.add_argument("--lean", action="store_true", help="without boosting and StatsForecast, as the simulation runs")
+    parser.add_argument("--lean", action="store_true", help="without boosting, as the simulation runs")
     parser.add_argument("--sets", default="", help="only these sets, with commas")
     arguments = parser.parse_args()
     settings = ForecastOptions(
         boosting=not arguments.lean,
-        statsforecast=not (arguments.lean or arguments.quick),
         examples=8000 if arguments.quick else MAX_EXAMPLES,
     )
     sets = chosen_sets(arguments.sets)

@@ -105,7 +105,7 @@ def compare(case: Case, works: Sequence[HostWorkload] | None = None) -> tuple[Sc
             modes=lambda i: Mode.REACTIVE if i < half else Mode.PREDICTIVE,
             history=[work.history() for work in works],
             sizing=sizing_policy(SizingConfig()),
-            forecast=ForecastOptions(boosting=case.boosting, statsforecast=False),
+            forecast=ForecastOptions(boosting=case.boosting),
             retrain_every_cycles=72 if case.boosting else 0,
         ),
     ).run()

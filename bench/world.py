@@ -69,11 +69,12 @@ class Settings:
     sizing: SizingPolicy = field(default_factory=SizingPolicy)
     guard: GuardConfig = field(default_factory=GuardConfig)
     reactive: ReactiveConfig = field(default_factory=ReactiveConfig)
-    forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False, statsforecast=False))
+    forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False))
     history: Sequence[HistoryBlock] = ()
     log_buckets: int = 3  # the coordinator's log is cut this many closed buckets behind, as coordinator/main does it
     place: bool = False
     retrain_every_cycles: int = 0
+    challenge_every_cycles: int = 0  # the challengers of `forecast`, asked about every series
 
 
 class World:

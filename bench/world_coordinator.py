@@ -21,16 +21,17 @@ from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
+from coordinator.forecast.challengers import MOST_STEPS, Turn
 from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.planning.adjust import Adjustment
 from shared.errors import Refusal
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
 from shared.model import Domain, HostCapacity, Mode
 from shared.plan import Outcome, Plan, Step, StepKind
-from shared.units import BUCKET_S, GIB, NS_PER_S
+from shared.units import BUCKET_S, GIB, HORIZON_STEPS, NS_PER_S
 
 if TYPE_CHECKING:
     from bench.world import World
@@ -295,6 +296,19 @@ class CoordinatorNode:
         forecast = self.pool.forecast_now(request.bucket, request.capacity)
         self.world.record("forecast", hashlib.sha256(forecast.quantiles.tobytes()).digest())
         self._cycle(cy.ForecastReady(bucket=request.bucket, forecast=forecast))
+        every = self.world.settings.challenge_every_cycles
+        if every and self.cycle.cycles % every == 1 % every:
+            self._challenge(every)
+
+    def _challenge(self, every: int) -> None:
+        """A turn of the challengers about every series; no clock of this machine cuts it short, or two runs would differ."""
+        known = self._remembered()
+        if known is None:
+            return
+        chosen = {name: np.arange(len(known.vm_ids) * N_RESOURCES) for name in self.world.settings.forecast.challengers}
+        reports = self.pool.challenge_now(known, Turn(chosen=chosen, steps=min(MOST_STEPS, every + HORIZON_STEPS), budget_s=float("inf")))
+        self.world.count("challenge")
+        self.world.record("challenge", [(report.name, report.answered) for report in reports])
 
     def _store(self, instruction: cy.StoreBucket) -> None:
         """The history's rule: of two versions of a bucket, the one that holds more samples of a VM stays."""

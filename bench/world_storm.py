@@ -95,7 +95,7 @@ def storm_settings(seed: int, *, hours: float, workloads: Sequence[HostWorkload]
         heal_s=1500.0,
         # The last two are tighter than the defaults, so that they bite within hours in VMs that wander by a third.
         guard=GuardConfig(reading_max_age_s=70, memory_cut_per_hour_permille=100, growth_budget_permille=250),
-        forecast=ForecastOptions(boosting=False, statsforecast=False, ring=144, replay=12),
+        forecast=ForecastOptions(boosting=False, ring=144, replay=12),
         history=[workload.history() for workload in workloads],
     )
 

@@ -115,7 +115,10 @@ class Fleet:
         files = issue_coordinator(pki, ["localhost"], ["127.0.0.1"])
         # whatever a pause of a busy machine is in simulated time, it is no reason to take a host for lost
         cycle = {"stale_host_s": min(3600, max(60, int(PATIENCE_S * options.speed)))}
-        self.configure("coordinator", coordinator_settings(self.folder, files, *ports) | {"clock": clock, "cycle": cycle})
+        # a turn of the challengers takes real seconds: not more than one in a real minute
+        forecast = {"challenge_every_s": min(17_100, max(1800, int(60 * options.speed) // BUCKET_S * BUCKET_S))}
+        changed = {"clock": clock, "cycle": cycle, "forecast": forecast}
+        self.configure("coordinator", coordinator_settings(self.folder, files, *ports) | changed)
         for i, host in enumerate(hosts):
             home = self.folder / host.host
             home.mkdir()

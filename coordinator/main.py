@@ -12,7 +12,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,17 @@ from coordinator.calendars import open_calendars
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.demand.signals import SignalCounts, SignalReading
+from coordinator.forecast.challengers import Turn
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.learning.challenging import narrowed, standing_of
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import forecast_options, sizing_policy
+from coordinator.settings import challenge_schedule, forecast_options, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -91,6 +93,8 @@ class Coordinator:
         self._place_wanted = asyncio.Event()
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
+        self._challenge_wanted = asyncio.Event()
+        self._challenges, self._left_out = challenge_schedule(config)
         self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
         self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,7 +144,7 @@ class Coordinator:
         await asyncio.get_running_loop().run_in_executor(None, self.cycle.load_aggregates, history, groups)
         self._loaded = True
         self._retrain_wanted.set()
-        loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._announce_loop)
+        loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._challenge_loop, self._announce_loop)
         for loop in (*loops, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
@@ -257,11 +261,12 @@ class Coordinator:
         for reading in self.signal_log.replay():
             self.cycle.signals.tell(reading)
 
-    async def _load_history(self) -> HistoryBlock:
+    async def _load_history(self, of: Sequence[str] | None = None) -> HistoryBlock:
+        """Of these VMs, None = of all that are known."""
         newest_s = await self.read(self.history.newest_s)
         buckets = self.config.cycle.history_buckets
         end_s = newest_s if newest_s is not None else self.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
-        vm_ids = sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids, end_s - buckets * BUCKET_S)
+        vm_ids = of or sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids, end_s - buckets * BUCKET_S)
         block = await self.read(self.history.load, vm_ids, end_s, buckets)
         return self.cycle.fleet.with_capacity(block)
 
@@ -350,6 +355,8 @@ class Coordinator:
             self._publish_cycle()
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
+            if self._challenges.due(self.cycle.cycles):
+                self._challenge_wanted.set()
             if self.cycle.cycles % PRUNE_CYCLES == 0:
                 self.write(self.registry.prune, self.clock.wall_ns())
 
@@ -385,6 +392,35 @@ class Coordinator:
                 with self._stage("train"):
                     await self._surviving(partial(self.pool.retrain, history))
                 self.metrics.add("tidegate_retrains_total", reason=reason)
+
+    async def _challenge_loop(self) -> None:
+        """One turn at a time, beside the forecasts; a turn that lasts until the next is due puts that off."""
+        for name, reason in self._left_out.items():
+            log.warning("challenger left out", challenger=name, reason=reason)
+        while True:
+            await self._challenge_wanted.wait()
+            self._challenge_wanted.clear()
+            vm_ids, turn = self._next_turn()
+            if not vm_ids:
+                continue
+            history = await self._load_history(vm_ids)
+            with self._stage("challenge"):
+                reports = await self.pool.challenge(history, turn)
+            self.metrics.add("tidegate_challenge_turns_total")
+            for report in reports:
+                self.metrics.add("tidegate_challenge_series_total", report.answered, challenger=report.name, said="true")
+                self.metrics.add("tidegate_challenge_series_total", report.asked - report.answered, challenger=report.name, said="false")
+                self.metrics.add("tidegate_challenge_cpu_seconds_total", report.cpu_s, challenger=report.name)
+                self.metrics.add("tidegate_challenge_failures_total", len(report.failures), challenger=report.name)
+            for name, failure in self._challenges.heard(reports):
+                log.warning("challenger failed", challenger=name, failure=failure)
+
+    def _next_turn(self) -> tuple[tuple[str, ...], Turn]:
+        fleet = self.cycle.fleet
+        vm_ids = sorted(fleet.vms)
+        priorities = {vm_id: vm.domain.policy.priority for vm_id, vm in fleet.vms.items()}
+        losses = self.cycle.ledger.errors.accuracy.losses(vm_ids)
+        return narrowed(self._challenges.turn(standing_of(vm_ids, priorities, fleet.capacity_of(vm_ids), losses)), vm_ids)
 
     async def _announce_loop(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from coordinator.demand.signals import SignalBlock
+from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
@@ -26,6 +27,9 @@ class ForecastShard(Protocol):
 
     def explain(self, vm_id: str) -> ForecastWhy | None:
         """Why the newest forecast of this VM is what it is; None where the newest bucket held no such VM."""
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """What challengers of the slow loop said of some series: one more member for these from the next bucket on."""
         ...
 
 
@@ -46,6 +50,10 @@ class Pool(Protocol):
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """Scheduled events, and client and application of VMs, in place of those before."""
+        ...
+
+    async def challenge(self, history: HistoryBlock, turn: Turn) -> tuple[Report, ...]:
+        """Ask challengers about series of the history, away from the forecasts, and post what they say to the shards."""
         ...
 
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:

@@ -6,8 +6,10 @@ import dataclasses
 from typing import Final
 
 from coordinator.calendars import zone_of
+from coordinator.forecast.challengers import find
 from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
+from coordinator.learning.challenging import ChallengeSchedule
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
 from shared.errors import ConfigError
@@ -36,8 +38,12 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:
-    """The forecast engine's options. Raises ConfigError for a time zone or a country that is none."""
-    return ForecastOptions(ring=max(48, config.cycle.history_buckets), days=local_days(config))
+    """The forecast engine's options. Raises ConfigError for a challenger that there is not, a time zone or a country that is none."""
+    try:
+        names = tuple(dict.fromkeys(find(name).name for name in config.forecast.challengers))
+    except ValueError as error:
+        raise ConfigError(f"forecast.challengers: {error}") from error
+    return ForecastOptions(ring=max(48, config.cycle.history_buckets), challengers=names, days=local_days(config))
 
 
 def local_days(config: CoordinatorConfig) -> LocalDays:
@@ -56,6 +62,14 @@ def local_days(config: CoordinatorConfig) -> LocalDays:
             raise ConfigError(f"forecast.holidays[{i}]: {error}") from error
         calendars.append(tuple((int(start), int(end)) for start, end in spans))
     return LocalDays(zone=zone, holidays=tuple(calendars))
+
+
+def challenge_schedule(config: CoordinatorConfig) -> tuple[ChallengeSchedule, dict[str, str]]:
+    """When challengers have a turn; and those that cannot run here, with the reason. Raises ConfigError as `forecast_options`."""
+    reasons = {name: find(name).available() for name in forecast_options(config).challengers}
+    usable = [name for name, reason in reasons.items() if reason is None]
+    schedule = ChallengeSchedule(usable, config.forecast.challenge_every_s, config.forecast.challenge_cpu_s, config.seed)
+    return schedule, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _by_priority(table: PriorityTable) -> tuple[float, float, float, float]:

@@ -24,6 +24,7 @@ __all__ = [
     "ClockConfig",
     "CoordinatorConfig",
     "CycleConfig",
+    "ForecastConfig",
     "GuardConfig",
     "ListenConfig",
     "MigrationConfig",
@@ -268,7 +269,7 @@ class CycleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ForecastConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the forecasters are told beside demand."""
+    """What the forecasters are told beside demand, and models too dear for every forecast, which speak for some VMs."""
 
     holidays: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")], ...],
@@ -277,6 +278,19 @@ class ForecastConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             description='countries or parts of them whose public holidays count, e.g. ["DE-BY", "AT"]; days begin in time_zone',
         ),
     ] = ()
+    challengers: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
+        Meta(
+            max_length=16,
+            description="models of the slow loop (forecasting.md); one whose extra is missing is left out; [] = none",
+        ),
+    ] = ("auto_ets", "auto_ces", "auto_arima", "mfles")
+    challenge_every_s: Annotated[
+        int, Meta(ge=300, le=17_100, description="time from one turn of the challengers to the next, in whole buckets of 300 s")
+    ] = 1800
+    challenge_cpu_s: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="processor time that a turn of the challengers may take, all of them together")
+    ] = 30.0
 
 
 class PriorityTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

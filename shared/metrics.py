@@ -250,6 +250,15 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_forecast_drifts_total", "counter", "Times that the forecasts were found to have worsened, by reason", ("reason",)),
     Metric("tidegate_retrains_total", "counter", "Trainings of the global model, by reason: schedule or that of a drift", ("reason",)),
+    Metric("tidegate_challenge_turns_total", "counter", "Turns of the challengers: dear models asked about some series"),
+    Metric(
+        "tidegate_challenge_series_total",
+        "counter",
+        "Series that challengers were asked about; said = with an answer",
+        ("challenger", "said"),
+    ),
+    Metric("tidegate_challenge_cpu_seconds_total", "counter", "Processor time that challengers took", ("challenger",)),
+    Metric("tidegate_challenge_failures_total", "counter", "Kinds of failures in turns of the challengers", ("challenger",)),
     Metric("tidegate_plans_total", "counter", "Plans sent to hosts"),
     Metric(
         "tidegate_steps_planned_total",

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 from coordinator.compute import EXPLAIN_S, NotNow
 from coordinator.compute.memory import ShardBudget, ShardMemory, machine_bytes
-from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
+from coordinator.compute.shard import Told, challenge
+from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history, split_posts
 from coordinator.compute.solving import solve_sharded
+from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
@@ -32,6 +35,8 @@ class LocalPool:
         self._vms = [0] * shards
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
         self._trainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
+        self._told: Told | None = None
+        self._closing = Event()
 
     async def load(self, history: HistoryBlock) -> None:
         await self._run(self.load_now, history)
@@ -55,6 +60,14 @@ class LocalPool:
         model = await asyncio.get_running_loop().run_in_executor(self._trainer, self._forecasters[0].retrain, history)
         await self._run(self._install, model)
 
+    async def challenge(self, history: HistoryBlock, turn: Turn) -> tuple[Report, ...]:
+        """As RayPool.challenge, in the thread of the trainings; closing the pool cuts it short."""
+        said, reports = await asyncio.get_running_loop().run_in_executor(
+            self._trainer, challenge, history, turn, self._told, self._closing.is_set
+        )
+        await self._run(self._post, said)
+        return reports
+
     async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
         return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
 
@@ -63,6 +76,7 @@ class LocalPool:
         return await self._run(self.memory_now)
 
     async def close(self) -> None:
+        self._closing.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._trainer.shutdown(wait=True, cancel_futures=True)
 
@@ -86,6 +100,7 @@ class LocalPool:
 
     def announce_now(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """The blocking form of `announce`."""
+        self._told = (calendar, dict(labels))
         for forecaster in self._forecasters:
             forecaster.announce(calendar)
             forecaster.label(labels)
@@ -93,6 +108,16 @@ class LocalPool:
     def retrain_now(self, history: HistoryBlock) -> None:
         """The blocking form of `retrain`: one global model from all VMs, installed in every one."""
         self._install(self._forecasters[0].retrain(history))
+
+    def challenge_now(self, history: HistoryBlock, turn: Turn) -> tuple[Report, ...]:
+        """The blocking form of `challenge`."""
+        said, reports = challenge(history, turn, self._told)
+        self._post(said)
+        return reports
+
+    def _post(self, said: Sequence[ChallengerForecast]) -> None:
+        for forecaster, part in zip(self._forecasters, split_posts(said, len(self._forecasters)), strict=True):
+            forecaster.post(part)
 
     def _install(self, model: bytes | None) -> None:
         for forecaster in self._forecasters:

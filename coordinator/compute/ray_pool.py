@@ -10,6 +10,7 @@ Docs: docs.ray.io "Actors", "Fault tolerance", "Scheduling strategies".
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +18,9 @@ from typing import Any, Final
 from coordinator.compute import EXPLAIN_S, FleetTooLarge, NotNow, PoolLost
 from coordinator.compute.memory import ShardBudget, ShardMemory
 from coordinator.compute.ray_session import RaySession, ray  # from there: it sets what Ray reads on import
-from coordinator.compute.shard import Shard, train
-from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history
+from coordinator.compute.shard import Shard, Told, challenge, train
+from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history, split_posts
+from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
@@ -29,6 +31,7 @@ SHARD_BYTES: Final = 2 * GIB
 ANSWER_S: Final = 240.0  # a tick's answer is worthless once the next bucket closes
 LOAD_S: Final = 1800.0
 START_S: Final = 60.0  # a worker process is there in a second or two; one whose start hangs is replaced
+TURN_S: Final = 3600.0
 LOAD_ATTEMPTS: Final = 3
 GONE: Final = (
     ray.exceptions.RayActorError,
@@ -60,6 +63,8 @@ class RayPool:
         # actors that need nothing anywhere, whatever node they are meant for.
         self._actor = ray.remote(num_cpus=0.01, max_restarts=0, max_task_retries=0)(Shard)
         self._train = ray.remote(num_cpus=0)(train)
+        # one process a turn: what the libraries take (300 MiB and more) goes with it
+        self._challenge = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_challenge)
         self._solve = ray.remote(num_cpus=0)(_solve)
         self._model: Any = None  # reference to the newest global model in Ray's object store
         self._told: Any = None  # reference to the calendar and labels that new actors are told
@@ -130,6 +135,22 @@ class RayPool:
         except GONE:
             raise NotNow(f"the worker of {vm_id!r} is gone; it is replaced with the next forecast") from None
         return why
+
+    async def challenge(self, history: HistoryBlock, turn: Turn) -> tuple[Report, ...]:
+        """In a process of its own, at low priority. A turn whose process dies, or that does not end, is a failure of its challengers.
+
+        What dead shards should have heard is lost until the next turn.
+        """
+        task = self._challenge.remote(history, turn, self._told)
+        try:
+            said, reports = await _answer(task, TURN_S)
+        except (*GONE, ray.exceptions.OutOfMemoryError) as error:
+            ray.cancel(task, force=True)
+            why = (f"the turn's process was lost: {_first_line(error)}",)
+            return tuple(Report(name=name, asked=len(rows), answered=0, cpu_s=0.0, failures=why) for name, rows in turn.chosen.items())
+        parts = {i: part for i, part in enumerate(split_posts(said, self.shards)) if part}
+        _raise_bugs(await self._ask({i: self._actors[i].post.remote(part) for i, part in parts.items()}, ANSWER_S))
+        return tuple(reports)
 
     async def announce(self, calendar: Occurrences, labels: Mapping[str, Labels]) -> None:
         """The calendar and the VMs' labels from now on; told before `load`, history is read with them. New actors are told too."""
@@ -239,6 +260,11 @@ def _solve(part: Sequence[HostState], forecast: ForecastBlock, seed: int, deadli
     from coordinator.compute.solving import solve_shard  # noqa: PLC0415  # OR-tools only where it is used
 
     return solve_shard(part, forecast, seed, deadline_s, index)
+
+
+def _challenge(history: HistoryBlock, turn: Turn, told: Told | None) -> tuple[tuple[ChallengerForecast, ...], tuple[Report, ...]]:
+    os.nice(10)  # forecasts have a deadline, and this process ends with the turn
+    return challenge(history, turn, told)
 
 
 def _first_line(error: BaseException) -> str:

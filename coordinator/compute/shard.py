@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 from coordinator.compute.memory import ShardBudget, ShardMemory, return_start_pages
+from coordinator.forecast.challengers import ChallengerForecast, Report, Turn, take_turn
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
@@ -48,6 +51,10 @@ class Shard:
         """As Forecaster.explain."""
         return self._forecaster.explain(vm_id)
 
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """As Forecaster.post."""
+        self._forecaster.post(forecasts)
+
     def announce(self, told: Told) -> None:
         """The calendar and the labels from now on."""
         _announce(self._forecaster, told)
@@ -70,6 +77,22 @@ def train(options: ForecastOptions, history: HistoryBlock, champion: bytes | Non
     if told is not None:
         _announce(forecaster, told)
     return forecaster.retrain(history)
+
+
+def challenge(
+    history: HistoryBlock, turn: Turn, told: Told | None = None, stop: Callable[[], bool] = lambda: False
+) -> tuple[tuple[ChallengerForecast, ...], tuple[Report, ...]]:
+    """One turn of the challengers, on the history without what events added."""
+    forecaster = Forecaster(ForecastOptions(boosting=False, network=False))
+    if told is not None:
+        _announce(forecaster, told)
+    return take_turn(forecaster.bare(history), turn, _cpu_s, stop)
+
+
+def _cpu_s() -> float:
+    """Processor time of this thread and of processes that were started and have ended (Prophet's)."""
+    taken = os.times()
+    return time.thread_time() + taken.children_user + taken.children_system
 
 
 def _announce(forecaster: Forecaster, told: Told) -> None:

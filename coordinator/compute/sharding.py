@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
 
@@ -44,6 +45,16 @@ def split_history(history: HistoryBlock, shards: int) -> list[HistoryBlock]:
 def split_bucket(bucket: BucketBlock, shards: int) -> list[BucketBlock]:
     """One block per shard (possibly without VMs)."""
     return [bucket.select(rows) for rows in _members(bucket.vm_ids, shards)]
+
+
+def split_posts(forecasts: Sequence[ChallengerForecast], shards: int) -> list[list[ChallengerForecast]]:
+    """What challengers said, for each shard (possibly nothing), without quantiles, which no shard uses."""
+    parts: list[list[ChallengerForecast]] = [[] for _ in range(shards)]
+    for forecast in forecasts:
+        for i, rows in enumerate(_members(forecast.vm_ids, shards)):
+            if rows:
+                parts[i].append(replace(forecast.select(np.array(rows)), quantiles=None))
+    return parts
 
 
 def join_forecasts(blocks: Sequence[ForecastBlock], vm_ids: tuple[str, ...]) -> ForecastBlock:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.explain import reason_why
 from coordinator.forecast.priors import MODEL, OWN, ClassKey, ClassPriors, flavour
@@ -95,6 +96,10 @@ class ColdStartShard:
         before = why.reason
         seen, since_s = (0, None) if before is None else (before.readings or 0, before.since_s)
         return msgspec.structs.replace(why, reason=reason_why(NoForecast.COLD_START, seen, 0, since_s, None), cold_start=borrowed)
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """See the port."""
+        self.engine.post(forecasts)
 
     def _borrow(self, said: ForecastBlock, rows: NDArray[np.int64], capacity: F64) -> ForecastBlock:
         models = (*said.models, MODEL)

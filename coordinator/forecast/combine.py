@@ -111,6 +111,12 @@ class Combiner:
         shape = (v, N_RESOURCES)
         return Chosen(point.reshape(*shape, -1), np.moveaxis(weights.reshape(k, GROUPS, *shape), 1, -1), leader.reshape(shape))
 
+    @property
+    def evidence(self) -> F32:
+        """How much of late each member was scored for each series, float32[k, g, v, r]: one a bucket, fading."""
+        found: F32 = self._recent[1]
+        return found
+
     def pause(self) -> None:
         """A bucket without an issue: keeps later actuals aligned with their origins."""
         self._said[said_at(self._issues)] = np.nan

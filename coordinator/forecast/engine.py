@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from coordinator.forecast import boosting
 from coordinator.forecast.calendar import slot_of
 from coordinator.forecast.calibrate import Calibrator
+from coordinator.forecast.challenged import Challenge
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
 from coordinator.forecast.covariates import UTC_DAYS, LocalDays
 from coordinator.forecast.events.model import Labels, Occurrences
@@ -37,7 +39,6 @@ from coordinator.forecast.network import train as train_network
 from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
-from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.surroundings import Surroundings
 from coordinator.forecast.track import Tracker
 from coordinator.forecast.why import ForecastWhy
@@ -54,6 +55,7 @@ DENSE: Final = 72  # a replay issues in each of the newest six hours' buckets an
 SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
 NETWORK: Final = "network"
+CHALLENGER: Final = "challenger"
 HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
@@ -75,19 +77,21 @@ class ForecastOptions:
 
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
     `days`: the operator's zone and holidays, a covariate of the trees.
+    `challengers`: those listened to (see challengers/registry.py); they speak where they have shown to be better than the pool.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
     boosting: bool = True
-    statsforecast: bool = True
     network: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
     examples: int = MAX_EXAMPLES
+    challengers: tuple[str, ...] = ()
     only: str | None = None
     days: LocalDays = UTC_DAYS
 
     def __post_init__(self) -> None:
+        Challenge(self.challengers)  # raises for a name that is not registered
         for name, value, low, high in (
             ("ring", self.ring, 48, 20_000),
             ("replay", self.replay, 0, 5_000),
@@ -109,9 +113,11 @@ class ForecastEngine:
         self._reset()
 
     def _reset(self) -> None:
-        extra = (STATISTICAL if self.options.statsforecast else ()) + (("boosting",) if self.options.boosting else ())
+        self._challenge = Challenge(self.options.challengers)
+        extra = ("boosting",) if self.options.boosting else ()
         self._pooled: tuple[str, ...] = (*MEMBERS, *extra)
-        self.members: tuple[str, ...] = (*self._pooled, NETWORK) if self.options.network else self._pooled
+        named = tuple(f"{CHALLENGER}:{name}" for name in self._challenge.names)
+        self.members: tuple[str, ...] = (*self._pooled, *((NETWORK,) if self.options.network else ()), *named)
         self._vm_ids: list[str] = []
         self._row: dict[str, int] = {}
         self._unseen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -130,7 +136,6 @@ class ForecastEngine:
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._hours = HourPeaks()
         self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
-        self._statistics = StatisticalPool() if self.options.statsforecast else None
         self._issued: Issued | None = None
 
     # ---- the port
@@ -243,6 +248,16 @@ class ForecastEngine:
         """Client and application of VMs, in place of what was said before; a covariate of the trees."""
         self._surroundings.label(labels)
 
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """Listen to what challengers said from the next bucket on; nothing leans on who has no score yet. VMs not here are passed over.
+
+        Raises ValueError for a challenger that `options` does not name.
+        """
+        if self._newest_s is None:
+            return
+        seen = self._window.means(self.options.ring)
+        self._challenge.post(forecasts, self._row, seen, self._newest_s + BUCKET_S)
+
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
 
@@ -293,10 +308,10 @@ class ForecastEngine:
     # ---- fleet
 
     @property
-    def _issuing(self) -> tuple[Combiner | Calibrator | Restarter | Mixer | HourPeaks | Tracker, ...]:
+    def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | Mixer | HourPeaks | Tracker, ...]:
         """Who keeps what was issued until it can be scored."""
         calibrators = (self._calibrator, self._peak_calibrator)
-        return (*self._combiners, *calibrators, *self._restarters, *self._mixers, self._hours, *self._trackers)
+        return (*self._combiners, self._challenge, *calibrators, *self._restarters, *self._mixers, self._hours, *self._trackers)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         new = [vm_id for vm_id in vm_ids if vm_id not in self._row]
@@ -318,8 +333,6 @@ class ForecastEngine:
         ):
             part.rearrange(take)
         self._surroundings.rearrange(take, self._vm_ids)
-        if self._statistics is not None:
-            self._statistics.rearrange(take)
 
     def _skip_to(self, start_s: int) -> None:
         """Empty columns for buckets that never came, so that seasons stay in phase. Beyond a whole ring only its length matters."""
@@ -358,6 +371,7 @@ class ForecastEngine:
         slots = tuple(slot_of(now_s - (step + 1) * BUCKET_S) for step in GROUP_MIDDLES)
         for target, combiner in zip((actual, highest), self._combiners, strict=True):
             combiner.learn(target, slots)
+        self._challenge.learn(newest, actual, slots, now_s)
         self._calibrator.learn(actual)
         self._peak_calibrator.learn(highest)
         for target, restarter, mixer, tracker in zip((actual, highest), self._restarters, self._mixers, self._trackers, strict=True):
@@ -377,9 +391,6 @@ class ForecastEngine:
         forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
         cheap = len(MEMBERS)
         forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
-        if self._statistics is not None and live:
-            said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
-            forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
         boosted_spread = boosted_peaks = None
         if self._booster is not None:
             known = self._surroundings.at(now_s)
@@ -391,6 +402,8 @@ class ForecastEngine:
         self._listen_to_one(forecasts)
         slot = slot_of(now_s)
         point, _, model = self._combiners[0].issue(slot, forecasts)
+        point, led = self._challenge.issue(slot, point, now_s + BUCKET_S)
+        model = np.where(led >= 0, len(self.members) - len(self._challenge.names) + led, model).astype(np.int8)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
         peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from coordinator.demand.anomalies import AnomalyFilter
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.cold_start import ColdStartShard
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.forecast.events.effects import EventEffects
@@ -58,13 +59,21 @@ class Forecaster:
         """See the port."""
         return self._events.explain(vm_id)
 
-    def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
-        """As ForecastEngine.retrain, on the ordinary part of the history."""
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """See the port; what was said of a history that `bare` had given."""
+        self._events.post(forecasts)
+
+    def bare(self, history: HistoryBlock) -> HistoryBlock:
+        """The history as the engine sees it: without what events added."""
         effects = EventEffects()
         effects.announce(self._calendar)
         effects.rearrange(np.full(len(history.vm_ids), -1, dtype=np.int64), history.vm_ids)
         effects.label(self._labels)
-        return self.engine.retrain(without_anomalies(without_events(effects, history)), seed)
+        return without_events(effects, history)
+
+    def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
+        """As ForecastEngine.retrain, on the ordinary part of the history."""
+        return self.engine.retrain(without_anomalies(self.bare(history)), seed)
 
     def install(self, models: bytes | None) -> None:
         """As ForecastEngine.install."""

@@ -87,8 +87,8 @@ def _find(name: str) -> Callable[[], object]:
 
 
 def one_tick() -> None:
-    """A small fleet through a forecaster's cases. No StatsForecast, no LightGBM: they are not numba's and cost seconds to import."""
-    engine = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=_RING, replay=3))
+    """A small fleet through a forecaster's cases. No LightGBM: it is not numba's and costs seconds to import."""
+    engine = Forecaster(ForecastOptions(boosting=False, ring=_RING, replay=3))
     names = ("a", "b")
     notice = Notice(id="warm", name="warm", category="warm", scope=Scope(), effect=Effect())
     engine.announce(Occurrences.of([(notice, _END_S + BUCKET_S, _END_S + 4 * BUCKET_S)]))

@@ -233,6 +233,14 @@ class ForecastAccuracy:
             return None
         return _accuracy(np.moveaxis(self._by_vm[_window(window), row].astype(np.float64), 0, 1))
 
+    def losses(self, vm_ids: Sequence[str], window: str = "day") -> F64:
+        """Mean pinball loss of each series over all steps in the resource's unit, float64[v, r]; NaN = nothing scored."""
+        at = np.array([self._row.get(vm_id, -1) for vm_id in vm_ids], np.int64)
+        sums = np.zeros((len(at), N_RESOURCES, MEASURES))
+        sums[at >= 0] = self._by_vm[_window(window), at[at >= 0]].sum(axis=2, dtype=np.float64)
+        mean: F64 = sums[..., PINBALL] / np.where(sums[..., COUNT] > 0, sums[..., COUNT], np.nan)
+        return mean
+
     def worst(self, n: int, window: str = "day") -> list[WorstSeries]:
         """The n series that lose most to Naive, worst first; series without any score are left out."""
         sums = self._by_vm[_window(window)].sum(axis=2, dtype=np.float64)

@@ -13,7 +13,7 @@ import numpy as np
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
-OPTIONS = ForecastOptions(boosting=False, statsforecast=False, ring=288, replay=24)
+OPTIONS = ForecastOptions(boosting=False, ring=288, replay=24, challengers=("sf_window_average", "auto_ets", "prophet"))
 FLEET = 24
 END_S = 1_700_000_100 // 300 * 300
 CEILING = [4000.0, 4e9, 1e10, 1e10, 1e10]

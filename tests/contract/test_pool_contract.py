@@ -17,6 +17,7 @@ from coordinator.compute import NotNow, PoolLost
 from coordinator.compute import local_pool as local_pool_module
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.sharding import shard_of
+from coordinator.forecast.challengers import Turn, find
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.forecast.events.model import Effect, Labels, Notice, Occurrences, Scope
 
@@ -165,6 +166,64 @@ def test_workers_are_not_niced_they_have_a_deadline(ray_pool: Any) -> None:
     assert ray.get(asked) == [mine] * SHARDS
 
 
+def test_challengers_answer_away_from_the_forecasts_and_shards_hear_of_it(ray_pool: Any) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    asked = np.arange(0, 5 * len(CAPACITY), 3)
+    turn = Turn(chosen={"sf_window_average": asked, "auto_ets": asked[:20], "prophet": asked[:3]}, steps=20, budget_s=60.0)
+
+    async def run() -> None:
+        silent, local = LocalPool(OPTIONS, SHARDS), LocalPool(OPTIONS, SHARDS)
+        for pool in (silent, local, ray_pool):
+            await pool.load(history())
+        told = [await pool.challenge(history(), turn) for pool in (local, ray_pool)]
+        for reports in told:
+            by_name = {report.name: report for report in reports}
+            assert (by_name["sf_window_average"].answered, by_name["auto_ets"].answered) == (len(asked), 20)
+            if find("prophet").available() is not None:
+                assert "tidegate[prophet]" in by_name["prophet"].failures[0]
+        for ahead in range(1, 13):
+            plain, one, other = [await pool.forecast(bucket(END_S + 300 * ahead), CAPACITY) for pool in (silent, local, ray_pool)]
+            assert_same(one, other)
+        assert not np.array_equal(plain.quantiles, one.quantiles), "what they said is heard"
+        for actor in ray_pool._actors:
+            assert not ray.get(actor.__ray_call__.remote(lambda _: "statsforecast" in __import__("sys").modules))
+
+        # a shard that died meanwhile is no reason to fail: it is found out and loaded by the next forecast
+        ray.kill(ray_pool._actors[0])
+        assert await ray_pool.challenge(history(), turn)
+        with pytest.raises(PoolLost, match="1 of 2 forecast workers died"):
+            await ray_pool.forecast(bucket(END_S + 300 * 13), CAPACITY)
+        await ray_pool.load(history())
+        await asyncio.gather(silent.close(), local.close())
+
+    run_within(170, run)
+
+
+def test_a_turn_whose_process_dies_or_hangs_is_a_failure_of_its_challengers(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # noqa: PLC0415  # after ray_pool has set its environment
+
+    turn = Turn(chosen={"auto_ets": np.arange(4)}, steps=20, budget_s=60.0)
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), 9)
+
+    def hang(*_: Any) -> None:
+        time.sleep(600)
+
+    async def run() -> None:
+        await ray_pool.load(history())
+        monkeypatch.setattr(ray_pool_module, "TURN_S", 15.0)
+        for body in (die, hang):
+            monkeypatch.setattr(ray_pool, "_challenge", ray.remote(num_cpus=0, max_calls=1, max_retries=0)(body))
+            (report,) = await ray_pool.challenge(history(), turn)
+            assert (report.name, report.asked, report.answered) == ("auto_ets", 4, 0)
+            assert report.failures[0].startswith("the turn's process was lost: ")
+        assert (await ray_pool.forecast(bucket(END_S + 300), CAPACITY)).vm_ids == tuple(CAPACITY)
+
+    run_within(170, run)
+
+
 def test_a_bug_in_a_worker_is_no_lost_worker(ray_pool: Any) -> None:
     async def run() -> None:
         await ray_pool.load(history())
@@ -204,7 +263,7 @@ def test_workers_are_told_of_events_and_so_is_who_replaces_one(ray_pool: Any) ->
 def test_training_runs_apart_and_its_model_outlives_the_actors(ray_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray  # noqa: PLC0415  # after ray_pool has set its environment
 
-    trained = ForecastEngine(ForecastOptions(statsforecast=False, ring=288)).retrain(history(buckets=200))
+    trained = ForecastEngine(ForecastOptions(ring=288)).retrain(history(buckets=200))
     assert trained is not None
     asked_with = []
 

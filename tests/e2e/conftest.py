@@ -126,6 +126,7 @@ def shared_ring() -> Iterator[Ring]:
             settings["clock"] |= clock
             if name == "coordinator":
                 settings |= {"ray": False, "cycle": {"stale_host_s": STALE_HOST_S}}
+                settings["forecast"] = {"challengers": ["auto_ets"], "challenge_every_s": 1800}
             if name == "host-0":
                 settings["exporter_address"] = f"127.0.0.1:{exporter_port}"
             fleet.configure(name, settings)

@@ -30,6 +30,16 @@ def test_the_coordinators_probes_and_metrics(ring: Any) -> None:
     ring.until(lambda: samples(ring.http.get("/metrics").text)["tidegate_frames_received_total", ()] > before, "frames go on coming in")
 
 
+def test_challengers_have_had_a_turn(ring: Any) -> None:
+    def answered() -> float:
+        found = samples(ring.http.get("/metrics").text)
+        if not found.get(("tidegate_challenge_turns_total", ()), 0.0):
+            return 0.0
+        return found.get(("tidegate_challenge_series_total", (("challenger", "auto_ets"), ("said", "true"))), 0.0)
+
+    ring.until(lambda: answered() >= 8, "auto_ets has answered", 120)
+
+
 def test_an_agents_metrics(ring: Any) -> None:
     def page() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         return samples(httpx.get(f"http://127.0.0.1:{ring.exporter_port}/metrics", timeout=10).text)

@@ -34,7 +34,7 @@ IDLE_MILLICORES, SURGE_MILLICORES = 600, 3000
 IDLE_BYTES, SURGE_BYTES = GIB, 3 * GIB
 QUOTA, BYTES = 1000, GIB * 3 // 2
 INITIAL = Allocation(vcpus=4, cpu_quota_millicores=QUOTA, memory_bytes=BYTES, net_rx_bits_per_s=50 * MBIT, net_tx_bits_per_s=50 * MBIT)
-FAST = ForecastOptions(boosting=False, statsforecast=False)
+FAST = ForecastOptions(boosting=False)
 
 
 def levels(values: list[int]) -> bytes:

@@ -104,7 +104,7 @@ def test_a_pool_that_was_told_of_an_event_foresees_it() -> None:
     calendar = Occurrences.of([(notice, NOW_S + 4 * BUCKET_S, NOW_S + 9 * BUCKET_S)])
     said = []
     for told in (Occurrences.none(), calendar):
-        pool = LocalPool(ForecastOptions(boosting=False, statsforecast=False, network=False, ring=96, replay=12))
+        pool = LocalPool(ForecastOptions(boosting=False, network=False, ring=96, replay=12))
         pool.announce_now(told, {"vm-1": Labels(client="aurora"), "vm-2": Labels(client="borealis")})
         pool.load_now(history)
         said.append(pool.forecast_now(bucket, dict.fromkeys(ids, [1e4] * 5)).mean[:, CPU])

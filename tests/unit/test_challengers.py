@@ -14,9 +14,7 @@ from coordinator.forecast.challengers import (
     CONCEPT,
     MOST_STEPS,
     Answer,
-    Board,
     Challenger,
-    ChallengerForecast,
     MissingExtra,
     Question,
     find,
@@ -216,53 +214,6 @@ def test_a_library_that_fails_as_a_whole_silences_its_member(monkeypatch: pytest
     said = run("random_forest", history(), np.array([0, 4]))
     assert np.isnan(said.mean).all()
     assert said.failures == ("RuntimeError: out of memory (2 series)",)
-
-
-def posted(issued_s: int, vm_ids: tuple[str, ...], value: float, steps: int = 24) -> ChallengerForecast:
-    mean = (value + np.arange(steps, dtype=np.float32)) * np.ones((len(vm_ids), 1), dtype=np.float32)
-    return ChallengerForecast(name="auto_ets", issued_s=issued_s, vm_ids=vm_ids, resource=np.ones(len(vm_ids), dtype=np.int64), mean=mean)
-
-
-def test_the_board_shows_the_part_of_a_forecast_that_lies_ahead() -> None:
-    board = Board(["auto_arima", "exponential smoothing"])
-    assert board.names == ("auto_arima", "auto_ets")
-    board.post(posted(END_S, ("b", "gone"), 100.0))
-    said = board.members(["a", "b"], END_S + 3 * BUCKET_S)
-    assert said.shape == (2, 2, N_RESOURCES, HORIZON_STEPS)
-    np.testing.assert_array_equal(said[1, 1, 1], 103.0 + np.arange(12))
-    assert np.isfinite(said).sum() == HORIZON_STEPS
-    late = board.members(["a", "b"], END_S + 20 * BUCKET_S)[1, 1, 1]
-    np.testing.assert_array_equal(late[:4], 120.0 + np.arange(4))
-    assert np.isnan(late[4:]).all()
-    assert np.isnan(board.members(["b"], END_S + 24 * BUCKET_S)).all()
-    assert np.isnan(board.members(["b"], END_S)).all()  # run out: forgotten for good
-
-
-def test_the_newer_forecast_counts_and_an_older_one_fills_in() -> None:
-    board = Board(["auto_ets"])
-    board.post(posted(END_S + 12 * BUCKET_S, ("a",), 500.0, steps=6))
-    board.post(posted(END_S, ("a", "b"), 100.0, steps=24))  # came late: it is the older one all the same
-    said = board.members(["a", "b"], END_S + 12 * BUCKET_S)[0, :, 1]
-    np.testing.assert_array_equal(said[0], [*range(500, 506), *range(118, 124)])
-    np.testing.assert_array_equal(said[1], 112.0 + np.arange(12))
-    assert np.isnan(posted(END_S, ("a",), 1.0).as_of(END_S - BUCKET_S)).all()
-    with pytest.raises(ValueError, match=r"'mstl'.*listens to auto_ets"):
-        board.post(replace(posted(END_S, ("a",), 1.0), name="mstl"))
-    with pytest.raises(ValueError, match="challenger 'oracle'"):
-        Board(["oracle"])
-
-
-def test_the_board_shows_the_quantiles_of_those_that_give_them() -> None:
-    board = Board(["auto_arima", "auto_ets"])
-    plain = posted(END_S, ("a", "b"), 100.0)
-    quantiles = (plain.mean[..., None] + np.arange(len(LEVELS))).astype(np.float32)
-    board.post(replace(plain, quantiles=quantiles))
-    board.post(replace(plain, name="auto_arima"))
-    said = board.quantiles(["b"], END_S + 20 * BUCKET_S)
-    assert said.shape == (2, 1, N_RESOURCES, HORIZON_STEPS, len(LEVELS))
-    np.testing.assert_array_equal(said[1, 0, 1, :4], quantiles[1, 20:])
-    assert np.isfinite(said).sum() == 4 * len(LEVELS)
-    assert np.isfinite(board.members(["b"], END_S)).sum() == 2 * HORIZON_STEPS
 
 
 def test_deciles_become_levels() -> None:

@@ -257,7 +257,7 @@ def test_who_is_shown_on_his_first_day_is_shown_nothing_of_the_newest_windows() 
 
 def test_what_a_forecaster_is_told_reaches_the_trees() -> None:
     days = LocalDays(zone=ZoneInfo("Europe/Berlin"))
-    forecaster = Forecaster(ForecastOptions(network=False, statsforecast=False, ring=300, replay=0, days=days))
+    forecaster = Forecaster(ForecastOptions(network=False, ring=300, replay=0, days=days))
     now_s = at(2026, 3, 2)
     forecaster.announce(Occurrences.of([(notice("acme", client="acme"), now_s + 3600, now_s + 7200)]))
     forecaster.label({"vm0": Labels(client="acme", app="shop")})
@@ -359,7 +359,7 @@ def test_a_queue_that_grows_foretells_demand() -> None:
 def test_the_engine_keeps_signals_through_starts_gaps_and_changes_of_the_fleet() -> None:
     start_s, ids = at(2026, 3, 2), ("a", "b", "c")
     mean, signals = queues(3, 3, seed=4)
-    options = ForecastOptions(statsforecast=False, network=False, ring=600, replay=12, examples=4000)
+    options = ForecastOptions(network=False, ring=600, replay=12, examples=4000)
     teacher = ForecastEngine(options)
     teacher.label({"a": Labels(client="acme")})
     model = teacher.retrain(history(*_upto(mean, signals, 2 * DAY, start_s), ids))

@@ -22,7 +22,7 @@ from coordinator.service.why import forecast_why_view
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS, MEMORY, MIB, RESOURCES
 
 T0 = 1_700_006_400 // 86_400 * 86_400
-LEAN = ForecastOptions(boosting=False, statsforecast=False, network=False, ring=600, replay=36)
+LEAN = ForecastOptions(boosting=False, network=False, ring=600, replay=36)
 SCALE = np.array([1000.0, 512.0 * MIB, 1e6, 1e7, 1e7])
 CEILING = [4000.0, 4096.0 * MIB, math.nan, math.nan, math.nan]
 SHOWN = [LEVELS.index(0.5), *BAND]
@@ -174,7 +174,7 @@ def test_explaining_changes_nothing() -> None:
 
 
 def test_the_network_is_told_apart_from_the_pool() -> None:
-    engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=48, examples=2000))
+    engine = ForecastEngine(ForecastOptions(boosting=False, ring=600, replay=48, examples=2000))
     mean = fleet(8, 150)
     engine.load(history(mean[..., :-9]))
     assert told(engine, "vm0").resources[0].targets[0].parts[0].network is None

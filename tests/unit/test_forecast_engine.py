@@ -15,7 +15,7 @@ from shared.model import Mode
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS
 
 T0 = 1_700_006_400 // 86_400 * 86_400  # midnight
-LEAN = ForecastOptions(boosting=False, statsforecast=False, ring=1200, replay=24)
+LEAN = ForecastOptions(boosting=False, ring=1200, replay=24)
 ALL_LEVELS = slice(None)
 
 
@@ -194,7 +194,7 @@ def test_a_daily_surge_is_seen_before_it_comes() -> None:
     for day in range(days):
         surging[0, :, day * 288 + surge.start : day * 288 + surge.stop] *= 4.0
     now = (days - 1) * 288 + surge.start - 3  # a quarter of an hour ahead of it
-    options = ForecastOptions(boosting=False, statsforecast=False, ring=1500, replay=300)
+    options = ForecastOptions(boosting=False, ring=1500, replay=300)
 
     def issue(data: np.ndarray) -> ForecastBlock:
         engine = ForecastEngine(options)
@@ -245,7 +245,7 @@ def test_options_are_bounded() -> None:
 
 
 def test_a_network_that_does_worse_is_not_taken() -> None:
-    options = ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=24, examples=8000)
+    options = ForecastOptions(boosting=False, ring=600, replay=24, examples=8000)
     past = history(noise(12, 500), T0)
     good = ForecastEngine(options).retrain(past)
     assert good is not None

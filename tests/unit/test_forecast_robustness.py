@@ -12,7 +12,7 @@ from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, H
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 END_S = 1_700_006_400 // 86_400 * 86_400
-LEAN = ForecastOptions(boosting=False, statsforecast=False, ring=200, replay=14)
+LEAN = ForecastOptions(boosting=False, ring=200, replay=14)
 BUCKETS = 150
 LIVE = 14  # more than a horizon, so that every step is scored live
 CAPACITY = 5_000.0

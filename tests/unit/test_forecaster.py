@@ -14,7 +14,7 @@ from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, HistoryBlock, No
 from shared.units import BUCKET_S, CPU, MIB
 
 T0 = 1_700_006_400 // 86_400 * 86_400
-LEAN = ForecastOptions(boosting=False, statsforecast=False, network=False, ring=600, replay=24)
+LEAN = ForecastOptions(boosting=False, network=False, ring=600, replay=24)
 SCALE = np.array([1000.0, 512.0 * MIB, 1e6, 1e7, 1e7])
 SMALL, LARGE = [4000.0, 4096.0 * MIB, np.nan, np.nan, np.nan], [16000.0, 65536.0 * MIB, np.nan, np.nan, np.nan]
 MIDDLE = LEVELS.index(0.5)
@@ -130,10 +130,10 @@ def test_a_training_learns_no_spike_and_keeps_a_new_level() -> None:
 
 
 def test_models_travel() -> None:
-    trained = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0, examples=8000))
+    trained = Forecaster(ForecastOptions(boosting=False, ring=600, replay=0, examples=8000))
     models = trained.retrain(history(fleet(12, 400), SMALL))
     assert models is not None
-    other = Forecaster(ForecastOptions(boosting=False, statsforecast=False, ring=600, replay=0, examples=8000))
+    other = Forecaster(ForecastOptions(boosting=False, ring=600, replay=0, examples=8000))
     other.install(models)
     other.load(history(fleet(12, 400), SMALL))
     ids = tuple(f"vm{i}" for i in range(12))

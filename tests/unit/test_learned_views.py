@@ -323,7 +323,7 @@ def test_every_reason_is_put_in_words_by_the_coordinator_alone(reason: NoForecas
 
 
 def test_why_from_a_real_engine_and_from_another_forecast_than_the_coordinators() -> None:
-    engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, network=False, ring=96, replay=12))
+    engine = ForecastEngine(ForecastOptions(boosting=False, network=False, ring=96, replay=12))
     values = np.full((1, 5), 500.0)
     for i in range(40):
         bucket = BucketBlock(

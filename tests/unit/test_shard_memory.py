@@ -25,7 +25,7 @@ from shared.units import GIB, MIB
 
 VMS = tuple(f"vm-{i}" for i in range(40))
 END_S = 1_700_000_100 // 300 * 300
-OPTIONS = ForecastOptions(boosting=False, statsforecast=False, ring=288, replay=13)
+OPTIONS = ForecastOptions(boosting=False, ring=288, replay=13)
 
 
 def history(vm_ids: tuple[str, ...] = VMS, buckets: int = 288) -> HistoryBlock:

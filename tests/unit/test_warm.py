@@ -35,7 +35,7 @@ def test_a_second_process_compiles_nothing() -> None:
         "import numpy as np\n"
         "names = tuple('abcdefg')\n"
         "with warm.compiling() as seen:\n"
-        "    engine = ForecastEngine(ForecastOptions(boosting=False, statsforecast=False, ring=400, replay=3))\n"
+        "    engine = ForecastEngine(ForecastOptions(boosting=False, ring=400, replay=3))\n"
         "    engine.load(warm._history(names, np.ones(400, dtype=np.float32)))\n"
         "    for ahead in range(1, 4):\n"
         "        engine.advance(warm._bucket(names, warm._END_S + ahead * 300), {})\n"

@@ -28,6 +28,7 @@ class ProphetModel:
 
     name: str = "prophet"
     history: int = 2 * 2016
+    alone: bool = True
 
     def available(self) -> str | None:
         """Why it cannot run here."""

@@ -35,6 +35,7 @@ class StatsForecastModel:
     history: int = DAY
     least: int = LEAST_READINGS
     needs: tuple[str, ...] = ()
+    alone: bool = True
 
     def available(self) -> str | None:
         """Why it cannot run here."""

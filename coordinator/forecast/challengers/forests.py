@@ -25,6 +25,7 @@ class TreeEnsemble:
     mode: str
     pairs: int = 12_000
     history: int = 2016
+    alone: bool = False
 
     def available(self) -> str | None:
         """Why it cannot run here."""

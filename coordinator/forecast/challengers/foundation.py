@@ -31,6 +31,7 @@ class FoundationModel:
     """One for all series, nothing to tune."""
 
     name: str = "fracast"
+    alone: bool = False  # it does, but loads its weights for each question
 
     def available(self) -> str | None:
         """Why it cannot run here."""

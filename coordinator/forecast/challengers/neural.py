@@ -61,6 +61,7 @@ class NeuralModel:
     name: str
     model: str
     training_steps: int = 200
+    alone: bool = False
 
     def available(self) -> str | None:
         """Why it cannot run here."""

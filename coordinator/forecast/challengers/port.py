@@ -1,14 +1,14 @@
 """What a challenger is asked and what it answers.
 
 A challenger is a model that is too dear for the tick (milliseconds to seconds a series): it forecasts some series now and then, elsewhere
-than the tick, far enough ahead to be of use until its next turn. Its answer is one more member for those series, scored and calibrated
-like any other (board.py), so it can only help. Challengers are pure in the sense of the package (same question and seed, same answer); what
-the libraries behind them do with files and clocks stays behind this port. Axes: n series, b bucket, h step, q level of LEVELS.
+than the tick, far enough ahead to be of use until its next turn. Its answer is weighed against the pool's for those series, by what both
+were worth there (board.py, forecast/challenged.py). Challengers are pure in the sense of the package (same question and seed, same answer);
+what the libraries behind them do with files and clocks stays behind this port. Axes: n series, b bucket, h step, q level of LEVELS.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -76,22 +76,11 @@ class ChallengerForecast:
     quantiles: F32 | None = None
     failures: tuple[str, ...] = ()
 
-    def as_of(self, now_s: int) -> F32:
-        """The next hour float32[n, 12] as this forecast sees it from `now_s`, a multiple of 300; NaN before it and beyond its end."""
-        return self._hour(self.mean, now_s)
-
-    def quantiles_as_of(self, now_s: int) -> F32 | None:
-        """Likewise float32[n, 12, q]; None when it gave none."""
-        return None if self.quantiles is None else self._hour(self.quantiles, now_s)
-
-    def _hour(self, said: F32, now_s: int) -> F32:
-        first = (now_s - self.issued_s) // BUCKET_S
-        out = np.full((len(said), HORIZON_STEPS, *said.shape[2:]), np.nan, dtype=np.float32)
-        if first < 0:
-            return out
-        left = said[:, first : first + HORIZON_STEPS]
-        out[:, : left.shape[1]] = left
-        return out
+    def select(self, rows: NDArray[np.int64]) -> ChallengerForecast:
+        """The same with only these rows, in this order."""
+        quantiles = None if self.quantiles is None else self.quantiles[rows]
+        vm_ids = tuple(self.vm_ids[row] for row in rows)
+        return replace(self, vm_ids=vm_ids, resource=self.resource[rows], mean=self.mean[rows], quantiles=quantiles)
 
 
 class Challenger(Protocol):
@@ -100,6 +89,11 @@ class Challenger(Protocol):
     @property
     def name(self) -> str:
         """Its name in the registry."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether it looks at each series alone: then a long question may be put in parts, and cut short."""
         ...
 
     def available(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.events.apply import with_events
 from coordinator.forecast.events.effects import EventEffects, Lift
 from coordinator.forecast.events.model import Labels, Occurrences
@@ -98,6 +99,10 @@ class EventShard:
             )
             resources.append(msgspec.structs.replace(part, events=events, events_added=all_known(added[r]) if added[r].any() else ()))
         return msgspec.structs.replace(why, resources=tuple(resources))
+
+    def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
+        """See the port; they too speak of load without events."""
+        self.engine.post(forecasts)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         here = set(vm_ids)
