@@ -23,7 +23,7 @@ from coordinator.forecast.aggregate import replay
 from coordinator.forecast.aggregate.answer import AggregateForecast
 from coordinator.forecast.aggregate.features import centre_features, width_features
 from coordinator.forecast.aggregate.groups import KINDS, NOWHERE, GroupKey, Membership, Roster, homes
-from coordinator.forecast.aggregate.laws import PART_OF_STEP, PRIOR_SHAPE, TAU, Reservoir, Ridge
+from coordinator.forecast.aggregate.laws import PART_OF_STEP, PRIOR_SHAPE, TAU, Reservoir, Ridge, added_law
 from coordinator.forecast.aggregate.ledger import GroupLedger
 from coordinator.forecast.aggregate.store import DAY, WINDOW, MemberStore
 from coordinator.forecast.rows import NEW, take_rows
@@ -45,6 +45,7 @@ CENTRE_CLIP: Final = 5.0  # the centre's law is about usual days, not about the 
 CLIP: Final = 10.0  # errors beyond this many widths are clipped where laws are learned
 # width = exp(intercept + ...): -.6 = log of the geometric mean of |error| / deviation; the rest as in features.width_features
 WIDTH_PRIOR: Final = (-0.6, 0.15, 0.6, 0.0, 0.0, 0.0)
+OWN_SHARE: Final = 0.5
 BAND: Final = (LEVELS.index(0.1), LEVELS.index(0.9))
 _STEPS: Final = np.arange(HORIZON_STEPS)
 _LEAST: Final = 1e-9  # demand that even an idle VM stands for, so that shares of nothing are defined
@@ -135,7 +136,7 @@ class Aggregator:
         at = np.array([place.get(vm_id, -1) for vm_id in bucket.vm_ids], dtype=np.int64)
         mean, stddev = take_rows(forecast.mean, at, 0, np.nan), take_rows(forecast.stddev, at, 0, np.nan)
         reason = take_rows(forecast.reason, at, 0, NoForecast.ALL_UNKNOWN)
-        quantiles, peaks, centre = self._issue(rows, mean, stddev)
+        quantiles, peaks, centre = self._issue(rows, mean, stddev, take_rows(forecast.quantiles, at, 0, np.nan))
         return self._block(rows, reason, centre, quantiles, peaks)
 
     # ---- who is where
@@ -251,7 +252,7 @@ class Aggregator:
         known = ~np.isnan(scaled)
         ledger.compare(np.clip(plain_error, -CLIP, CLIP), said(ledger.lean))
         ledger.cover(scaled, said(ledger.band))
-        self._correct(ledger.offset, scaled, self._shape.shape)
+        self._correct(ledger.offset, scaled, self._blend(self._shape.shape + ledger.offset, said(ledger.beside) - shift[..., None]))
         self._shape.add(scaled)
         self._centre.learn(said(ledger.centre_x), np.clip(np.nan_to_num(plain_error), -CENTRE_CLIP, CENTRE_CLIP), known)
         error = np.clip(scaled, -CLIP, CLIP) * relative
@@ -273,18 +274,26 @@ class Aggregator:
             width = ledger.width[ahead] * ledger.unit[ahead]
             centre = ledger.plain[ahead] + ledger.shift[ahead] * width
             scaled[..., step] = (highest[..., step] - centre.max(axis=-1)) / width.max(axis=-1)
-        self._correct(ledger.peak_offset, scaled, self._peak_shape.shape)
+        self._correct(ledger.peak_offset, scaled, self._peak_shape.shape + ledger.peak_offset)
         self._peak_shape.add(scaled)
 
     @staticmethod
-    def _correct(offset: F64, scaled: F64, shape: F64) -> None:
-        """Own correction: up by a miss, down by a hit, in the ratio of the level."""
-        missed = scaled[..., None] > shape + offset
+    def _blend(own: F64, beside: F64) -> F64:
+        """Half way between the bands that the sums' errors make and those that the members' quantiles make, all in widths."""
+        return np.where(np.isnan(beside), own, OWN_SHARE * own + (1.0 - OWN_SHARE) * beside)
+
+    @staticmethod
+    def _correct(offset: F64, scaled: F64, said: F64) -> None:
+        """Own correction: up by a miss of what was said, down by a hit, in the ratio of the level."""
+        missed = scaled[..., None] > said
         moved = np.clip(offset * TRACK_LEAK + np.where(missed, _MISS, _HIT), -TRACK_LIMIT, TRACK_LIMIT)
         np.copyto(offset, moved, where=~np.isnan(scaled)[..., None])
 
-    def _issue(self, rows: NDArray[np.int64], mean: F32, stddev: F32) -> tuple[F64, F64, F64]:
-        """(quantiles, peak quantiles [g, r, h, q], centre [g, r, h]) of all groups from the forecasts [n, r, h] of the VMs in `rows`."""
+    def _issue(self, rows: NDArray[np.int64], mean: F32, stddev: F32, law: F32 | None = None) -> tuple[F64, F64, F64]:
+        """(quantiles, peak quantiles [g, r, h, q], centre [g, r, h]) of all groups from the forecasts [n, r, h] of the VMs in `rows`.
+
+        law: the VMs' quantiles [n, r, h, q]; None = not known, bands come from the sums' own errors alone.
+        """
         ledger, store, roster = self._ledger, self._store, self._roster
         one_step_error = ledger.sums[store.bucket] - ledger.plain[store.issue, :, :, 0]
         store.remember(rows, mean, stddev)
@@ -305,6 +314,13 @@ class Aggregator:
         centre = np.maximum(plain + ledger.shift[at] * width, 0.0)
         scale = width[..., None]
         z = np.maximum.accumulate(self._shape.shape + ledger.offset, axis=-1)
+        ledger.beside[at] = np.nan
+        if law is not None:
+            whole: F32 = np.full((len(self._home), *law.shape[1:]), np.nan, dtype=np.float32)
+            whole[rows] = law
+            members = added_law(roster.vms, roster.starts, roster.counts, whole)
+            ledger.beside[at, roster.rows] = (members - plain[roster.rows][..., None]) / width[roster.rows][..., None]
+        z = self._blend(z, ledger.beside[at] - ledger.shift[at][..., None])
         ledger.band[at] = z[..., BAND]
         top = np.full((len(ledger), N_RESOURCES), np.nan)
         top[roster.rows] = roster.sum(np.where(np.isnan(self._store.capacity), np.inf, self._store.capacity))
