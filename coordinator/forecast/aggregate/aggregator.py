@@ -4,7 +4,9 @@ Centre: the sum of the members' means (coherent with the VMs), moved by what a d
 its last hours, the same time yesterday, its errors of late), as far as rolling validation over all groups says that it helps.
 Spread: never a sum of quantiles, and no assumed correlation. Each group's realised errors, measured in the error independent
 members would make, show by themselves how far its members move together: a learned width, a pooled shape and an own correction per
-step and level (adaptive conformal inference, Gibbs and Candes 2021) turn them into bands. See laws.py, ledger.py.
+step and level (adaptive conformal inference, Gibbs and Candes 2021) turn them into bands. Half of a band comes from there, half from the
+members' own quantiles, added as those of independent members and widened as far as members were seen to move together: bursts of a few
+members show in those before they show in any error of the sum. See laws.py, ledger.py.
 
 When members come, go or migrate, the group's past is re-summed for the members it has now. Pure, no randomness: same input, same bytes.
 State is a cache: `load` rebuilds it. O(v) per bucket. Axes: g group, r resource, h step, q level.
@@ -23,7 +25,7 @@ from coordinator.forecast.aggregate import replay
 from coordinator.forecast.aggregate.answer import AggregateForecast
 from coordinator.forecast.aggregate.features import centre_features, width_features
 from coordinator.forecast.aggregate.groups import KINDS, NOWHERE, GroupKey, Membership, Roster, homes
-from coordinator.forecast.aggregate.laws import PART_OF_STEP, PRIOR_SHAPE, TAU, Reservoir, Ridge, added_law
+from coordinator.forecast.aggregate.laws import PART_OF_STEP, PRIOR_SHAPE, TAU, Reservoir, Ridge
 from coordinator.forecast.aggregate.ledger import GroupLedger
 from coordinator.forecast.aggregate.store import DAY, WINDOW, MemberStore
 from coordinator.forecast.rows import NEW, take_rows
@@ -45,8 +47,9 @@ CENTRE_CLIP: Final = 5.0  # the centre's law is about usual days, not about the 
 CLIP: Final = 10.0  # errors beyond this many widths are clipped where laws are learned
 # width = exp(intercept + ...): -.6 = log of the geometric mean of |error| / deviation; the rest as in features.width_features
 WIDTH_PRIOR: Final = (-0.6, 0.15, 0.6, 0.0, 0.0, 0.0)
-OWN_SHARE: Final = 0.5
+OWN_SHARE: Final = 0.5  # of the bands that the sums' own errors make; the rest is what the members' quantiles make
 BAND: Final = (LEVELS.index(0.1), LEVELS.index(0.9))
+MIDDLE: Final = LEVELS.index(0.5)
 _STEPS: Final = np.arange(HORIZON_STEPS)
 _LEAST: Final = 1e-9  # demand that even an idle VM stands for, so that shares of nothing are defined
 _SUMMED_AT_ONCE: Final = 1 << 21  # values: bounds the scratch memory to some 16 MiB
@@ -314,12 +317,7 @@ class Aggregator:
         centre = np.maximum(plain + ledger.shift[at] * width, 0.0)
         scale = width[..., None]
         z = np.maximum.accumulate(self._shape.shape + ledger.offset, axis=-1)
-        ledger.beside[at] = np.nan
-        if law is not None:
-            whole: F32 = np.full((len(self._home), *law.shape[1:]), np.nan, dtype=np.float32)
-            whole[rows] = law
-            members = added_law(roster.vms, roster.starts, roster.counts, whole)
-            ledger.beside[at, roster.rows] = (members - plain[roster.rows][..., None]) / width[roster.rows][..., None]
+        ledger.beside[at] = (self._members_law(rows, law, ledger.width[at]) - plain[..., None]) / width[..., None]
         z = self._blend(z, ledger.beside[at] - ledger.shift[at][..., None])
         ledger.band[at] = z[..., BAND]
         top = np.full((len(ledger), N_RESOURCES), np.nan)
@@ -330,6 +328,27 @@ class Aggregator:
         # whatever one bucket may reach, the highest of several may
         peaks = np.maximum.accumulate(np.maximum(highest, quantiles), axis=-2)
         return quantiles, np.clip(peaks, 0.0, top[..., None, None]), centre
+
+    def _members_law(self, rows: NDArray[np.int64], law: F32 | None, relative: F32) -> F64:
+        """Quantiles [g, r, h, q] that those of the members let expect of the sum; NaN where they are not known.
+
+        Medians add; distances from them add level by level as deviations of independent members do, so that each side keeps its own reach,
+        and one burster among idle members its own law. relative [g, r, h]: the width in units; what it has beyond that of independent
+        members comes from their moving together, and widens the sum.
+        """
+        out = np.full((*relative.shape, len(TAU)), np.nan)
+        if law is None:
+            return out
+        middle = law[..., MIDDLE, None]
+        parts = np.concatenate([middle, (law - middle) ** 2], axis=-1)
+        whole: F32 = np.full((len(self._home), *parts.shape[1:]), np.nan, dtype=np.float32)
+        whole[rows] = parts
+        added = self._roster.sum(whole)
+        spoken = self._roster.sum(~np.isnan(whole[..., :1])) > 0
+        together = np.maximum(relative[self._roster.rows] * np.exp(-WIDTH_PRIOR[0]), 1.0)
+        away = np.sqrt(added[..., 1:]) * together[..., None] * np.sign(TAU - 0.5)
+        out[self._roster.rows] = np.where(spoken, added[..., :1] + away, np.nan)
+        return out
 
     def _skip_to(self, start_s: int) -> None:
         """Empty buckets for those that never came; beyond the window only its length matters."""

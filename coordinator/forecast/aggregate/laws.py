@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 TAU: Final = np.array(LEVELS)
-_MIDDLE: Final = LEVELS.index(0.5)
 PART_OF_STEP: Final = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2])  # near, middle, far: laws are learned for each
 PART_STARTS: Final = np.array([0, 2, 6])
 PARTS: Final = 3
@@ -108,31 +106,3 @@ class Reservoir:
         same = empirical * self._prior > 0
         factor = np.exp(trust * np.log(np.where(same, empirical / np.where(same, self._prior, 1.0), 1.0)))
         self.shape = np.maximum.accumulate(np.where(same, self._prior * factor, mixed), axis=-1)
-
-
-@njit(cache=True)
-def added_law(vms: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64], law: F32) -> F64:
-    """Quantiles float64[groups, r, 12, q] of sums over members vms[starts[g] : starts[g] + counts[g]] with quantiles float32[v, r, 12, q].
-
-    Medians add; distances from them add level by level as deviations of independent members do, so that each side keeps its own reach and
-    one burster among idle members its own law. Members without a forecast are left out; NaN where none has one.
-    """
-    r, h, q = law.shape[1:]
-    out = np.zeros((len(starts), r, h, q))
-    for g in range(len(starts)):
-        for i in range(r):
-            for step in range(h):
-                middle, spoken = 0.0, 0
-                for member in vms[starts[g] : starts[g] + counts[g]]:
-                    said = law[member, i, step]
-                    if np.isnan(said[_MIDDLE]):
-                        continue
-                    spoken += 1
-                    middle += said[_MIDDLE]
-                    for level in range(q):
-                        away = said[level] - said[_MIDDLE]
-                        out[g, i, step, level] += away * away
-                for level in range(q):
-                    away = np.sqrt(out[g, i, step, level])
-                    out[g, i, step, level] = middle + (away if level > _MIDDLE else -away) if spoken else np.nan
-    return out
