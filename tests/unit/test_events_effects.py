@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coordinator.forecast.events.apply import with_events
 from coordinator.forecast.events.effects import EventEffects
-from coordinator.forecast.events.kernels import AFTER, PHASES, phase
+from coordinator.forecast.events.kernels import AFTER, PHASES, onset, phase
 from coordinator.forecast.events.model import Effect, Labels, Notice, Occurrences, Scope
 from coordinator.forecast.events.replay import without_events
 from coordinator.forecast.events.shard import EventShard
@@ -141,6 +141,32 @@ def test_a_declared_effect_serves_until_something_was_measured() -> None:
         after.append(float(night.foretold((day + 1) * DAY_S + NIGHT_S)[0, 0]))
     assert 500.0 < after[-1] < after[0] < 1500.0
     assert after[-1] < 700.0
+
+
+def test_a_declared_height_of_something_long_is_climbed_to_and_left_again() -> None:
+    long = [(notice(cpu=1500.0), DAY_S + NIGHT_S, DAY_S + NIGHT_S + 30 * BUCKET_S)]
+    night = Night(1, long, [0.0], CPU)
+    first = night.foretold(DAY_S + NIGHT_S)[0]
+    assert np.all(np.diff(first[:10]) > 0)
+    assert 0.6 * 1500.0 < first[0] < 0.7 * 1500.0
+    assert first[10] == pytest.approx(1500.0)
+    for buckets in (1, 2, 9, 12):  # a job of up to an hour starts at once
+        assert all(onset(t, buckets) == 1.0 for t in range(buckets))
+    course = [onset(t, 30) for t in range(30)]
+    assert course == course[::-1]
+    assert onset(40, 30) == 1.0  # what overruns has no course of its own
+
+
+def test_one_noisy_bucket_does_not_become_the_course_of_an_occurrence() -> None:
+    night = Night(1, nightly(1, 2, 3), [500.0], CPU)
+    night.go(*around(1), at_night)
+    night.go(*around(2), at_night)
+    begin = 3 * DAY_S + NIGHT_S
+    night.go(around(3)[0], begin + 3 * BUCKET_S, lambda _: True)
+    before = night.foretold(begin + 3 * BUCKET_S)[0, 1]
+    night.amount = np.array([540.0])
+    night.go(begin + 3 * BUCKET_S, begin + 4 * BUCKET_S, lambda _: True)
+    assert night.foretold(begin + 4 * BUCKET_S)[0, 1] - before < 0.75 * 40.0
 
 
 def test_a_declared_factor_is_of_the_level() -> None:

@@ -4,7 +4,9 @@ Centre: the sum of the members' means (coherent with the VMs), moved by what a d
 its last hours, the same time yesterday, its errors of late), as far as rolling validation over all groups says that it helps.
 Spread: never a sum of quantiles, and no assumed correlation. Each group's realised errors, measured in the error independent
 members would make, show by themselves how far its members move together: a learned width, a pooled shape and an own correction per
-step and level (adaptive conformal inference, Gibbs and Candes 2021) turn them into bands. See laws.py, ledger.py.
+step and level (adaptive conformal inference, Gibbs and Candes 2021) turn them into bands. Half of a band comes from there, half from the
+members' own quantiles, added as those of independent members and widened as far as members were seen to move together: bursts of a few
+members show in those before they show in any error of the sum. See laws.py, ledger.py.
 
 When members come, go or migrate, the group's past is re-summed for the members it has now. Pure, no randomness: same input, same bytes.
 State is a cache: `load` rebuilds it. O(v) per bucket. Axes: g group, r resource, h step, q level.
@@ -45,7 +47,9 @@ CENTRE_CLIP: Final = 5.0  # the centre's law is about usual days, not about the 
 CLIP: Final = 10.0  # errors beyond this many widths are clipped where laws are learned
 # width = exp(intercept + ...): -.6 = log of the geometric mean of |error| / deviation; the rest as in features.width_features
 WIDTH_PRIOR: Final = (-0.6, 0.15, 0.6, 0.0, 0.0, 0.0)
+OWN_SHARE: Final = 0.5  # of the bands that the sums' own errors make; the rest is what the members' quantiles make
 BAND: Final = (LEVELS.index(0.1), LEVELS.index(0.9))
+MIDDLE: Final = LEVELS.index(0.5)
 _STEPS: Final = np.arange(HORIZON_STEPS)
 _LEAST: Final = 1e-9  # demand that even an idle VM stands for, so that shares of nothing are defined
 _SUMMED_AT_ONCE: Final = 1 << 21  # values: bounds the scratch memory to some 16 MiB
@@ -135,7 +139,7 @@ class Aggregator:
         at = np.array([place.get(vm_id, -1) for vm_id in bucket.vm_ids], dtype=np.int64)
         mean, stddev = take_rows(forecast.mean, at, 0, np.nan), take_rows(forecast.stddev, at, 0, np.nan)
         reason = take_rows(forecast.reason, at, 0, NoForecast.ALL_UNKNOWN)
-        quantiles, peaks, centre = self._issue(rows, mean, stddev)
+        quantiles, peaks, centre = self._issue(rows, mean, stddev, take_rows(forecast.quantiles, at, 0, np.nan))
         return self._block(rows, reason, centre, quantiles, peaks)
 
     # ---- who is where
@@ -251,7 +255,7 @@ class Aggregator:
         known = ~np.isnan(scaled)
         ledger.compare(np.clip(plain_error, -CLIP, CLIP), said(ledger.lean))
         ledger.cover(scaled, said(ledger.band))
-        self._correct(ledger.offset, scaled, self._shape.shape)
+        self._correct(ledger.offset, scaled, self._blend(self._shape.shape + ledger.offset, said(ledger.beside) - shift[..., None]))
         self._shape.add(scaled)
         self._centre.learn(said(ledger.centre_x), np.clip(np.nan_to_num(plain_error), -CENTRE_CLIP, CENTRE_CLIP), known)
         error = np.clip(scaled, -CLIP, CLIP) * relative
@@ -273,18 +277,26 @@ class Aggregator:
             width = ledger.width[ahead] * ledger.unit[ahead]
             centre = ledger.plain[ahead] + ledger.shift[ahead] * width
             scaled[..., step] = (highest[..., step] - centre.max(axis=-1)) / width.max(axis=-1)
-        self._correct(ledger.peak_offset, scaled, self._peak_shape.shape)
+        self._correct(ledger.peak_offset, scaled, self._peak_shape.shape + ledger.peak_offset)
         self._peak_shape.add(scaled)
 
     @staticmethod
-    def _correct(offset: F64, scaled: F64, shape: F64) -> None:
-        """Own correction: up by a miss, down by a hit, in the ratio of the level."""
-        missed = scaled[..., None] > shape + offset
+    def _blend(own: F64, beside: F64) -> F64:
+        """Half way between the bands that the sums' errors make and those that the members' quantiles make, all in widths."""
+        return np.where(np.isnan(beside), own, OWN_SHARE * own + (1.0 - OWN_SHARE) * beside)
+
+    @staticmethod
+    def _correct(offset: F64, scaled: F64, said: F64) -> None:
+        """Own correction: up by a miss of what was said, down by a hit, in the ratio of the level."""
+        missed = scaled[..., None] > said
         moved = np.clip(offset * TRACK_LEAK + np.where(missed, _MISS, _HIT), -TRACK_LIMIT, TRACK_LIMIT)
         np.copyto(offset, moved, where=~np.isnan(scaled)[..., None])
 
-    def _issue(self, rows: NDArray[np.int64], mean: F32, stddev: F32) -> tuple[F64, F64, F64]:
-        """(quantiles, peak quantiles [g, r, h, q], centre [g, r, h]) of all groups from the forecasts [n, r, h] of the VMs in `rows`."""
+    def _issue(self, rows: NDArray[np.int64], mean: F32, stddev: F32, law: F32 | None = None) -> tuple[F64, F64, F64]:
+        """(quantiles, peak quantiles [g, r, h, q], centre [g, r, h]) of all groups from the forecasts [n, r, h] of the VMs in `rows`.
+
+        law: the VMs' quantiles [n, r, h, q]; None = not known, bands come from the sums' own errors alone.
+        """
         ledger, store, roster = self._ledger, self._store, self._roster
         one_step_error = ledger.sums[store.bucket] - ledger.plain[store.issue, :, :, 0]
         store.remember(rows, mean, stddev)
@@ -305,6 +317,8 @@ class Aggregator:
         centre = np.maximum(plain + ledger.shift[at] * width, 0.0)
         scale = width[..., None]
         z = np.maximum.accumulate(self._shape.shape + ledger.offset, axis=-1)
+        ledger.beside[at] = (self._members_law(rows, law, ledger.width[at]) - plain[..., None]) / width[..., None]
+        z = self._blend(z, ledger.beside[at] - ledger.shift[at][..., None])
         ledger.band[at] = z[..., BAND]
         top = np.full((len(ledger), N_RESOURCES), np.nan)
         top[roster.rows] = roster.sum(np.where(np.isnan(self._store.capacity), np.inf, self._store.capacity))
@@ -314,6 +328,27 @@ class Aggregator:
         # whatever one bucket may reach, the highest of several may
         peaks = np.maximum.accumulate(np.maximum(highest, quantiles), axis=-2)
         return quantiles, np.clip(peaks, 0.0, top[..., None, None]), centre
+
+    def _members_law(self, rows: NDArray[np.int64], law: F32 | None, relative: F32) -> F64:
+        """Quantiles [g, r, h, q] that those of the members let expect of the sum; NaN where they are not known.
+
+        Medians add; distances from them add level by level as deviations of independent members do, so that each side keeps its own reach,
+        and one burster among idle members its own law. relative [g, r, h]: the width in units; what it has beyond that of independent
+        members comes from their moving together, and widens the sum.
+        """
+        out = np.full((*relative.shape, len(TAU)), np.nan)
+        if law is None:
+            return out
+        middle = law[..., MIDDLE, None]
+        parts = np.concatenate([middle, (law - middle) ** 2], axis=-1)
+        whole: F32 = np.full((len(self._home), *parts.shape[1:]), np.nan, dtype=np.float32)
+        whole[rows] = parts
+        added = self._roster.sum(whole)
+        spoken = self._roster.sum(~np.isnan(whole[..., :1])) > 0
+        together = np.maximum(relative[self._roster.rows] * np.exp(-WIDTH_PRIOR[0]), 1.0)
+        away = np.sqrt(added[..., 1:]) * together[..., None] * np.sign(TAU - 0.5)
+        out[self._roster.rows] = np.where(spoken, added[..., :1] + away, np.nan)
+        return out
 
     def _skip_to(self, start_s: int) -> None:
         """Empty buckets for those that never came; beyond the window only its length matters."""

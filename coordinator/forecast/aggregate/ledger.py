@@ -1,7 +1,7 @@
 """State per group: sums over its members now, what was said of them, and what the group learned of itself. Pure.
 
 `sums`, `plain` and `unit` are always those of the present members, re-summed from the members' own past when they change; all
-else is kept in the group's unit, so that it stays valid when members come and go. Bounded: about 12 KB a resource and group.
+else is kept in the group's unit, so that it stays valid when members come and go. Bounded: about 17 KB a resource and group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLEET_EVIDENCE: Final = 100.0
 SHARPNESS: Final = 16.0  # a ratio of .95 gives a share of .6, 1.05 one of .2
 HANDICAP: Final = 1.03  # to lean must pay before it is done
 _STEPS: Final = np.arange(HORIZON_STEPS)
-_BY_TIME: Final = ("sums", "plain", "unit", "shift", "lean", "width", "centre_x", "width_x", "band")
+_BY_TIME: Final = ("sums", "plain", "unit", "shift", "beside", "lean", "width", "centre_x", "width_x", "band")
 _BY_GROUP: Final = ("bias", "errors", "weight", "losses", "offset", "peak_offset", "covered", "heard")
 
 
@@ -39,6 +39,7 @@ class GroupLedger:
         self.plain: F64 = np.full((i, 0, r, h), np.nan)  # sum of the members' means, ring as MemberStore.mean
         self.unit: F64 = np.full((i, 0, r, h), np.nan)  # root of the sum of their variances
         self.shift: F32 = np.full((i, 0, r, h), np.nan, dtype=np.float32)  # centre minus plain, in widths
+        self.beside: F32 = np.full((i, 0, r, h, len(TAU)), np.nan, dtype=np.float32)  # the members' law minus plain, in widths
         self.lean: F32 = np.full((i, 0, r, h), np.nan, dtype=np.float32)  # the same if the centre's law were followed in full
         self.width: F32 = np.full((i, 0, r, h), np.nan, dtype=np.float32)  # usual size of an error, in units
         self.centre_x: NDArray[np.float16] = np.full((i, 0, r, h, CENTRE_FEATURES), np.nan, dtype=np.float16)

@@ -25,6 +25,7 @@ KINDS: Final = 2 * N_RESOURCES
 FORMS: Final = 3
 LEVELS_OF_POOLING: Final = 4  # category, client, application, VM
 DURING: Final = 7  # phases 0-2 the first buckets, 3-5 thirds of the middle, 6 the last bucket
+HOUR: Final = 12  # buckets
 AFTER: Final = 3  # phases 7-9: the quarter hour after the announced end, for what overruns
 PHASES: Final = DURING + AFTER
 
@@ -35,6 +36,7 @@ OWN_PULL: Final = (0.1, 3.0)  # bounds
 CAPS: Final = (400.0, 200.0, 100.0, 5.0)  # a VM's own effect follows within about five occurrences
 SPIKE: Final = 3.0  # standard deviations
 STEADY: Final = 0.9  # how much of an occurrence's own course holds from bucket to bucket where its shape is not known
+FOLLOW: Final = 0.6  # how much of a bucket's surprise becomes part of the occurrence's own course
 PATIENCE: Final = 6.0  # buckets after which half of the belief in an announcement that does not come true is gone
 MOST_RATIO: Final = 3.0  # one bucket of an event to the next
 LEAST_DOUBT: Final = 0.25  # of the forecast's own variance: an effect believed to be nothing may still turn out to be something
@@ -59,6 +61,24 @@ def phase(t: int, buckets: int) -> int:
 
 
 @njit(cache=True)
+def onset(t: int, buckets: int) -> float:
+    """Share of its declared effect that bucket t of an event is expected to have reached, before any such event was seen.
+
+    What is declared is a height, not a course. What takes up to an hour is a job that starts at once. Of what takes longer, half is taken
+    to jump to its height, half to climb to it in up to a third of its length (all such lengths alike) and to fall likewise: 30 buckets
+    make .65 .74 .81 .87 .90 .93 ... 1.
+    """
+    longest = buckets // 3 if buckets > HOUR else 1
+    edge = min(t, buckets - 1 - t) + 1
+    if edge <= 0 or edge >= longest:
+        return 1.0
+    climbed = 0.0
+    for length in range(1, longest + 1):
+        climbed += min(edge / length, 1.0)
+    return 0.5 + 0.5 * climbed / longest
+
+
+@njit(cache=True)
 def _evident(count: F64, slots: I64, levels: int, p: int, k: int) -> int:
     """The phase whose evidence speaks for phase p: itself, else the nearest during the event that has any, else -1."""
     for distance in range(DURING if p < DURING else 1):
@@ -73,15 +93,17 @@ def _evident(count: F64, slots: I64, levels: int, p: int, k: int) -> int:
 
 @njit(cache=True)
 def expected(
-    count: F64, moments: F64, slots: I64, levels: int, p: int, k: int, base: float, size: float, told: F64, trust: F64, said: F64
-) -> tuple[float, bool]:
-    """(lift, whether anything is known) by the first `levels` of pooling. `told` float64[2]: declared addition, factor.
+    count: F64, moments: F64, slots: I64, levels: int, p: int, k: int, base: float, size: float, told: F64, reached: float,
+    trust: F64, said: F64,
+) -> tuple[float, bool]:  # fmt: skip
+    """(lift, whether anything is known) by the first `levels` of pooling. `told` float64[2]: declared addition, factor; `reached`: the
+    share of it that counts (`onset`).
 
     `said` float64[3] takes what each form foretells (NaN = silent).
     """
     added, factor = told
     declared = p < DURING and not (math.isnan(added) and math.isnan(factor))
-    amount = added if not math.isnan(added) else (factor - 1.0) * base
+    amount = reached * (added if not math.isnan(added) else (factor - 1.0) * base)
     source = _evident(count, slots, levels, p, k)
     heard = False
     for form in range(FORMS):
@@ -130,7 +152,7 @@ def _middle(said: F64, trust: F64) -> float:
 @njit(cache=True)
 def _now(
     count: F64, moments: F64, slots: I64, p: int, k: int, base: float, size: float, told: F64, trust: F64, spread: F64, last: float,
-    was: float, last_phase: int, ahead: int, elapsed: int, said: F64,
+    was: float, last_phase: int, ahead: int, t: int, buckets: int, said: F64,
 ) -> tuple[float, float, float, bool]:  # fmt: skip
     """(lift, its standard deviation, lift expected before the occurrence began, whether that is known).
 
@@ -138,7 +160,8 @@ def _now(
     let `was` be expected of that bucket), or the others' where it had none (`was` is NaN). Infinite standard deviation = nobody knows.
     """
     own = slots[LEVELS_OF_POOLING - 1]
-    before, known = expected(count, moments, slots, LEVELS_OF_POOLING, p, k, base, size, told, trust, said)
+    reached = onset(t, buckets)
+    before, known = expected(count, moments, slots, LEVELS_OF_POOLING, p, k, base, size, told, reached, trust, said)
     if math.isnan(last):
         seen = 1 if count[own, min(p, DURING - 1), k] > 0.0 else 0
         return max(before, -base), (math.sqrt(spread[seen]) * abs(before) if known else math.inf), before, known
@@ -147,8 +170,11 @@ def _now(
     here, there, shaped = before, was, known
     if math.isnan(was) or count[own, p, k] <= 0.0:
         shape = np.empty(FORMS)
-        here, shaped = expected(count, moments, slots, LEVELS_OF_POOLING - 1, p, k, base, size, told, trust, shape)
-        there, there_known = expected(count, moments, slots, LEVELS_OF_POOLING - 1, last_phase, k, base, size, told, trust, shape)
+        here, shaped = expected(count, moments, slots, LEVELS_OF_POOLING - 1, p, k, base, size, told, reached, trust, shape)
+        before_now = onset(max(t - 1 - ahead, 0), buckets)
+        there, there_known = expected(
+            count, moments, slots, LEVELS_OF_POOLING - 1, last_phase, k, base, size, told, before_now, trust, shape
+        )
         shaped = shaped and there_known
     ratio = 1.0 if p < DURING else 0.0
     if shaped:
@@ -157,7 +183,7 @@ def _now(
     now = last * ratio
     if p < DURING and known and _evident(count, slots, LEVELS_OF_POOLING, p, k) != p:
         # nobody has seen this part of such an event: a slow start does not yet disprove what was announced
-        now += (before - now) * (1.0 - STEADY**ahead) * PATIENCE / (PATIENCE + elapsed)
+        now += (before - now) * (1.0 - STEADY**ahead) * PATIENCE / (PATIENCE + t)
     now = max(now, -base)
     return now, math.sqrt(spread[2]) * max(abs(now), 0.5 * abs(before) if p < DURING else 0.0), before, known
 
@@ -189,7 +215,7 @@ def lifts(
                 now, doubt, _, _ = _now(
                     count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
                     spread[category, k], so_far, was[own, k], last_phase[own],
-                    0 if first + step < begin else step, t, said,
+                    0 if first + step < begin else step, t, buckets, said,
                 )  # fmt: skip
                 out[row, k, step] += now
                 if not math.isinf(doubt):
@@ -242,7 +268,7 @@ def learn(
             had = count[own, min(p, DURING - 1), k] > 0.0
             now, mine, before, known = _now(
                 count, moments, slots[i], p, k, level, size[row, k], told[notice, k % N_RESOURCES], trust[category, k],
-                spread_before[category, k], so_far, was[own, k], last_phase[own], 0, 0, said,
+                spread_before[category, k], so_far, was[own, k], last_phase[own], 0, bucket - begin, buckets, said,
             )  # fmt: skip
             rest = got - level - lift[row, k]  # what nobody foretold
             noise = doubt[row, k] * doubt[row, k] + _TINY
@@ -257,11 +283,12 @@ def learn(
                 reach = SPIKE * (doubt[row, k] + math.sqrt(spread_before[category, k, 0]) * abs(before))
                 found = min(max(found, before - reach), before + reach)
             if p < DURING:
-                last[own, k] = now + part * blame * rest
+                # the first bucket decides whether the event came at all; later ones move its course gently, as each has noise of its own
+                last[own, k] = now + (1.0 if math.isnan(so_far) else FOLLOW) * part * blame * rest
                 was[own, k] = before if count[own, p, k] > 0.0 else math.nan
                 expected(
                     count, moments, slots[i], LEVELS_OF_POOLING - 1, p, k, level, size[row, k], told[notice, k % N_RESOURCES],
-                    trust[category, k], said,
+                    onset(bucket - begin, buckets), trust[category, k], said,
                 )  # fmt: skip
                 _score_forms(scores[category, k], found, doubt[row, k], said)
                 if known and math.isnan(so_far):
