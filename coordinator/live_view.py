@@ -15,7 +15,7 @@ from coordinator.gateway.server import GatewayServer
 from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
-from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
+from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, outlook_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.view import (
     AccuracyView,
@@ -32,6 +32,7 @@ from coordinator.service.view import (
     ModeScore,
     MoveAdvice,
     OutcomeView,
+    OutlookView,
     PauseView,
     ResourceHistory,
     ResourceState,
@@ -166,6 +167,9 @@ class LiveView:
         if block is None or vm_id not in block.vm_ids:
             return no_forecast_view(vm_id, horizon_minutes, LEVELS)
         return forecast_view(block, vm_id, horizon_minutes)
+
+    def outlook(self, vm_id: str) -> OutlookView:
+        return outlook_view(self._of.cycle.outlook, vm_id)
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
         return group_list(self._of.cycle.aggregates, kind, limit)

@@ -9,7 +9,7 @@ anything is known, monotone, inside [0, capacity].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -29,6 +29,7 @@ from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, Window, look, me
 from coordinator.forecast.mix import Mixer
 from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
+from coordinator.forecast.outlook import OutlookPlanner
 from coordinator.forecast.regimes import RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
@@ -65,12 +66,14 @@ class ForecastOptions:
     """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
 
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
-    `only`: listen to one member alone (the last value where it is silent), for comparisons.
+    `outlook`: also look six hours ahead, each half hour. `only`: listen to one member alone (the last value where it is silent), for
+    comparisons.
     """
 
     boosting: bool = True
     statsforecast: bool = True
     network: bool = True
+    outlook: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
     examples: int = MAX_EXAMPLES
@@ -117,6 +120,7 @@ class ForecastEngine:
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._trackers = (Tracker(), Tracker())
         self._statistics = StatisticalPool() if self.options.statsforecast else None
+        self._outlook = OutlookPlanner() if self.options.outlook else None
 
     # ---- the port
 
@@ -138,6 +142,8 @@ class ForecastEngine:
                 self._issue(self._newest_s, live=b >= buckets - LIVE)
             else:
                 self._pause()
+        if self._outlook is not None:
+            self._outlook.load(history)
 
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """Append one closed bucket and forecast its VMs. Buckets in between that never came count as missing.
@@ -162,14 +168,20 @@ class ForecastEngine:
             self._window.merge_newest(mean, peak)
             for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
                 part.withdraw()
+            if self._outlook is not None:
+                self._outlook.again(bucket.start_s, self._window, self._capacity)
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
             self._append(mean, peak)
             self._newest_s = bucket.start_s
             self._learn()
+            if self._outlook is not None:
+                self._outlook.bucket(bucket.start_s, self._window, self._capacity)
         self._unseen[rows] = 0
-        return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+        said = self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+        outlook = self._outlook.take(self._vm_ids) if self._outlook is not None else None
+        return said if outlook is None else replace(said, outlook=outlook.select(bucket.vm_ids, rows))
 
     def retrain(self, history: HistoryBlock, seed: int = 0) -> bytes | None:
         """Train the global models; pure, meant to run elsewhere. `install` takes the result; None = too little history.
@@ -244,6 +256,8 @@ class ForecastEngine:
             part.rearrange(take)
         if self._statistics is not None:
             self._statistics.rearrange(take)
+        if self._outlook is not None:
+            self._outlook.rearrange(take)
 
     def _skip_to(self, start_s: int) -> None:
         """Empty columns for buckets that never came, so that seasons stay in phase. Beyond a whole ring only its length matters."""

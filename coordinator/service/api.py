@@ -42,6 +42,7 @@ from coordinator.service.view import (
     ModeOrder,
     MoveAdvice,
     OutcomeView,
+    OutlookView,
     PauseOrder,
     PauseView,
     Problem,
@@ -177,6 +178,13 @@ def predict_load(state: State, vm_id: PathId, horizon_minutes: Horizon = 60) -> 
     return _view(state).forecast(vm_id, horizon_minutes)
 
 
+@get("/vms/{vm_id:str}/outlook", responses=_REFUSED, sync_to_thread=False)
+def outlook(state: State, vm_id: PathId) -> OutlookView:
+    """What the VM will need in the next six hours: quantiles of mean and peak per half hour and resource; anew each half hour."""
+    _known_vm(state, vm_id)
+    return _view(state).outlook(vm_id)
+
+
 @get("/vms/{vm_id:str}/history", responses=_REFUSED)
 async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: FromQuery[Resource | None] = None) -> HistoryView:
     """Demand, allocation and the forecasts of the past; one resource or all."""
@@ -256,7 +264,7 @@ def moves(state: State) -> MoveAdvice:
 
 
 _READS: Final = [
-    *(fleet, hosts, host, vms, vm, predict_load, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
+    *(fleet, hosts, host, vms, vm, predict_load, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves),
 ]
 

@@ -160,6 +160,31 @@ class ResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[ForecastRow, ...]
 
 
+class OutlookBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """One half hour: its mean, and the largest 5-second demand within it, as quantiles in the order of OutlookView.levels."""
+
+    start_s: int
+    quantiles: tuple[float | None, ...]
+    peak_quantiles: tuple[float | None, ...]
+
+
+class ResourceOutlook(msgspec.Struct, frozen=True, kw_only=True):
+    """The coming half hours of one resource; empty where too little is known of it."""
+
+    resource: Resource
+    coverage: float | None  # realised coverage of the central 80 % band of the mean of late
+    blocks: tuple[OutlookBlock, ...]
+
+
+class OutlookView(msgspec.Struct, frozen=True, kw_only=True):
+    """What one VM will need in the next six hours, for plans. Blocks are 1,800 s long and begin at `issued_s`, a half hour of UTC."""
+
+    vm_id: str
+    issued_s: int | None  # None = none was made yet; every `blocks` is empty then
+    levels: tuple[float, ...]
+    resources: tuple[ResourceOutlook, ...]
+
+
 class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
     """predict_load: what one VM will need. Rows are 300 s long and begin at `issued_s`."""
 
@@ -413,6 +438,10 @@ class FleetView(Protocol):
 
     def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
         """ceil(horizon_minutes / 5) steps of a known VM."""
+        ...
+
+    def outlook(self, vm_id: str) -> OutlookView:
+        """Six hours ahead of a known VM."""
         ...
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:

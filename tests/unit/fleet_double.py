@@ -188,6 +188,19 @@ class FleetDouble:
             resources.append(vw.ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
         return vw.ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
 
+    def outlook(self, vm_id: str) -> vw.OutlookView:
+        issued_s = self.now_s // 1800 * 1800
+        resources = []
+        for r, name in enumerate(RESOURCES):
+            blocks = []
+            for block in range(12):
+                start_s = issued_s + 1800 * block
+                mean = self.demand(vm_id, r, start_s)
+                levels = tuple(mean * (1.0 + Z[q] * (0.05 + 0.01 * block)) for q in LEVELS)
+                blocks.append(vw.OutlookBlock(start_s=start_s, quantiles=levels, peak_quantiles=tuple(level * 1.2 for level in levels)))
+            resources.append(vw.ResourceOutlook(resource=name, coverage=0.8, blocks=tuple(blocks)))
+        return vw.OutlookView(vm_id=vm_id, issued_s=issued_s, levels=LEVELS, resources=tuple(resources))
+
     def groups(self, kind: vw.GroupKind | None, limit: int) -> vw.GroupList:
         found = [group for group in self._groups() if kind in (None, group[0])]
         items = tuple(

@@ -10,14 +10,17 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from coordinator.forecast.events.apply import with_events
+from coordinator.forecast.events.apply import outlook_with_events, with_events
 from coordinator.forecast.events.effects import EventEffects
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.events.replay import without_events
+from coordinator.forecast.outlook import BLOCK_S
 from coordinator.forecast.rows import NEW
-from coordinator.model import F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.model import F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Outlook
 from coordinator.ports import ForecastShard
+from shared.units import BUCKET_S
 
 FORGET_AFTER: Final = 288  # buckets: a VM that is away for a day starts anew, as in the engine
 
@@ -63,7 +66,18 @@ class EventShard:
         base = self.engine.advance(replace(bucket, mean=bare_mean[rows], peak=bare_peak[rows]), capacity)
         unknown = (np.nan,) * N_RESOURCES
         top: F64 = np.array([capacity.get(vm_id, unknown) for vm_id in bucket.vm_ids], dtype=np.float64).reshape(-1, N_RESOURCES)
-        return with_events(base, self.effects.lift(base, top, rows), top)
+        said = with_events(base, self.effects.lift(base, top, rows), top)
+        return said if base.outlook is None else replace(said, outlook=self._ahead(base.outlook, top, rows))
+
+    def _ahead(self, base: Outlook, capacity: F64, rows: NDArray[np.int64]) -> Outlook:
+        """The outlook with what the calendar announces for its blocks."""
+        blocks = base.quantiles.shape[2]
+        if not len(self._calendar.near(base.issued_s - BLOCK_S, base.issued_s + blocks * BLOCK_S)):
+            return base
+        middle = LEVELS.index(0.5)
+        medians = np.concatenate([base.quantiles[..., middle], base.peak_quantiles[..., middle]], axis=1)
+        level = np.repeat(medians.astype(np.float64), BLOCK_S // BUCKET_S, axis=2)
+        return outlook_with_events(base, self.effects.ahead(base.issued_s, level, rows), capacity)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         here = set(vm_ids)
