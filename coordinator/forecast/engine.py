@@ -76,6 +76,7 @@ class ForecastOptions:
     outlook: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
+    outlook_replay: int = 108  # half hours: two days and a quarter, as an outlook learns its last block six hours late
     examples: int = MAX_EXAMPLES
     only: str | None = None
 
@@ -83,6 +84,7 @@ class ForecastOptions:
         for name, value, low, high in (
             ("ring", self.ring, 48, 20_000),
             ("replay", self.replay, 0, 5_000),
+            ("outlook_replay", self.outlook_replay, 0, 1000),
             ("examples", self.examples, 1000, 5_000_000),
         ):
             if not low <= value <= high:
@@ -120,7 +122,7 @@ class ForecastEngine:
         self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
         self._trackers = (Tracker(), Tracker())
         self._statistics = StatisticalPool() if self.options.statsforecast else None
-        self._outlook = OutlookPlanner() if self.options.outlook else None
+        self._outlook = OutlookPlanner(self.options.outlook_replay) if self.options.outlook else None
 
     # ---- the port
 

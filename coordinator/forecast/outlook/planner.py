@@ -25,7 +25,7 @@ from coordinator.model import F32, F64, N_RESOURCES, HistoryBlock, Outlook
 from shared.units import BUCKET_S
 
 KEEP: Final = WEEK_BLOCKS + DAY_BLOCKS
-REPLAY: Final = 144  # blocks: three days of issues are made and scored again on load
+REPLAY: Final = 108  # blocks: the issues of two days and six hours are made and scored again on load
 
 
 class OutlookPlanner:
