@@ -58,7 +58,8 @@ def outlook_with_events(base: Outlook, lift: Lift, capacity: F64) -> Outlook:
     touched = ((lift.mean != 0.0) | (lift.peak != 0.0)).any(axis=-1)
     top = np.where(np.isnan(capacity), np.inf, capacity)
     quantiles, peaks = np.array(base.quantiles), np.array(base.peak_quantiles)
-    _lay_blocks(np.argwhere(touched), lift.mean, lift.mean_stddev, lift.peak, lift.peak_stddev, lift.active, top, quantiles, peaks)
+    series = np.ascontiguousarray(np.argwhere(touched))  # one layout, also of a single series: another would be compiled in a tick
+    _lay_blocks(series, lift.mean, lift.mean_stddev, lift.peak, lift.peak_stddev, lift.active, top, quantiles, peaks)
     return replace(base, quantiles=quantiles, peak_quantiles=peaks)
 
 
