@@ -15,8 +15,9 @@ from coordinator.gateway.server import GatewayServer
 from coordinator.model import LEVELS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
-from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, outlook_view, reason_name
+from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
+from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.view import (
     AccuracyView,
     AdjustRequest,
@@ -32,7 +33,6 @@ from coordinator.service.view import (
     ModeScore,
     MoveAdvice,
     OutcomeView,
-    OutlookView,
     PauseView,
     ResourceHistory,
     ResourceState,

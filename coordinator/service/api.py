@@ -24,6 +24,7 @@ from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.view import (
@@ -42,7 +43,6 @@ from coordinator.service.view import (
     ModeOrder,
     MoveAdvice,
     OutcomeView,
-    OutlookView,
     PauseOrder,
     PauseView,
     Problem,

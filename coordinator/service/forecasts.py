@@ -1,4 +1,4 @@
-"""From the forecast arrays of the decision cycle to the API's ForecastView and OutlookView. Pure.
+"""From the forecast arrays of the decision cycle to the API's ForecastView. Pure.
 
 NaN (unknown) becomes None; levels, order and units stay those of coordinator.model.
 """
@@ -11,9 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from coordinator.forecast.aggregate import AggregateForecast
-from coordinator.forecast.outlook import BLOCK_S
-from coordinator.model import LEVELS, ForecastBlock, NoForecast, Outlook
-from coordinator.service.view import ForecastRow, ForecastView, OutlookBlock, OutlookView, ResourceForecast, ResourceOutlook
+from coordinator.model import ForecastBlock, NoForecast
+from coordinator.service.view import ForecastRow, ForecastView, ResourceForecast
 from shared.units import BUCKET_S, HORIZON_STEPS, RESOURCES
 
 
@@ -35,29 +34,6 @@ def no_forecast_view(vm_id: str, horizon_minutes: int, levels: tuple[float, ...]
     reason = reason_name(NoForecast.COLD_START)
     empty = tuple(ResourceForecast(resource=name, model=None, reason=reason, coverage=None, rows=()) for name in RESOURCES)
     return ForecastView(vm_id=vm_id, issued_s=None, horizon_minutes=horizon_minutes, levels=levels, resources=empty)
-
-
-def outlook_view(outlook: Outlook | None, vm_id: str) -> OutlookView:
-    """All blocks of one VM; without any where there is no outlook of it. O(VMs) for the search."""
-    at = outlook.vm_ids.index(vm_id) if outlook is not None and vm_id in outlook.vm_ids else None
-    if outlook is None or at is None:
-        empty = tuple(ResourceOutlook(resource=name, coverage=None, blocks=()) for name in RESOURCES)
-        return OutlookView(vm_id=vm_id, issued_s=None, levels=LEVELS, resources=empty)
-    resources = tuple(_ahead(outlook, at, r) for r in range(len(RESOURCES)))
-    return OutlookView(vm_id=vm_id, issued_s=outlook.issued_s, levels=outlook.levels, resources=resources)
-
-
-def _ahead(outlook: Outlook, at: int, r: int) -> ResourceOutlook:
-    spoken = [k for k in range(outlook.quantiles.shape[2]) if np.isfinite(outlook.quantiles[at, r, k, 0])]
-    blocks = tuple(
-        OutlookBlock(
-            start_s=outlook.issued_s + BLOCK_S * k,
-            quantiles=_all_known(outlook.quantiles[at, r, k]),
-            peak_quantiles=_all_known(outlook.peak_quantiles[at, r, k]),
-        )
-        for k in spoken
-    )
-    return ResourceOutlook(resource=RESOURCES[r], coverage=known(outlook.coverage[at, r]), blocks=blocks)
 
 
 def reason_name(reason: int) -> str | None:
@@ -84,8 +60,8 @@ def forecast_rows(block: ForecastBlock | AggregateForecast, at: int, r: int, ste
             start_s=block.issued_s + BUCKET_S * step,
             mean=known(block.mean[at, r, step]),
             stddev=known(block.stddev[at, r, step]),
-            quantiles=_all_known(block.quantiles[at, r, step]),
-            peak_quantiles=_all_known(block.peak_quantiles[at, r, step]),
+            quantiles=all_known(block.quantiles[at, r, step]),
+            peak_quantiles=all_known(block.peak_quantiles[at, r, step]),
         )
         for step in range(steps)
     )
@@ -101,5 +77,6 @@ def _resource(block: ForecastBlock, at: int, r: int, steps: int) -> ResourceFore
     )
 
 
-def _all_known(values: Iterable[np.float32]) -> tuple[float | None, ...]:
+def all_known(values: Iterable[np.float32]) -> tuple[float | None, ...]:
+    """As `known`, of each."""
     return tuple(known(float(value)) for value in values)

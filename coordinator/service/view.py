@@ -8,7 +8,7 @@ Invariant: unknown is None, UNLIMITED (-1) is "nothing limits"; no method blocks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,9 @@ from coordinator.model import Placement, Receipt
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
+
+if TYPE_CHECKING:
+    from coordinator.service.outlooks import OutlookView
 
 Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
 PriorityName = Literal["low", "normal", "high", "critical"]
@@ -158,31 +161,6 @@ class ResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     coverage: float | None
     rows: tuple[ForecastRow, ...]
-
-
-class OutlookBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """One half hour: its mean, and the largest 5-second demand within it, as quantiles in the order of OutlookView.levels."""
-
-    start_s: int
-    quantiles: tuple[float | None, ...]
-    peak_quantiles: tuple[float | None, ...]
-
-
-class ResourceOutlook(msgspec.Struct, frozen=True, kw_only=True):
-    """The coming half hours of one resource; empty where too little is known of it."""
-
-    resource: Resource
-    coverage: float | None  # realised coverage of the central 80 % band of the mean of late
-    blocks: tuple[OutlookBlock, ...]
-
-
-class OutlookView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one VM will need in the next six hours, for plans. Blocks are 1,800 s long and begin at `issued_s`, a half hour of UTC."""
-
-    vm_id: str
-    issued_s: int | None  # None = none was made yet; every `blocks` is empty then
-    levels: tuple[float, ...]
-    resources: tuple[ResourceOutlook, ...]
 
 
 class ForecastView(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from coordinator.model import LEVELS, Move, Placement, Receipt
 from coordinator.service import view as vw
+from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from shared.errors import Refusal
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy, Priority
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
@@ -188,7 +189,7 @@ class FleetDouble:
             resources.append(vw.ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
         return vw.ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
 
-    def outlook(self, vm_id: str) -> vw.OutlookView:
+    def outlook(self, vm_id: str) -> OutlookView:
         issued_s = self.now_s // 1800 * 1800
         resources = []
         for r, name in enumerate(RESOURCES):
@@ -197,9 +198,9 @@ class FleetDouble:
                 start_s = issued_s + 1800 * block
                 mean = self.demand(vm_id, r, start_s)
                 levels = tuple(mean * (1.0 + Z[q] * (0.05 + 0.01 * block)) for q in LEVELS)
-                blocks.append(vw.OutlookBlock(start_s=start_s, quantiles=levels, peak_quantiles=tuple(level * 1.2 for level in levels)))
-            resources.append(vw.ResourceOutlook(resource=name, coverage=0.8, blocks=tuple(blocks)))
-        return vw.OutlookView(vm_id=vm_id, issued_s=issued_s, levels=LEVELS, resources=tuple(resources))
+                blocks.append(OutlookBlock(start_s=start_s, quantiles=levels, peak_quantiles=tuple(level * 1.2 for level in levels)))
+            resources.append(ResourceOutlook(resource=name, coverage=0.8, blocks=tuple(blocks)))
+        return OutlookView(vm_id=vm_id, issued_s=issued_s, levels=LEVELS, resources=tuple(resources))
 
     def groups(self, kind: vw.GroupKind | None, limit: int) -> vw.GroupList:
         found = [group for group in self._groups() if kind in (None, group[0])]

@@ -17,7 +17,7 @@ from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.outlook import BLOCK_S, join_outlooks
 from coordinator.forecast.outlook.blocks import closes, fold
 from coordinator.model import F32, LEVELS, N_RESOURCES, BucketBlock, HistoryBlock, Outlook
-from coordinator.service.forecasts import outlook_view
+from coordinator.service.outlooks import outlook_view
 from shared.units import BUCKET_S
 
 END_S = 1_700_006_400 // BLOCK_S * BLOCK_S - BUCKET_S  # start of the newest bucket, which closes a half hour
