@@ -195,7 +195,7 @@ def main() -> None:
     if not arguments.quick:
         figures += tick_figures(1000, ForecastOptions(boosting=False), 500.0)
         # row 2: 40,000 series, each with its bucket mean and its running peak
-        figures += tick_figures(8000, ForecastOptions(boosting=False, replay=40), 500.0, days=2, taught=60)
+        figures += tick_figures(8000, ForecastOptions(boosting=False, replay=40, outlook_replay=6), 500.0, days=2, taught=60)
     publish(figures, arguments.json)
 
 

@@ -114,7 +114,7 @@ async def new_actor(pool: RayPool) -> tuple[float, float]:
 
 async def actors(vms: int, ring: int, ticks: int) -> list[Figure]:
     """The Ray pool of two shards: an actor's start on a Ray that runs, its memory when ready and at work, a tick's cost beside Ray's."""
-    run = ForecastOptions(boosting=False, ring=ring, replay=13)
+    run = ForecastOptions(boosting=False, ring=ring, replay=13, outlook_replay=13)
     vm_ids = tuple(f"vm-{i}" for i in range(vms))
     capacity = {vm_id: [1e9] * N_RESOURCES for vm_id in vm_ids}
     data = fleet(vms, ring + ticks)

@@ -17,9 +17,10 @@ from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, 
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
 from coordinator.forecast.events.model import Labels
+from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
 from coordinator.sizing.policy import SizingPolicy
@@ -182,6 +183,7 @@ class DecisionCycle:
         self.fleet = Fleet()
         self.ledger = Ledger()
         self.forecast: ForecastBlock | None = None
+        self.outlook: Outlook | None = None  # the newest; the forecast brings one twice an hour
         self.aggregator = Aggregator() if config.aggregates else None
         self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
@@ -312,6 +314,8 @@ class DecisionCycle:
         return replace(bucket, signals=self.signals.means(start_s, bucket.vm_ids))
 
     def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
+        told = [each for each in (self.outlook, event.forecast.outlook) if each is not None]
+        self.outlook = join_outlooks(told)
         late = self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s
         forecast = event.forecast if late else self._calibration.mark(event.forecast)
         self.ledger.forecast(forecast)

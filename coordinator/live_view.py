@@ -21,6 +21,7 @@ from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
+from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.telling import readings_of
 from coordinator.service.view import (
@@ -197,6 +198,9 @@ class LiveView:
         if view.issued_s is None or all(part.reason is None or part.reason.since_s is not None for part in view.resources):
             return view
         return with_since(view, await self._of.read(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
+
+    def outlook(self, vm_id: str) -> OutlookView:
+        return outlook_view(self._of.cycle.outlook, vm_id)
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
         return group_list(self._of.cycle.aggregates, kind, limit)

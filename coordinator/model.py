@@ -91,6 +91,27 @@ class NoForecast(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """Half-hour blocks ahead of `issued_s`, a half hour of UTC: block k (from 0) is [issued_s + 1800 k, issued_s + 1800 (k + 1)).
+
+    quantiles float32[v, r, 12, q] of the block's mean, peak_quantiles of the largest 5-second demand within it (not cumulative), both
+    monotone in level and inside [0, capacity]; NaN throughout a (VM, resource) of which too little is known.
+    """
+
+    issued_s: int
+    vm_ids: tuple[str, ...]
+    quantiles: F32
+    peak_quantiles: F32
+    coverage: F32  # [v, r] realised coverage of the central 80 % band of the mean of late, before it is held; NaN = not known yet
+    levels: tuple[float, ...] = LEVELS
+
+    def select(self, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> Outlook:
+        """These rows, which are the VMs `vm_ids`."""
+        arrays = {name: getattr(self, name)[rows] for name in ("quantiles", "peak_quantiles", "coverage")}
+        return replace(self, vm_ids=vm_ids, **arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForecastBlock:
     """Forecasts issued at `issued_s`, the end of the newest closed bucket. Step k (from 0) is the bucket that starts at issued_s + 300 * k.
 
@@ -109,6 +130,7 @@ class ForecastBlock:
     reason: I8  # [v, r] NoForecast
     coverage: F32  # [v, r] realised coverage of the central 80 % band of late; NaN = not known yet
     levels: tuple[float, ...] = LEVELS
+    outlook: Outlook | None = None  # six hours ahead, of the same VMs; only where a new one was issued, see coordinator/forecast/outlook
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Stated beforehand: a worker's own size plus, for each series, its ring of two float32 planes, the state of its members, scores and
 calibration, and what a call needs for a moment. A test measures the engine against it. One series with the usual ring of 2,322
-buckets: 8 x 2,610 = 20.9 kB of ring + 96 KiB of state + 48 KiB while a call runs = 168 kB, so 2 GiB carry 2,327 VMs of five resources.
+buckets: 8 x 2,610 = 20.9 kB of ring + 140 KiB of state + 48 KiB while a call runs = 213 kB, so 2 GiB carry 1,835 VMs of five resources.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.units import MIB
 WORKER_BYTES: Final = 180 * MIB  # interpreter, Ray, numba with its kernels: the bar of issue 4
 RING_BYTES: Final = 8  # mean and peak of one bucket, float32
 RING_SLACK: Final = 288  # buckets that the ring may run over before it is slid back
-STATE_BYTES: Final = 96 * 1024  # per series: what members, scores and calibrators keep
+STATE_BYTES: Final = 140 * 1024  # per series: what members, scores and calibrators keep, 43 KiB of it for the outlook
 CALL_BYTES: Final = 48 * 1024  # per series: what one call holds for a moment
 SHARDS_MAX: Final = 1024
 ROOM: Final = 0.8  # share of its budget that a shard is filled to when VMs are spread, so that a fleet can grow before the next time

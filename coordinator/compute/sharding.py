@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.forecast.challengers import ChallengerForecast
+from coordinator.forecast.outlook import join_outlooks
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
 
 
@@ -67,4 +68,5 @@ def join_forecasts(blocks: Sequence[ForecastBlock], vm_ids: tuple[str, ...]) -> 
     order = np.array([place[vm_id] for vm_id in vm_ids], dtype=np.int64)
     names = ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
     joined: dict[str, Any] = {name: np.concatenate([getattr(b, name) for b in blocks])[order] for name in names}
-    return replace(blocks[0], vm_ids=vm_ids, **joined)
+    told = [b.outlook for b in blocks if b.outlook is not None]
+    return replace(blocks[0], vm_ids=vm_ids, outlook=join_outlooks(told), **joined)

@@ -59,14 +59,15 @@ class Hearing(NamedTuple):
 class Combiner:
     """Scores and weights of `members` for all VMs. Call once per bucket `learn`, then `issue` or `pause`."""
 
-    def __init__(self, members: tuple[str, ...], fleet_evidence: float) -> None:
-        """`fleet_evidence`: the fleet's score ratio counts like this many own scores."""
+    def __init__(self, members: tuple[str, ...], fleet_evidence: float, *, parts: int = SLOTS, sharpness: float = SHARPNESS) -> None:
+        """`fleet_evidence`: the fleet's score ratio counts like this many own scores. `parts` of the day are remembered apart."""
         self.members = members
         self._fleet_evidence = fleet_evidence
+        self._sharpness = sharpness
         k = len(members)
         self._said: F32 = np.full((TRIANGLE, k, 0, N_RESOURCES), np.nan, dtype=np.float32)  # see said_at
         self._recent: F32 = np.zeros((2, k, GROUPS, 0, N_RESOURCES), dtype=np.float32)  # weighted sum, weight
-        self._slots: F32 = np.zeros((SLOTS, 2, k, GROUPS, 0, N_RESOURCES), dtype=np.float32)
+        self._slots: F32 = np.zeros((parts, 2, k, GROUPS, 0, N_RESOURCES), dtype=np.float32)
         self._issues = 0
         self._newest: tuple[int, F64] | None = None  # half hour and fleet scores of the newest issue
 
@@ -102,8 +103,8 @@ class Combiner:
         weights, fleet = np.empty_like(logs), np.zeros((2, k, N_RESOURCES, GROUPS))
         said, recent, slots = self._flat(self._said), self._flat(self._recent), self._flat(self._slots)
         made = np.ascontiguousarray(forecasts, dtype=np.float64).reshape(k, n, HORIZON_STEPS)
-        weighing.own_logs(made, said, at, recent, slots[slot], slots[(slot + 1) % SLOTS], logs, fleet)
-        weighing.weigh(logs, recent[1], fleet, self._fleet_evidence, NEWCOMER, CUT, SHARPNESS, weights)
+        weighing.own_logs(made, said, at, recent, slots[slot], slots[(slot + 1) % len(slots)], logs, fleet)
+        weighing.weigh(logs, recent[1], fleet, self._fleet_evidence, NEWCOMER, CUT, self._sharpness, weights)
         point, leader = np.empty((n, HORIZON_STEPS)), np.zeros(n, dtype=np.int8)
         weighing.blend(said, at, weights, point, leader)
         self._issues += 1

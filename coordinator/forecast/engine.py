@@ -9,7 +9,7 @@ anything is known, monotone, inside [0, capacity].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -36,6 +36,7 @@ from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW
 from coordinator.forecast.mix import Mixer
 from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
 from coordinator.forecast.network import train as train_network
+from coordinator.forecast.outlook import OutlookPlanner
 from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
@@ -78,13 +79,16 @@ class ForecastOptions:
     `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
     `days`: the operator's zone and holidays, a covariate of the trees.
     `challengers`: those listened to (see challengers/registry.py); they speak where they have shown to be better than the pool.
+    `outlook`: also look six hours ahead, each half hour.
     `only`: listen to one member alone (the last value where it is silent), for comparisons.
     """
 
     boosting: bool = True
     network: bool = True
+    outlook: bool = True
     ring: int = 2322
     replay: int = 324  # one day and three hours: yesterday at this time is among them
+    outlook_replay: int = 60  # half hours: a day and a quarter, as an outlook learns its last block six hours late
     examples: int = MAX_EXAMPLES
     challengers: tuple[str, ...] = ()
     only: str | None = None
@@ -95,6 +99,7 @@ class ForecastOptions:
         for name, value, low, high in (
             ("ring", self.ring, 48, 20_000),
             ("replay", self.replay, 0, 5_000),
+            ("outlook_replay", self.outlook_replay, 0, 1000),
             ("examples", self.examples, 1000, 5_000_000),
         ):
             if not low <= value <= high:
@@ -137,6 +142,7 @@ class ForecastEngine:
         self._hours = HourPeaks()
         self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
         self._issued: Issued | None = None
+        self._outlook = OutlookPlanner(self.options.outlook_replay) if self.options.outlook else None
 
     # ---- the port
 
@@ -159,6 +165,8 @@ class ForecastEngine:
                 self._issue(self._newest_s, live=b >= buckets - LIVE)
             else:
                 self._pause()
+        if self._outlook is not None:
+            self._outlook.load(history)
 
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """Append one closed bucket and forecast its VMs. Buckets in between that never came count as missing.
@@ -188,14 +196,20 @@ class ForecastEngine:
             self._surroundings.merge_newest(told)
             for part in self._issuing:
                 part.withdraw()
+            if self._outlook is not None:
+                self._outlook.again(bucket.start_s, self._window, self._capacity)
         else:
             self._skip_to(bucket.start_s)
             self._unseen += 1
             self._append(mean, peak, told)
             self._newest_s = bucket.start_s
             self._learn()
+            if self._outlook is not None:
+                self._outlook.bucket(bucket.start_s, self._window, self._capacity)
         self._unseen[rows] = 0
-        return self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+        said = self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+        outlook = self._outlook.take(self._vm_ids) if self._outlook is not None else None
+        return said if outlook is None else replace(said, outlook=outlook.select(bucket.vm_ids, rows))
 
     def explain(self, vm_id: str) -> ForecastWhy | None:
         """Why the newest forecast of this VM is what it is, read from what it left behind; None where the newest bucket held no such VM."""
@@ -333,6 +347,8 @@ class ForecastEngine:
         ):
             part.rearrange(take)
         self._surroundings.rearrange(take, self._vm_ids)
+        if self._outlook is not None:
+            self._outlook.rearrange(take)
 
     def _skip_to(self, start_s: int) -> None:
         """Empty columns for buckets that never came, so that seasons stay in phase. Beyond a whole ring only its length matters."""

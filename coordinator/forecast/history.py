@@ -19,9 +19,10 @@ _SLACK: Final = 288
 class DemandWindow:
     """The newest `keep` buckets of every VM; NaN where a bucket is missing."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, slack: int = _SLACK) -> None:
         self.keep = keep
-        self._data: F32 = np.full((2, 0, N_RESOURCES, keep + _SLACK), np.nan, dtype=np.float32)
+        self._slack = slack
+        self._data: F32 = np.full((2, 0, N_RESOURCES, keep + slack), np.nan, dtype=np.float32)
         self._end = 0
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
@@ -31,7 +32,7 @@ class DemandWindow:
     def append(self, mean: F32, peak: F32) -> None:
         """One bucket, float32[v, r] each."""
         if self._end == self._data.shape[-1]:
-            self._data[..., : self.keep] = self._data[..., _SLACK:]
+            self._data[..., : self.keep] = self._data[..., self._slack :]
             self._data[..., self.keep :] = np.nan
             self._end = self.keep
         self._data[0, :, :, self._end] = mean

@@ -90,7 +90,7 @@ def one_tick() -> None:
     """A small fleet through a forecaster's cases. No LightGBM: it is not numba's and costs seconds to import."""
     engine = Forecaster(ForecastOptions(boosting=False, ring=_RING, replay=3))
     names = ("a", "b")
-    notice = Notice(id="warm", name="warm", category="warm", scope=Scope(), effect=Effect())
+    notice = Notice(id="warm", name="warm", category="warm", scope=Scope(), effect=Effect(added=(1.0,) * N_RESOURCES))
     engine.announce(Occurrences.of([(notice, _END_S + BUCKET_S, _END_S + 4 * BUCKET_S)]))
     wave = 1.0 + np.sin(np.arange(_RING) / 5.0)
     engine.load(_history(names, wave.astype(np.float32)))

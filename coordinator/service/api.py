@@ -25,6 +25,7 @@ from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
+from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
@@ -187,6 +188,13 @@ async def explain_forecast(state: State, vm_id: PathId, resource: FromQuery[Reso
     return msgspec.structs.replace(found, resources=tuple(part for part in found.resources if resource in (None, part.resource)))
 
 
+@get("/vms/{vm_id:str}/outlook", responses=_REFUSED, sync_to_thread=False)
+def outlook(state: State, vm_id: PathId) -> OutlookView:
+    """What the VM will need in the next six hours: quantiles of mean and peak per half hour and resource; anew each half hour."""
+    _known_vm(state, vm_id)
+    return _view(state).outlook(vm_id)
+
+
 @get("/vms/{vm_id:str}/history", responses=_REFUSED)
 async def history(state: State, vm_id: PathId, hours: Hours = 24, resource: FromQuery[Resource | None] = None) -> HistoryView:
     """Demand, allocation and the forecasts of the past; one resource or all."""
@@ -266,7 +274,7 @@ def moves(state: State) -> MoveAdvice:
 
 
 _READS: Final = [
-    *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
+    *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves),
 ]
 

@@ -60,8 +60,8 @@ def forecast_rows(block: ForecastBlock | AggregateForecast, at: int, r: int, ste
             start_s=block.issued_s + BUCKET_S * step,
             mean=known(block.mean[at, r, step]),
             stddev=known(block.stddev[at, r, step]),
-            quantiles=_all_known(block.quantiles[at, r, step]),
-            peak_quantiles=_all_known(block.peak_quantiles[at, r, step]),
+            quantiles=all_known(block.quantiles[at, r, step]),
+            peak_quantiles=all_known(block.peak_quantiles[at, r, step]),
         )
         for step in range(steps)
     )
@@ -77,5 +77,6 @@ def _resource(block: ForecastBlock, at: int, r: int, steps: int) -> ResourceFore
     )
 
 
-def _all_known(values: Iterable[np.float32]) -> tuple[float | None, ...]:
+def all_known(values: Iterable[np.float32]) -> tuple[float | None, ...]:
+    """As `known`, of each."""
     return tuple(known(float(value)) for value in values)

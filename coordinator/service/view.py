@@ -8,7 +8,7 @@ Invariant: unknown is None, UNLIMITED (-1) is "nothing limits"; no method blocks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,9 @@ from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
+
+if TYPE_CHECKING:
+    from coordinator.service.outlooks import OutlookView
 
 Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
 PriorityName = Literal["low", "normal", "high", "critical"]
@@ -423,6 +426,9 @@ class FleetView(Protocol):
 
     async def why(self, vm_id: str) -> ForecastWhyView:
         """Why the newest forecast of a known VM is what it is; without details where its worker does not answer now."""
+
+    def outlook(self, vm_id: str) -> OutlookView:
+        """Six hours ahead of a known VM."""
         ...
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:

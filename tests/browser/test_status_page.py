@@ -90,6 +90,18 @@ def test_choosing_a_vm_and_a_resource_changes_the_chart(watch: Any, served: Any)
     assert watched.complaints == []
 
 
+def test_the_outlook_of_the_chosen_vm_is_shown(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    page.locator("#vms .name", has_text="db-02-01").click()
+    rows = page.locator("#outlook tbody tr")
+    expect(rows.nth(10)).to_be_visible()
+    expect(rows.first).to_contain_text("cores")
+    page.locator("#resource").select_option("memory_bytes")
+    expect(rows.first).to_contain_text("GiB")
+    assert watched.complaints == []
+
+
 def test_the_coming_hour_of_hosts_and_clients_is_shown(watch: Any, served: Any) -> None:
     watched = watch(served.url)
     page, rows = watched.page, watched.page.locator("#groups tbody tr")

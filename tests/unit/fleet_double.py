@@ -24,6 +24,7 @@ from coordinator.forecast.why import (
 from coordinator.model import LEVELS, Move, Placement, Receipt
 from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
+from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.telling import readings_of
 from shared.errors import Refusal
@@ -263,6 +264,19 @@ class FleetDouble:
             capacity=None,
             targets=(TargetWhy(target="mean", parts=parts), TargetWhy(target="peak", parts=parts)),
         )
+
+    def outlook(self, vm_id: str) -> OutlookView:
+        issued_s = self.now_s // 1800 * 1800
+        resources = []
+        for r, name in enumerate(RESOURCES):
+            blocks = []
+            for block in range(12):
+                start_s = issued_s + 1800 * block
+                mean = self.demand(vm_id, r, start_s)
+                levels = tuple(mean * (1.0 + Z[q] * (0.05 + 0.01 * block)) for q in LEVELS)
+                blocks.append(OutlookBlock(start_s=start_s, quantiles=levels, peak_quantiles=tuple(level * 1.2 for level in levels)))
+            resources.append(ResourceOutlook(resource=name, coverage=0.8, blocks=tuple(blocks)))
+        return OutlookView(vm_id=vm_id, issued_s=issued_s, levels=LEVELS, resources=tuple(resources))
 
     def groups(self, kind: vw.GroupKind | None, limit: int) -> vw.GroupList:
         found = [group for group in self._groups() if kind in (None, group[0])]

@@ -266,7 +266,16 @@ def test_a_misspelt_query_parameter_is_refused_not_ignored(client: Client) -> No
     assert (found["field"], found["allowed"]) == ("horizon_minute", "horizon_minutes")
 
 
-@pytest.mark.parametrize("path", ["", "/forecast", "/forecast/why", "/history", "/accuracy"])
+def test_outlook_has_twelve_half_hours_of_each_resource(client: Client) -> None:
+    found = client.get(f"{VM}/outlook").json()
+    assert found["issued_s"] % 1800 == 0
+    assert [each["resource"] for each in found["resources"]] == list(RESOURCES)
+    for each in found["resources"]:
+        assert [block["start_s"] for block in each["blocks"]] == [found["issued_s"] + 1800 * k for k in range(12)]
+        assert all(len(block["quantiles"]) == len(block["peak_quantiles"]) == len(found["levels"]) for block in each["blocks"])
+
+
+@pytest.mark.parametrize("path", ["", "/forecast", "/forecast/why", "/outlook", "/history", "/accuracy"])
 def test_an_unknown_vm(client: Client, path: str) -> None:
     found = problem(client.get(f"/api/v1/vms/nobody{path}"), 404, "unknown_vm")
     assert (found["field"], found["value"]) == ("vm_id", "nobody")

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from coordinator.forecast.events.effects import Lift
-from coordinator.model import F32, F64, LEVELS, ForecastBlock
+from coordinator.model import F32, F64, LEVELS, ForecastBlock, Outlook
 
 _MEDIAN: Final = LEVELS.index(0.5)
 _NORMAL: Final = tuple(NormalDist().inv_cdf(level) for level in LEVELS)
@@ -43,6 +43,24 @@ def with_events(base: ForecastBlock, lift: Lift, capacity: F64) -> ForecastBlock
         quantiles=quantiles,
         peak_quantiles=peaks,
     )
+
+
+def outlook_with_events(base: Outlook, lift: Lift, capacity: F64) -> Outlook:
+    """The outlook with its events: `lift` has as many steps for each block as buckets lie in it. Otherwise as `with_events`.
+
+    A block's mean moves by the mean of its buckets' lifts, its peak by the highest; where an event covers a part of it alone, it peaks as
+    without the event or as with it, whichever is higher.
+    """
+    if lift.issued_s != base.issued_s:
+        raise ValueError(f"lift issued_s {lift.issued_s}: allowed that of the outlook, {base.issued_s}")
+    if lift.idle:
+        return base
+    touched = ((lift.mean != 0.0) | (lift.peak != 0.0)).any(axis=-1)
+    top = np.where(np.isnan(capacity), np.inf, capacity)
+    quantiles, peaks = np.array(base.quantiles), np.array(base.peak_quantiles)
+    series = np.ascontiguousarray(np.argwhere(touched))  # one layout, also of a single series: another would be compiled in a tick
+    _lay_blocks(series, lift.mean, lift.mean_stddev, lift.peak, lift.peak_stddev, lift.active, top, quantiles, peaks)
+    return replace(base, quantiles=quantiles, peak_quantiles=peaks)
 
 
 @njit(cache=True)
@@ -83,3 +101,34 @@ def _lay(
                 found = moved[q] if covered == step + 1 else max(moved[q], before[step, q])
                 found = max(found, quantiles[v, r, step, q])
                 peaks[v, r, step, q] = max(found, peaks[v, r, step - 1, q]) if step else found
+
+
+@njit(cache=True)
+def _lay_blocks(
+    series: NDArray[np.int64], mean: F64, mean_stddev: F64, peak: F64, peak_stddev: F64, active: NDArray[np.bool_], top: F64,
+    quantiles: F32, peaks: F32,
+) -> None:  # fmt: skip
+    """In place, for the (v, r) of `series`; see outlook_with_events."""
+    blocks, levels = quantiles.shape[2], quantiles.shape[3]
+    width = mean.shape[2] // blocks
+    moved = np.empty(levels)
+    for i in range(len(series)):
+        v, r = series[i]
+        for block in range(blocks):
+            covered, highest, doubt, total, spread = 0, -math.inf, 0.0, 0.0, 0.0
+            for step in range(block * width, (block + 1) * width):
+                total += mean[v, r, step] / width
+                spread += mean_stddev[v, r, step] / width  # the buckets of one event err alike
+                if active[v, step] or peak[v, r, step] != 0.0:
+                    covered += 1
+                    if peak[v, r, step] > highest:
+                        highest, doubt = peak[v, r, step], peak_stddev[v, r, step]
+            if total != 0.0 or spread != 0.0:
+                _move(quantiles[v, r, block], total, spread, top[v, r], moved)
+                quantiles[v, r, block] = moved
+            if covered:
+                before = peaks[v, r, block].copy()
+                _move(before, highest, doubt, top[v, r], moved)
+                for q in range(levels):
+                    found = moved[q] if covered == width else max(moved[q], before[q])
+                    peaks[v, r, block, q] = max(found, quantiles[v, r, block, q])

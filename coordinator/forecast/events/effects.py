@@ -51,14 +51,17 @@ _TEN_TO_NINETY: Final = 2.563  # standard deviations of a normal between its .1 
 
 @dataclass(frozen=True, kw_only=True)
 class Lift:
-    """What events add to the forecast of `issued_s`: float64[v, r, 12] means and standard deviations, of bucket mean and bucket peak."""
+    """What events add to the forecast of `issued_s`: float64[v, r, steps] means and standard deviations, of bucket mean and bucket peak.
+
+    Twelve steps, of an outlook six for each of its blocks.
+    """
 
     issued_s: int
     mean: F64
     mean_stddev: F64
     peak: F64
     peak_stddev: F64
-    active: NDArray[np.bool_]  # [v, 12] an event of the calendar covers this bucket of this VM
+    active: NDArray[np.bool_]  # [v, steps] an event of the calendar covers this bucket of this VM
 
     @property
     def idle(self) -> bool:
@@ -161,16 +164,26 @@ class EventEffects:
         whole_doubt[at] = doubt
         self._capacity[at] = capacity
         self._base = _Base(issued_s=base.issued_s, level=whole, doubt=whole_doubt)
-        active = np.zeros((v, HORIZON_STEPS), dtype=np.bool_)
-        look = self._look(base.issued_s, HORIZON_STEPS)
+        return self._lift(base.issued_s, whole, at)
+
+    def ahead(self, issued_s: int, level: F64, rows: I64) -> Lift:
+        """What to add farther ahead than `lift` looks: level float64[n, k, steps] without events, of the fleet's `rows`."""
+        whole = np.full((len(self._usual), *level.shape[1:]), np.nan)
+        whole[rows] = level
+        return self._lift(issued_s, whole, rows)
+
+    def _lift(self, issued_s: int, whole: F64, at: I64) -> Lift:
+        steps_ahead = whole.shape[2]
+        active = np.zeros((len(whole), steps_ahead), dtype=np.bool_)
+        look = self._look(issued_s, steps_ahead)
         total, variance = self._sum(look, whole, tell=False)
-        steps = look.first + np.arange(HORIZON_STEPS)
+        steps = look.first + np.arange(steps_ahead)
         during = (steps >= look.pairs[:, BEGIN, None]) & (steps < (look.pairs[:, BEGIN] + look.pairs[:, BUCKETS])[:, None])
         np.logical_or.at(active, look.pairs[:, ROW], during)
         total = np.maximum(total, -np.nan_to_num(whole))[at]
         spread = np.sqrt(variance)[at]
         return Lift(
-            issued_s=base.issued_s,
+            issued_s=issued_s,
             mean=total[:, :N_RESOURCES],
             mean_stddev=spread[:, :N_RESOURCES],
             peak=total[:, N_RESOURCES:],

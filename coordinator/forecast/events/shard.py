@@ -11,17 +11,20 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.forecast.challengers import ChallengerForecast
-from coordinator.forecast.events.apply import with_events
+from coordinator.forecast.events.apply import outlook_with_events, with_events
 from coordinator.forecast.events.effects import EventEffects, Lift
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.events.replay import without_events
 from coordinator.forecast.explain import all_known
+from coordinator.forecast.outlook import BLOCK_S
 from coordinator.forecast.rows import NEW
 from coordinator.forecast.why import EventWhy, ForecastWhy
-from coordinator.model import F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.model import F64, LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Outlook
 from coordinator.ports import ForecastShard
+from shared.units import BUCKET_S
 
 FORGET_AFTER: Final = 288  # buckets: a VM that is away for a day starts anew, as in the engine
 
@@ -74,7 +77,7 @@ class EventShard:
         lift = self.effects.lift(base, top, rows)
         said = with_events(base, lift, top)
         self._lifted, self._told_since = None if said is base else (bucket.vm_ids, lift), False
-        return said
+        return said if base.outlook is None else replace(said, outlook=self._ahead(base.outlook, top, rows))
 
     def explain(self, vm_id: str) -> ForecastWhy | None:
         """See the port; the events one by one only until the calendar or the labels are told anew."""
@@ -103,6 +106,16 @@ class EventShard:
     def post(self, forecasts: Sequence[ChallengerForecast]) -> None:
         """See the port; they too speak of load without events."""
         self.engine.post(forecasts)
+
+    def _ahead(self, base: Outlook, capacity: F64, rows: NDArray[np.int64]) -> Outlook:
+        """The outlook with what the calendar announces for its blocks."""
+        blocks = base.quantiles.shape[2]
+        if not len(self._calendar.near(base.issued_s - BLOCK_S, base.issued_s + blocks * BLOCK_S)):
+            return base
+        middle = LEVELS.index(0.5)
+        medians = np.concatenate([base.quantiles[..., middle], base.peak_quantiles[..., middle]], axis=1)
+        level = np.repeat(medians.astype(np.float64), BLOCK_S // BUCKET_S, axis=2)
+        return outlook_with_events(base, self.effects.ahead(base.issued_s, level, rows), capacity)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         here = set(vm_ids)

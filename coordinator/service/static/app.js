@@ -299,6 +299,17 @@
       setCells(row, () => document.createTextNode(name), scoreCells(score));
     }, "No forecast of this VM was scored yet.");
   }
+  function showOutlook(ahead, nowS) {
+    const { scale, unit } = RESOURCES[$("resource").value];
+    const found = ahead && ahead.resources.find((entry) => entry.resource === $("resource").value);
+    const said = (quantiles, level) => inUnit(quantiles[ahead.levels.indexOf(level)], scale);
+    const blocks = found ? found.blocks.filter((block) => block.start_s + 1800 > nowS) : []; // the newest outlook may be half an hour old
+    syncRows($("outlook").tBodies[0], blocks, (block) => String(block.start_s), (row, block) => {
+      const band = `${said(block.quantiles, 0.1)} – ${said(block.quantiles, 0.9)}`;
+      const texts = [`${said(block.quantiles, 0.5)} ${unit}`, band, said(block.peak_quantiles, 0.95)];
+      setCells(row, () => document.createTextNode(clock(block.start_s).slice(0, 5)), texts.map((text) => cell(text, "num")));
+    }, "No outlook yet: it comes each half hour, once two hours are known.");
+  }
   // Forecasts and scores change once a cycle: they are asked for only then, or when another choice was made.
   async function showLearned(cycle) {
     const [kind, window_, by] = [$("kind").value, $("window").value, `${$("accuracy-by").value}/${$("resource").value}`];
@@ -351,17 +362,18 @@
   }
 
   async function showChosen(cycle) {
-    if (!state.vm) { showReceipts([]); showVmAccuracy(null); showTold(null); state.told = ""; return; }
+    if (!state.vm) { showReceipts([]); showVmAccuracy(null); showOutlook(null, 0); showTold(null); state.told = ""; return; }
     const [vm, resource] = [state.vm, $("resource").value];
     const id = encodeURIComponent(vm);
-    const [past, ahead, receipts, accuracy] = await Promise.all([
+    const [past, ahead, receipts, accuracy, outlook] = await Promise.all([
       api(`vms/${id}/history?hours=${$("hours").value}&resource=${resource}`), api(`vms/${id}/forecast?horizon_minutes=60`), api(`receipts?limit=12&vm=${id}`),
-      api(`vms/${id}/accuracy?window=${$("window").value}`),
+      api(`vms/${id}/accuracy?window=${$("window").value}`), api(`vms/${id}/outlook`),
     ]);
     if (vm !== state.vm || resource !== $("resource").value) return; // the choice changed meanwhile
     $("chart-vm").textContent = `${state.names.get(vm) || vm}${past === null ? " (gone)" : ""}`;
     showReceipts(receipts || []);
     showVmAccuracy(accuracy);
+    showOutlook(outlook, ahead === null ? 0 : ahead.issued_s);
     if (past === null || ahead === null) { state.vm = null; return; }
     await showWhyForecast(cycle, vm, resource);
     const series = past.resources[0];
