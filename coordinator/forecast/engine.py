@@ -32,6 +32,7 @@ from coordinator.forecast.network import train as train_network
 from coordinator.forecast.regimes import RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
+from coordinator.forecast.seasons import Profile, Seasons
 from coordinator.forecast.statistical import STATISTICAL, StatisticalPool
 from coordinator.forecast.track import Tracker
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
@@ -106,6 +107,7 @@ class ForecastEngine:
         self._capacity: F64 = np.zeros((0, N_RESOURCES))
         self._newest_s: int | None = None
         self._window = DemandWindow(self.options.ring)
+        self._seasons = Seasons()
         self._regimes = RegimeDetector()
         self._restarters = (Restarter(), Restarter())
         self._regime: Regimes | None = None  # as of the newest bucket
@@ -233,6 +235,7 @@ class ForecastEngine:
         self._damped = take_rows(self._damped, take, 0, np.nan)
         for part in (
             self._window,
+            self._seasons,
             self._regimes,
             *self._combiners,
             self._calibrator,
@@ -296,9 +299,11 @@ class ForecastEngine:
         peaks = self._window.peaks(self.options.ring).reshape(v * N_RESOURCES, -1)
         seen, peaks_seen = look(series), look(peaks)
         self._refit(seen, now_s)
-        forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
+        profiles = self._seasons.renew(series, peaks, now_s // BUCKET_S)
+        forecasts = np.empty((len(self._pooled), *shape, HORIZON_STEPS), dtype=np.float32)
         cheap = len(MEMBERS)
-        forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
+        mean_members(seen, self._damped.reshape(-1, 3), profiles, forecasts[:cheap].reshape(cheap, -1, HORIZON_STEPS))
+        forecasts[cheap:] = np.nan
         if self._statistics is not None and live:
             said = self._statistics.forecast(series, seen.filled.astype(np.float64), now_s // BUCKET_S)
             forecasts[cheap : cheap + len(STATISTICAL)] = said.reshape(len(STATISTICAL), *shape, HORIZON_STEPS)
@@ -312,7 +317,7 @@ class ForecastEngine:
         point, _, model = self._combiners[0].issue(slot, forecasts)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
-        peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))
+        peak_forecasts = peak_members(peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS), profiles)
         peak_forecasts = peak_forecasts.reshape(len(PEAK_MEMBERS), *shape, HORIZON_STEPS)
         peak_point = self._combiners[1].issue(slot, peak_forecasts).point
         peak_point[unknown] = np.nan
@@ -325,7 +330,7 @@ class ForecastEngine:
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
         quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
-        network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
+        network = self._ask_network(series, peaks, now_s, unknown, profiles.daily) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)
             for mixer, pool, said, size in zip(self._mixers, (quantiles, peak_quantiles), network, (unit, peak_unit), strict=True)
@@ -339,7 +344,7 @@ class ForecastEngine:
         peak_quantiles = self._trackers[1].hold(peak_quantiles, peak_unit, peak_level, self._capacity)
         return self._block(now_s, seen, model=model, point=point, quantiles=quantiles, peaks=peak_quantiles)
 
-    def _listen_to_one(self, forecasts: F64) -> None:
+    def _listen_to_one(self, forecasts: F32) -> None:
         """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""
         if self.options.only not in {None, NETWORK}:
             chosen = self._pooled.index(str(self.options.only))
@@ -357,13 +362,16 @@ class ForecastEngine:
             self._restarters[1].restart(peak_quantiles, self._window.peaks(YOUNG), self._regime),
         )
 
-    def _ask_network(self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_]) -> tuple[F32, F32] | tuple[None, None]:
+    def _ask_network(
+        self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_], daily: Profile
+    ) -> tuple[F32, F32] | tuple[None, None]:
         """Its quantiles [v, r, 12, q] of both targets inside [0, capacity]; None where there is no network."""
         if self._network is None or self.options.only not in {None, NETWORK}:
             return None, None
         top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None].astype(np.float32)
-        said = [np.minimum(part.reshape(*unknown.shape, HORIZON_STEPS, -1), top) for part in self._network.forecast(series, peaks, now_s)]
+        said = tuple(part.reshape(*unknown.shape, HORIZON_STEPS, -1) for part in self._network.forecast(series, peaks, now_s, daily))
         for part in said:
+            np.minimum(part, top, out=part)
             part[unknown] = np.nan
         return said[0], said[1]
 
@@ -402,6 +410,8 @@ class ForecastEngine:
 
     @staticmethod
     def _select(block: ForecastBlock, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> ForecastBlock:
+        if vm_ids == block.vm_ids:
+            return block
         return ForecastBlock(
             issued_s=block.issued_s,
             vm_ids=vm_ids,
