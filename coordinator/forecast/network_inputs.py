@@ -41,7 +41,8 @@ _WINDOWS: Final = ((12, 1), (36, 1), (36, 2), (36, 8))  # values, every so many 
 _ALPHAS: Final = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75], dtype=np.float32)
 _REMEMBERED: Final = 144  # buckets that smoothing runs over: the slowest has forgotten all but a two-thousandth of what came before
 _LEFT: Final = (1.0 - _ALPHAS.astype(np.float64))[:, None] ** np.arange(_REMEMBERED)[::-1]  # of a bucket's weight, as others came
-_SHARES: Final = np.where(np.arange(_REMEMBERED) > 0, _ALPHAS[:, None] * _LEFT, _LEFT).astype(np.float32)
+_WEIGHTS: Final = np.where(np.arange(_REMEMBERED) > 0, _ALPHAS[:, None] * _LEFT, _LEFT)
+_SHARES: Final = np.where(_WEIGHTS > 1e-30, _WEIGHTS, 0.0).astype(np.float32)  # the processor is slow on numbers below those
 _HOURS: Final = 35  # overlapping hours of the day whose maxima are ranked, eight buckets apart
 _DAYS: Final = 7
 _NOT_KNOWN: Final = np.zeros((0, 0), dtype=np.float32)
@@ -151,14 +152,7 @@ def _shape_lanes(block: F32, seen: F32, at: int, base: F32, ordered: F32) -> Non
             for j in range(WIDE):
                 target[j] += source[j]
         target /= np.float32(high - low)
-    highest, lowest = seen[at + 37], seen[at + 38]
-    highest[:] = block[0]
-    lowest[:] = block[0]
-    for k in range(1, DAY):
-        source = block[k]
-        for j in range(WIDE):
-            highest[j] = source[j] if source[j] > highest[j] else highest[j]
-            lowest[j] = source[j] if source[j] < lowest[j] else lowest[j]
+    _extremes(block, seen[at + 37], seen[at + 38])
     outer = np.empty(WIDE, dtype=np.float32)
     base[:] = 0.0
     for w, (count, every) in enumerate(_WINDOWS):
@@ -177,16 +171,39 @@ def _shape_lanes(block: F32, seen: F32, at: int, base: F32, ordered: F32) -> Non
 
 
 @njit(cache=True)
+def _extremes(block: F32, highest: F32, lowest: F32) -> None:
+    """Of each lane."""
+    highest[:] = block[0]
+    lowest[:] = block[0]
+    lanes = block.reshape(-1)
+    for t in range(0, DAY, 4):  # four buckets between loading and storing what was found
+        rows = lanes[t * WIDE : (t + 4) * WIDE]
+        for j in range(WIDE):
+            a, b, c, d = rows[j], rows[WIDE + j], rows[2 * WIDE + j], rows[3 * WIDE + j]
+            one, other = a if a > b else b, c if c > d else d
+            one = one if one > other else other
+            highest[j] = one if one > highest[j] else highest[j]
+            one, other = a if a < b else b, c if c < d else d
+            one = one if one < other else other
+            lowest[j] = one if one < lowest[j] else lowest[j]
+
+
+@njit(cache=True)
 def _running_lanes(block: F32, seen: F32, ordered: F32) -> None:
     """How high the hours of the day got."""
+    lanes, thirds = block.reshape(-1), np.empty((2 * _HOURS + 1) * WIDE, dtype=np.float32)  # of hours, which begin two thirds apart
+    for k in range(2 * _HOURS + 1):
+        rows, target = lanes[(DAY - 4 * (k + 1)) * WIDE : (DAY - 4 * k) * WIDE], thirds[k * WIDE : (k + 1) * WIDE]
+        for j in range(WIDE):
+            a, b, c, d = rows[j], rows[WIDE + j], rows[2 * WIDE + j], rows[3 * WIDE + j]
+            one, other = a if a > b else b, c if c > d else d
+            target[j] = one if one > other else other
     for k in range(_HOURS):
-        first = DAY - _H - 8 * k
-        top = ordered[k]
-        top[:] = block[first]
-        for t in range(first + 1, first + _H):
-            source = block[t]
-            for j in range(WIDE):
-                top[j] = source[j] if source[j] > top[j] else top[j]
+        top, rows = ordered[k], thirds[2 * k * WIDE : (2 * k + 3) * WIDE]
+        for j in range(WIDE):
+            a, b, c = rows[j], rows[WIDE + j], rows[2 * WIDE + j]
+            one = a if a > b else b
+            top[j] = one if one > c else c
     ordered[_HOURS] = np.inf
     sort_lanes(ordered, PAIRS_36)
     for k, share in enumerate((0.25, 0.5, 0.75, 0.9, 1.0)):
@@ -197,18 +214,22 @@ def _running_lanes(block: F32, seen: F32, ordered: F32) -> None:
 def _smooth_lanes(block: F32, seen: F32) -> None:
     """Smoothed levels, one row an alpha: weighted sums of the newest buckets, as the recursion comes to."""
     seen[_AT_CONTEXT : _AT_CONTEXT + len(_ALPHAS)] = 0.0
-    for t in range(0, _REMEMBERED, 6):  # six buckets between loading and storing a sum
-        at = DAY - _REMEMBERED + t
-        a, b, c, d, e, f = block[at], block[at + 1], block[at + 2], block[at + 3], block[at + 4], block[at + 5]
+    lanes = block.reshape(-1)
+    for t in range(0, _REMEMBERED, 6):  # six buckets between loading and storing a sum; one slice of them: see lanes.py on flat
+        rows = lanes[(DAY - _REMEMBERED + t) * WIDE : (DAY - _REMEMBERED + t + 6) * WIDE]
         for k in range(len(_ALPHAS)):
-            share, level = _SHARES[k, t : t + 6], seen[_AT_CONTEXT + k]
+            level, p, q, r = seen[_AT_CONTEXT + k], _SHARES[k, t], _SHARES[k, t + 1], _SHARES[k, t + 2]
+            u, v, w = _SHARES[k, t + 3], _SHARES[k, t + 4], _SHARES[k, t + 5]
             for j in range(WIDE):
-                total = level[j] + share[0] * a[j]
-                total += share[1] * b[j]
-                total += share[2] * c[j]
-                total += share[3] * d[j]
-                total += share[4] * e[j]
-                level[j] = total + share[5] * f[j]
+                level[j] = (
+                    level[j]
+                    + p * rows[j]
+                    + q * rows[WIDE + j]
+                    + r * rows[2 * WIDE + j]
+                    + u * rows[3 * WIDE + j]
+                    + v * rows[4 * WIDE + j]
+                    + w * rows[5 * WIDE + j]
+                )
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
