@@ -157,9 +157,8 @@ class ForecastEngine:
         mean[rows], peak[rows] = bucket.mean, bucket.peak
         np.copyto(mean, np.nan, where=~np.isfinite(mean))
         np.copyto(peak, np.nan, where=~np.isfinite(peak))
-        for vm_id, row in zip(bucket.vm_ids, rows, strict=True):
-            if vm_id in capacity:
-                self._capacity[row] = capacity[vm_id]
+        if bounded := [vm_id for vm_id in bucket.vm_ids if vm_id in capacity]:
+            self._capacity[[self._row[vm_id] for vm_id in bounded]] = [capacity[vm_id] for vm_id in bounded]
         if bucket.start_s == self._newest_s:
             self._window.merge_newest(mean, peak)
             for part in (*self._combiners, self._calibrator, self._peak_calibrator, *self._restarters, *self._mixers, *self._trackers):
