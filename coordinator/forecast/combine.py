@@ -94,7 +94,7 @@ class Combiner:
             SLOT_DECAY,
         )
 
-    def issue(self, slot: int, forecasts: F64) -> Chosen:
+    def issue(self, slot: int, forecasts: F32 | F64) -> Chosen:
         """Weigh and blend forecasts [k, v, r, 12] (NaN = a silent member) made in half hour `slot`; they are kept until they are scored."""
         k, v = forecasts.shape[:2]
         n = v * N_RESOURCES
@@ -102,7 +102,7 @@ class Combiner:
         logs = np.empty((k, GROUPS, n), dtype=np.float32)
         weights, fleet = np.empty_like(logs), np.zeros((2, k, N_RESOURCES, GROUPS))
         said, recent, slots = self._flat(self._said), self._flat(self._recent), self._flat(self._slots)
-        made = np.ascontiguousarray(forecasts, dtype=np.float64).reshape(k, n, HORIZON_STEPS)
+        made = np.ascontiguousarray(forecasts, dtype=np.float32).reshape(k, n, HORIZON_STEPS)
         weighing.own_logs(made, said, at, recent, slots[slot], slots[(slot + 1) % len(slots)], logs, fleet)
         weighing.weigh(logs, recent[1], fleet, self._fleet_evidence, NEWCOMER, CUT, self._sharpness, weights)
         point, leader = np.empty((n, HORIZON_STEPS)), np.zeros(n, dtype=np.int8)

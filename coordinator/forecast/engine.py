@@ -40,6 +40,7 @@ from coordinator.forecast.outlook import OutlookPlanner
 from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
 from coordinator.forecast.rows import NEW, take_rows
+from coordinator.forecast.seasons import Profile, Seasons
 from coordinator.forecast.surroundings import Surroundings
 from coordinator.forecast.track import Tracker
 from coordinator.forecast.why import ForecastWhy
@@ -130,6 +131,7 @@ class ForecastEngine:
         self._newest_s: int | None = None
         self._surroundings.reset()
         self._window = DemandWindow(self.options.ring)
+        self._seasons = Seasons()
         self._regimes = RegimeDetector()
         self._restarters = (Restarter(), Restarter())
         self._regime: Regimes | None = None  # as of the newest bucket
@@ -184,9 +186,8 @@ class ForecastEngine:
         mean[rows], peak[rows] = bucket.mean, bucket.peak
         np.copyto(mean, np.nan, where=~np.isfinite(mean))
         np.copyto(peak, np.nan, where=~np.isfinite(peak))
-        for vm_id, row in zip(bucket.vm_ids, rows, strict=True):
-            if vm_id in capacity:
-                self._capacity[row] = capacity[vm_id]
+        if bounded := [vm_id for vm_id in bucket.vm_ids if vm_id in capacity]:
+            self._capacity[[self._row[vm_id] for vm_id in bounded]] = [capacity[vm_id] for vm_id in bounded]
         told = None
         if bucket.signals is not None:
             told = np.full((len(self._vm_ids), bucket.signals.shape[1]), np.nan)
@@ -342,6 +343,7 @@ class ForecastEngine:
         self._damped = take_rows(self._damped, take, 0, np.nan)
         for part in (
             self._window,
+            self._seasons,
             self._regimes,
             *self._issuing,
         ):
@@ -404,9 +406,11 @@ class ForecastEngine:
         peaks = self._window.peaks(self.options.ring).reshape(v * N_RESOURCES, -1)
         seen, peaks_seen = look(series), look(peaks)
         self._refit(seen, now_s)
-        forecasts = np.full((len(self._pooled), *shape, HORIZON_STEPS), np.nan)
+        profiles = self._seasons.renew(series, peaks, now_s // BUCKET_S)
+        forecasts = np.empty((len(self._pooled), *shape, HORIZON_STEPS), dtype=np.float32)
         cheap = len(MEMBERS)
-        forecasts[:cheap] = mean_members(series, seen, self._damped.reshape(-1, 3)).reshape(cheap, *shape, HORIZON_STEPS)
+        mean_members(seen, self._damped.reshape(-1, 3), profiles, forecasts[:cheap].reshape(cheap, -1, HORIZON_STEPS))
+        forecasts[cheap:] = np.nan
         boosted_spread = boosted_peaks = None
         if self._booster is not None:
             known = self._surroundings.at(now_s)
@@ -422,7 +426,7 @@ class ForecastEngine:
         model = np.where(led >= 0, len(self.members) - len(self._challenge.names) + led, model).astype(np.int8)
         unknown = (seen.readings == 0).reshape(shape)
         point[unknown] = np.nan
-        peak_forecasts = peak_members(peaks, peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS))
+        peak_forecasts = peak_members(peaks_seen, seen.filled, np.nan_to_num(point).reshape(-1, HORIZON_STEPS), profiles)
         peak_forecasts = peak_forecasts.reshape(len(PEAK_MEMBERS), *shape, HORIZON_STEPS)
         peak_point = self._combiners[1].issue(slot, peak_forecasts).point
         peak_point[unknown] = np.nan
@@ -435,7 +439,7 @@ class ForecastEngine:
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
         quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
-        network = self._ask_network(series, peaks, now_s, unknown) if live else (None, None)
+        network = self._ask_network(series, peaks, now_s, unknown, profiles.daily) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)
             for mixer, pool, said, size in zip(self._mixers, (quantiles, peak_quantiles), network, (unit, peak_unit), strict=True)
@@ -457,7 +461,7 @@ class ForecastEngine:
         self._hours.pause()
         return mixed
 
-    def _listen_to_one(self, forecasts: F64) -> None:
+    def _listen_to_one(self, forecasts: F32) -> None:
         """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""
         if self.options.only not in {None, NETWORK}:
             chosen = self._pooled.index(str(self.options.only))
@@ -475,13 +479,16 @@ class ForecastEngine:
             self._restarters[1].restart(peak_quantiles, self._window.peaks(YOUNG), self._regime),
         )
 
-    def _ask_network(self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_]) -> tuple[F32, F32] | tuple[None, None]:
+    def _ask_network(
+        self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_], daily: Profile
+    ) -> tuple[F32, F32] | tuple[None, None]:
         """Its quantiles [v, r, 12, q] of both targets inside [0, capacity]; None where there is no network."""
         if self._network is None or self.options.only not in {None, NETWORK}:
             return None, None
         top = np.where(np.isnan(self._capacity), np.inf, self._capacity)[..., None, None].astype(np.float32)
-        said = [np.minimum(part.reshape(*unknown.shape, HORIZON_STEPS, -1), top) for part in self._network.forecast(series, peaks, now_s)]
+        said = tuple(part.reshape(*unknown.shape, HORIZON_STEPS, -1) for part in self._network.forecast(series, peaks, now_s, daily))
         for part in said:
+            np.minimum(part, top, out=part)
             part[unknown] = np.nan
         return said[0], said[1]
 
@@ -521,6 +528,8 @@ class ForecastEngine:
 
     @staticmethod
     def _select(block: ForecastBlock, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> ForecastBlock:
+        if vm_ids == block.vm_ids:
+            return block
         return ForecastBlock(
             issued_s=block.issued_s,
             vm_ids=vm_ids,

@@ -10,7 +10,7 @@ from coordinator.forecast.combine import GROUP_MIDDLES, GROUPS
 from coordinator.forecast.features import floor_of
 from coordinator.forecast.kernels import local
 from coordinator.forecast.members import Window
-from coordinator.model import F64
+from coordinator.model import F32, F64
 
 _MIDDLES: Final = np.array(GROUP_MIDDLES)
 COLD_BUCKETS: Final = 24  # two hours: below that a series has no model of its own
@@ -25,7 +25,7 @@ def usual_change(seen: Window, shape: tuple[int, int]) -> tuple[F64, F64]:
     return seen.step.reshape(shape) + floor, floor
 
 
-def local_features(seen: Window, forecasts: F64, point: F64, floor: F64, boosted: F64 | None = None) -> F64:
+def local_features(seen: Window, forecasts: F32 | F64, point: F64, floor: F64, boosted: F64 | None = None) -> F64:
     """Local features float64[v, r, g, side, p], positive, in the data's unit: spread, steps, disagreement, level (, boosted spread).
 
     forecasts [k, v, r, 12]; point [v, r, 12]; floor [v, r]; boosted [v, r, 12, side] = distance of the boosted outer quantiles from their
@@ -36,7 +36,7 @@ def local_features(seen: Window, forecasts: F64, point: F64, floor: F64, boosted
     local.features(
         seen.hours3,
         seen.step_hour,
-        np.ascontiguousarray(forecasts).reshape(len(forecasts), v * r, steps),
+        np.ascontiguousarray(forecasts, dtype=np.float32).reshape(len(forecasts), v * r, steps),
         np.ascontiguousarray(point).reshape(v * r, steps),
         np.ascontiguousarray(floor).reshape(-1),
         np.zeros((0, steps, 2)) if boosted is None else np.ascontiguousarray(boosted).reshape(-1, steps, 2),

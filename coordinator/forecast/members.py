@@ -13,6 +13,7 @@ import numpy as np
 
 from coordinator.forecast.kernels import pool
 from coordinator.forecast.kernels.lanes import flat
+from coordinator.forecast.seasons import Profiles
 from coordinator.model import F32, F64
 from shared.units import HORIZON_STEPS
 
@@ -47,14 +48,16 @@ def look(series: F32) -> Window:
     return Window(filled, readings, age, hour, hours3, level, step, step_hour)
 
 
-def mean_members(series: F32, window: Window, damped: F64) -> F64:
-    """All of MEMBERS: float64[k, n, 12]. `damped` f64[n, 3] are the fitted parameters of the damped trend."""
-    n, b = series.shape
-    out = np.empty((len(MEMBERS), n, HORIZON_STEPS))
+def mean_members(window: Window, damped: F64, profiles: Profiles, out: F32 | None = None) -> F32:
+    """All of MEMBERS: float32[k, n, 12], written to `out` where it is given (contiguous).
+
+    `damped` f64[n, 3] are the fitted parameters of the damped trend, `profiles` what earlier seasons say of the same series.
+    """
+    n = len(window.filled)
+    out = np.empty((len(MEMBERS), n, HORIZON_STEPS), dtype=np.float32) if out is None else out
+    by_season = profiles.daily, profiles.weekly, profiles.hourly
     if n:
         pool.mean_members(
-            *flat(series),
-            b,
             window.filled,
             window.hour,
             window.hours3,
@@ -62,19 +65,20 @@ def mean_members(series: F32, window: Window, damped: F64) -> F64:
             window.step,
             np.ascontiguousarray(damped),
             _ALPHAS,
+            *(profile.rows for profile in by_season),
+            np.array([profile.turn for profile in by_season]),
             out,
         )
     return out
 
 
-def peak_members(peaks: F32, window: Window, means: F32, point: F64) -> F64:
-    """All of PEAK_MEMBERS for the largest value within steps 0..s: float64[k, n, 12].
+def peak_members(window: Window, means: F32, point: F64, profiles: Profiles) -> F32:
+    """All of PEAK_MEMBERS for the largest value within steps 0..s: float32[k, n, 12].
 
-    `peaks` float32[n, b] history of bucket peaks, `window` its Window, `means` f32[n, <= 288] filled bucket means of the same buckets,
-    `point` f64[n, 12] the forecast of the means.
+    `window` of the peaks, `means` f32[n, <= 288] filled bucket means of the same buckets, `point` f64[n, 12] the forecast of the means.
     """
-    n, b = peaks.shape
-    out = np.empty((len(PEAK_MEMBERS), n, HORIZON_STEPS))
+    n = len(window.filled)
+    out = np.empty((len(PEAK_MEMBERS), n, HORIZON_STEPS), dtype=np.float32)
     if n:
-        pool.peak_members(*flat(peaks), b, window.filled, means, np.ascontiguousarray(point), out)
+        pool.peak_members(window.filled, means, np.ascontiguousarray(point), *profiles.daily_peaks, out)
     return out

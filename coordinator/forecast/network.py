@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from coordinator.forecast.kernels.perceptron import bend, by_level, compress, quantiles, standardise
 from coordinator.forecast.network_inputs import INPUTS, SIGHT, TARGETS, Sight, see
+from coordinator.forecast.seasons import Profile
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES, HistoryBlock
 from shared.units import BUCKET_S, HORIZON_STEPS
 
@@ -70,16 +71,17 @@ class QuantileNetwork:
             )
         self._layers = _ready(_split(np.frombuffer(weights.data, dtype="<f4")))
 
-    def forecast(self, means: F32, peaks: F32, newest_s: int) -> tuple[F32, F32]:
+    def forecast(self, means: F32, peaks: F32, newest_s: int, daily: Profile | None = None) -> tuple[F32, F32]:
         """Quantiles of the bucket mean and of the running peak as of the newest bucket: float32[n, 12, q] each, monotone, >= 0.
 
         means, peaks float32[n, b] with NaN, series in [v, r] order; `newest_s` is the start of their last bucket.
+        `daily`: what earlier days say of the means, where it is known (seasons.Profiles).
         """
         n, b = means.shape
         said = np.empty((TARGETS, n, HORIZON_STEPS, _Q), dtype=np.float32)
         for first in range(0, n, _ROWS):
             rows = np.arange(first, min(first + _ROWS, n))
-            sight = see(means, peaks, rows, np.full(len(rows), b - 1), np.full(len(rows), newest_s))
+            sight = see(means, peaks, rows, np.full(len(rows), b - 1), np.full(len(rows), newest_s), daily=daily)
             _answer_into(self._layers, sight, said[0, first : first + _ROWS], said[1, first : first + _ROWS])
         return said[0], said[1]
 

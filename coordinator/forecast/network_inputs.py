@@ -27,6 +27,7 @@ from coordinator.forecast.kernels.lanes import (
     sort_lanes,
     transpose_lanes,
 )
+from coordinator.forecast.seasons import BASE, Profile
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -39,8 +40,12 @@ _SHAPE: Final = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
 _WINDOWS: Final = ((12, 1), (36, 1), (36, 2), (36, 8))  # values, every so many buckets: hour, three hours, six, the whole day
 _ALPHAS: Final = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75], dtype=np.float32)
 _REMEMBERED: Final = 144  # buckets that smoothing runs over: the slowest has forgotten all but a two-thousandth of what came before
+_LEFT: Final = (1.0 - _ALPHAS.astype(np.float64))[:, None] ** np.arange(_REMEMBERED)[::-1]  # of a bucket's weight, as others came
+_WEIGHTS: Final = np.where(np.arange(_REMEMBERED) > 0, _ALPHAS[:, None] * _LEFT, _LEFT)
+_SHARES: Final = np.where(_WEIGHTS > 1e-30, _WEIGHTS, 0.0).astype(np.float32)  # the processor is slow on numbers below those
 _HOURS: Final = 35  # overlapping hours of the day whose maxima are ranked, eight buckets apart
 _DAYS: Final = 7
+_NOT_KNOWN: Final = np.zeros((0, 0), dtype=np.float32)
 _OF_SHAPE: Final = 12 + 3 + 20 + 4  # newest values, older means, window quantiles, extremes: for both targets
 _OF_SEASONS: Final = 12 + 12 + 12 + 2  # daily profile, yesterday, a week ago, whether there are any
 _OF_RUNNING: Final = 5  # how high an hour gets
@@ -69,10 +74,19 @@ class Sight(NamedTuple):
     spread: F64
 
 
-def see(means: F32, peaks: F32, rows: NDArray[np.int64], newest: NDArray[np.int64], newest_s: NDArray[np.int64]) -> Sight:
+def see(
+    means: F32,
+    peaks: F32,
+    rows: NDArray[np.int64],
+    newest: NDArray[np.int64],
+    newest_s: NDArray[np.int64],
+    *,
+    daily: Profile | None = None,
+) -> Sight:
     """Examples of series `rows` as of bucket column `newest`, which starts at `newest_s` (all [m]).
 
-    means, peaks float32[n, b] with NaN; series in [v, r] order, so that row % N_RESOURCES is the resource.
+    means, peaks float32[n, b] with NaN; series in [v, r] order, so that row % N_RESOURCES is the resource. `daily`: what earlier days
+    say of all series as of that same bucket (seasons.Profiles), where it is known already.
     """
     m = len(rows)
     sight = Sight(
@@ -83,7 +97,11 @@ def see(means: F32, peaks: F32, rows: NDArray[np.int64], newest: NDArray[np.int6
         np.empty((m, TARGETS)),
     )
     if m:
-        _see(*flat(means), *flat(peaks), rows, newest, newest_s, *sight)
+        buckets = int(newest[0]) + 1
+        # on the first buckets of another day of history the profile, which begins earlier, does not go back as far
+        short = min(buckets // DAY, _DAYS) > (buckets - BASE) // DAY
+        known, turn = (_NOT_KNOWN, 0) if daily is None or short else (daily.rows, daily.turn + len(daily.rows) - _H)
+        _see(*flat(means), *flat(peaks), rows, newest, newest_s, known, turn, *sight)
     return sight
 
 
@@ -134,14 +152,7 @@ def _shape_lanes(block: F32, seen: F32, at: int, base: F32, ordered: F32) -> Non
             for j in range(WIDE):
                 target[j] += source[j]
         target /= np.float32(high - low)
-    highest, lowest = seen[at + 37], seen[at + 38]
-    highest[:] = block[0]
-    lowest[:] = block[0]
-    for k in range(1, DAY):
-        source = block[k]
-        for j in range(WIDE):
-            highest[j] = source[j] if source[j] > highest[j] else highest[j]
-            lowest[j] = source[j] if source[j] < lowest[j] else lowest[j]
+    _extremes(block, seen[at + 37], seen[at + 38])
     outer = np.empty(WIDE, dtype=np.float32)
     base[:] = 0.0
     for w, (count, every) in enumerate(_WINDOWS):
@@ -160,33 +171,65 @@ def _shape_lanes(block: F32, seen: F32, at: int, base: F32, ordered: F32) -> Non
 
 
 @njit(cache=True)
+def _extremes(block: F32, highest: F32, lowest: F32) -> None:
+    """Of each lane."""
+    highest[:] = block[0]
+    lowest[:] = block[0]
+    lanes = block.reshape(-1)
+    for t in range(0, DAY, 4):  # four buckets between loading and storing what was found
+        rows = lanes[t * WIDE : (t + 4) * WIDE]
+        for j in range(WIDE):
+            a, b, c, d = rows[j], rows[WIDE + j], rows[2 * WIDE + j], rows[3 * WIDE + j]
+            one, other = a if a > b else b, c if c > d else d
+            one = one if one > other else other
+            highest[j] = one if one > highest[j] else highest[j]
+            one, other = a if a < b else b, c if c < d else d
+            one = one if one < other else other
+            lowest[j] = one if one < lowest[j] else lowest[j]
+
+
+@njit(cache=True)
 def _running_lanes(block: F32, seen: F32, ordered: F32) -> None:
     """How high the hours of the day got."""
+    lanes, thirds = block.reshape(-1), np.empty((2 * _HOURS + 1) * WIDE, dtype=np.float32)  # of hours, which begin two thirds apart
+    for k in range(2 * _HOURS + 1):
+        rows, target = lanes[(DAY - 4 * (k + 1)) * WIDE : (DAY - 4 * k) * WIDE], thirds[k * WIDE : (k + 1) * WIDE]
+        for j in range(WIDE):
+            a, b, c, d = rows[j], rows[WIDE + j], rows[2 * WIDE + j], rows[3 * WIDE + j]
+            one, other = a if a > b else b, c if c > d else d
+            target[j] = one if one > other else other
     for k in range(_HOURS):
-        first = DAY - _H - 8 * k
-        top = ordered[k]
-        top[:] = block[first]
-        for t in range(first + 1, first + _H):
-            source = block[t]
-            for j in range(WIDE):
-                top[j] = source[j] if source[j] > top[j] else top[j]
+        top, rows = ordered[k], thirds[2 * k * WIDE : (2 * k + 3) * WIDE]
+        for j in range(WIDE):
+            a, b, c = rows[j], rows[WIDE + j], rows[2 * WIDE + j]
+            one = a if a > b else b
+            top[j] = one if one > c else c
     ordered[_HOURS] = np.inf
     sort_lanes(ordered, PAIRS_36)
     for k, share in enumerate((0.25, 0.5, 0.75, 0.9, 1.0)):
         seen[_AT_RUNNING + k] = ordered[int(share * (_HOURS - 1))]
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"contract"})
 def _smooth_lanes(block: F32, seen: F32) -> None:
-    """Smoothed levels, one row an alpha."""
-    for k in range(len(_ALPHAS)):
-        seen[_AT_CONTEXT + k] = block[DAY - _REMEMBERED]
-    for t in range(DAY - _REMEMBERED + 1, DAY):
-        source = block[t]
-        for k in range(len(_ALPHAS)):  # side by side: one recursion waits for itself
-            alpha, level = _ALPHAS[k], seen[_AT_CONTEXT + k]
+    """Smoothed levels, one row an alpha: weighted sums of the newest buckets, as the recursion comes to."""
+    seen[_AT_CONTEXT : _AT_CONTEXT + len(_ALPHAS)] = 0.0
+    lanes = block.reshape(-1)
+    for t in range(0, _REMEMBERED, 6):  # six buckets between loading and storing a sum; one slice of them: see lanes.py on flat
+        rows = lanes[(DAY - _REMEMBERED + t) * WIDE : (DAY - _REMEMBERED + t + 6) * WIDE]
+        for k in range(len(_ALPHAS)):
+            level, p, q, r = seen[_AT_CONTEXT + k], _SHARES[k, t], _SHARES[k, t + 1], _SHARES[k, t + 2]
+            u, v, w = _SHARES[k, t + 3], _SHARES[k, t + 4], _SHARES[k, t + 5]
             for j in range(WIDE):
-                level[j] += alpha * (source[j] - level[j])
+                level[j] = (
+                    level[j]
+                    + p * rows[j]
+                    + q * rows[WIDE + j]
+                    + r * rows[2 * WIDE + j]
+                    + u * rows[3 * WIDE + j]
+                    + v * rows[4 * WIDE + j]
+                    + w * rows[5 * WIDE + j]
+                )
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
@@ -220,10 +263,21 @@ def _moment(newest_s: int, out: F64) -> None:
 
 
 @njit(cache=True)
-def _seasons_of(past: F32, anchor: float, scale: float, row: F32, work: F32, found: F32) -> None:  # noqa: PLR0917
+def _profile_of(past: F32, daily: F32, turn: int, row: int, work: F32, found: F32) -> int:  # noqa: PLR0917
+    """Median profile of earlier days in found[12], NaN = none; how many there are."""
+    if daily.shape[0] == 0:
+        return int(season_medians(past, past.shape[0], _H, DAY, 1, work, PAIRS_7, found))
+    told = 0
+    for h in range(_H):
+        found[h] = daily[(turn + h) % daily.shape[0], row]
+        told += 0 if np.isnan(found[h]) else 1
+    return told
+
+
+@njit(cache=True)
+def _seasons_of(past: F32, anchor: float, scale: float, row: F32, told: int, found: F32) -> None:  # noqa: PLR0917
     """Median profile of earlier days, yesterday, a week ago; 0 = nothing different from now where there is none."""
     next_one = past.shape[0]
-    told = season_medians(past, next_one, _H, DAY, 1, work, PAIRS_7, found)
     at = _AT_SEASONS
     row[at : at + _OF_SEASONS] = 0.0
     middle, size = np.float32(anchor), np.float32(scale)
@@ -269,6 +323,8 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
     rows: NDArray[np.int64],
     newest: NDArray[np.int64],
     newest_s: NDArray[np.int64],
+    daily: F32,
+    turn: int,
     inputs: F32,
     anchors: F64,
     units: F64,
@@ -290,7 +346,7 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
         for j in range(held):
             i = first + j
             start, peaks_start = rows[i] * apart, rows[i] * peaks_apart
-            touched += fetch_seasons(means[start : start + newest[i] + 1], newest[i] + 1, _H, DAY, _DAYS)
+            touched += fetch_seasons(means[start : start + newest[i] + 1], newest[i] + 1, _H, DAY, _DAYS if daily.shape[0] == 0 else 1)
             touched += fetch_seasons(peaks[peaks_start : peaks_start + newest[i] + 1], newest[i] + 1, _H, DAY, 3)
             _take_up(means, start, peaks, peaks_start, newest[i], days, j, inputs[i])
         for target in range(TARGETS):
@@ -316,22 +372,30 @@ def _see(  # noqa: PLR0917  (numba: no keyword-only)
             _put(seen, j, row, _AT_CONTEXT, _AT_CONTEXT + len(_ALPHAS))
             anchor, unit = anchors[i, 0], units[i, 0]
             start = rows[i] * apart
-            _seasons_of(means[start : start + newest[i] + 1], anchor, 1.0 / unit, row, work, found)
+            past = means[start : start + newest[i] + 1]
+            told = _profile_of(past, daily, turn, rows[i], work, found)
+            _seasons_of(past, anchor, 1.0 / unit, row, told, found)
             start = rows[i] * peaks_apart
             _peak_days_of(peaks[start : start + newest[i] + 1], anchors[i, 1], 1.0 / units[i, 1], row)
             if newest_s[i] != told_s:
                 told_s = newest_s[i]
                 _moment(told_s, moment)
-            at = _AT_CONTEXT + len(_ALPHAS) + 5
-            row[at] = np.log1p(abs(anchor) / unit)
-            row[at + 1 : at + 6] = moment
-            row[at + 6 : at + 6 + N_RESOURCES] = 0.0
-            row[at + 6 + rows[i] % N_RESOURCES] = 1.0
-            at += 6 + N_RESOURCES
-            row[at] = (anchors[i, 1] - anchor) / unit
-            row[at + 1] = np.log(units[i, 1] / unit)
-            row[at + 3] = np.log1p(spreads[i, 0] / unit)
+            _tell_context(row, anchors[i], units[i], spreads[i, 0], moment, rows[i] % N_RESOURCES)
     return touched
+
+
+@njit(cache=True, error_model="numpy")
+def _tell_context(row: F32, anchor: F64, unit: F64, spread: float, moment: F64, resource: int) -> None:  # noqa: PLR0917
+    """Level, time, resource, and how peaks stand to means."""
+    at = _AT_CONTEXT + len(_ALPHAS) + 5
+    row[at] = np.log1p(abs(anchor[0]) / unit[0])
+    row[at + 1 : at + 6] = moment
+    row[at + 6 : at + 6 + N_RESOURCES] = 0.0
+    row[at + 6 + resource] = 1.0
+    at += 6 + N_RESOURCES
+    row[at] = (anchor[1] - anchor[0]) / unit[0]
+    row[at + 1] = np.log(unit[1] / unit[0])
+    row[at + 3] = np.log1p(spread / unit[0])
 
 
 @njit(cache=True)

@@ -64,9 +64,11 @@ class Restarter:
         self._errors = (self._errors - np.array(PRIOR)[:, None, None]) * DECAY + np.array(PRIOR)[:, None, None]
 
     def restart(self, quantiles: F32, newest: F32, regimes: Regimes) -> F32:
-        """Quantiles [v, r, h, q] -> moved for shifted series; `newest` float32[v, r, <= YOUNG] newest readings, NaN = missing."""
+        """Move quantiles [v, r, h, q] of shifted series, in place; `newest` float32[v, r, <= YOUNG] newest readings, NaN = missing."""
         width = newest.shape[-1]
-        v, r = np.nonzero((regimes.age < width) & (regimes.hold.min(axis=-1) < 1.0))
+        v, r = np.nonzero(regimes.age < width)
+        doubtful = regimes.hold[v, r].min(axis=-1) < 1.0
+        v, r = v[doubtful], r[doubtful]
         old = np.arange(width)[::-1] >= regimes.age[v, r][:, None]
         readings = np.where(old, np.nan, newest[v, r])
         told = np.isfinite(readings).any(axis=-1) & np.isfinite(quantiles[v, r, 0, 0])
@@ -78,9 +80,8 @@ class Restarter:
         before = quantiles[v, r, :, _MIDDLE]
         shift = (level[:, None] - before) * regimes.hold[v, r][:, GROUP_OF_STEP]
         self._remember(_Issue(v, r, before, (before + shift).astype(np.float32)))
-        moved = quantiles.copy()
-        moved[v, r] = np.maximum(moved[v, r] + (shift * self._weight()[r][:, GROUP_OF_STEP])[..., None], 0.0)
-        return moved
+        quantiles[v, r] = np.maximum(quantiles[v, r] + (shift * self._weight()[r][:, GROUP_OF_STEP])[..., None], 0.0)
+        return quantiles
 
     def pause(self) -> None:
         """A bucket without an issue."""

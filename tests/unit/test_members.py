@@ -11,6 +11,8 @@ from coordinator.forecast import kernels
 from coordinator.forecast.kernels.lanes import WIDE, flat, season_medians, sort_lanes, sorting_pairs
 from coordinator.forecast.locality import local_features, usual_change
 from coordinator.forecast.members import ALPHAS, MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW, Window, look, mean_members, peak_members
+from coordinator.forecast.rows import NEW
+from coordinator.forecast.seasons import Profiles, Seasons
 from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -92,6 +94,12 @@ def mixed(n: int, b: int, seed: int = 1) -> F32:
     return series
 
 
+def profiles_of(means: F32, peaks: F32 | None = None) -> Profiles:
+    seasons = Seasons(per=1)
+    seasons.rearrange(np.full(len(means), NEW))
+    return seasons.renew(means, means if peaks is None else peaks, 0)
+
+
 def close(fast: F64, plain: F64, size: F64) -> None:
     """Within 1e-5 of the value or of a usual change, unknown where it is unknown."""
     np.testing.assert_array_equal(np.isnan(fast), np.isnan(plain))
@@ -110,11 +118,12 @@ def test_fast_passes_say_what_the_plain_kernels_say(b: int) -> None:
         fast, slow = getattr(seen, name), getattr(plain, name)
         np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-9, err_msg=name)
     damped = kernels.fit_damped(plain.filled)[0]
-    means = mean_members(series, seen, damped)
+    profiles = profiles_of(series, peaks)
+    means = mean_members(seen, damped, profiles)
     assert means.shape == (len(MEMBERS), n, HORIZON_STEPS)
     close(means, plain_means(series, plain, damped), plain.step[:, None])
     point = means[1] * np.linspace(1.4, 0.6, HORIZON_STEPS)
-    said = peak_members(peaks, look(peaks), seen.filled, point)
+    said = peak_members(look(peaks), seen.filled, point, profiles)
     assert said.shape == (len(PEAK_MEMBERS), n, HORIZON_STEPS)
     close(said, plain_peaks(peaks, plain_look(peaks), plain.filled, point), plain.step[:, None])
 
@@ -123,17 +132,18 @@ def test_a_view_of_a_ring_is_read_like_a_copy_and_neighbours_do_not_matter() -> 
     ring = np.full((WIDE + 5, 900), np.nan, dtype=np.float32)
     ring[:, 100:800] = mixed(WIDE + 5, 700)
     view, damped = ring[:, 100:800], np.tile([0.3, 0.05, 0.9], (WIDE + 5, 1))
-    whole = mean_members(view, look(view), damped)
-    np.testing.assert_array_equal(whole, mean_members(view.copy(), look(view.copy()), damped))
+    whole = mean_members(look(view), damped, profiles_of(view))
+    np.testing.assert_array_equal(whole, mean_members(look(view.copy()), damped, profiles_of(view.copy())))
     alone = view[WIDE + 2 : WIDE + 3]
-    np.testing.assert_array_equal(whole[:, WIDE + 2 : WIDE + 3], mean_members(alone, look(alone), damped[:1]))
+    np.testing.assert_array_equal(whole[:, WIDE + 2 : WIDE + 3], mean_members(look(alone), damped[:1], profiles_of(alone)))
     assert not look(view).filled[3].any()
 
 
 def test_nothing_to_look_at() -> None:
     none = np.zeros((0, 300), dtype=np.float32)
-    assert mean_members(none, look(none), np.zeros((0, 3))).shape == (len(MEMBERS), 0, HORIZON_STEPS)
-    assert peak_members(none, look(none), look(none).filled, np.zeros((0, HORIZON_STEPS))).shape == (len(PEAK_MEMBERS), 0, HORIZON_STEPS)
+    assert mean_members(look(none), np.zeros((0, 3)), profiles_of(none)).shape == (len(MEMBERS), 0, HORIZON_STEPS)
+    peaks = peak_members(look(none), look(none).filled, np.zeros((0, HORIZON_STEPS)), profiles_of(none))
+    assert peaks.shape == (len(PEAK_MEMBERS), 0, HORIZON_STEPS)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9, 12, 35, 36])
@@ -186,5 +196,5 @@ def test_what_an_error_depends_on() -> None:
     np.testing.assert_allclose(local[..., 0, 0, 0], (seen.hours3[:, 2] - seen.hours3[:, 1]).reshape(shape) + floor)
     np.testing.assert_allclose(local[..., 2, 1, 0], (seen.hours3[:, 1] - seen.hours3[:, 0]).reshape(shape) + floor)
     np.testing.assert_allclose(local[..., 1, 1, 1], seen.step_hour.reshape(shape) + floor)
-    np.testing.assert_allclose(local[..., 1, 0, 2], 0.15 * point[..., 0] + floor)
+    np.testing.assert_allclose(local[..., 1, 0, 2], 0.15 * point[..., 0] + floor, rtol=1e-6)  # what is said is float32
     np.testing.assert_allclose(local[..., 0, 1, 3], point[..., 0] + floor)

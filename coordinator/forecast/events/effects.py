@@ -63,19 +63,56 @@ class Lift:
     peak_stddev: F64
     active: NDArray[np.bool_]  # [v, steps] an event of the calendar covers this bucket of this VM
 
+    @staticmethod
+    def none(issued_s: int, vms: int) -> Lift:
+        """Nothing is added to anything; takes no room."""
+        nothing, nobody = np.broadcast_to(0.0, (vms, N_RESOURCES, HORIZON_STEPS)), np.broadcast_to(np.False_, (vms, HORIZON_STEPS))
+        return Lift(issued_s=issued_s, mean=nothing, mean_stddev=nothing, peak=nothing, peak_stddev=nothing, active=nobody)
+
     @property
     def idle(self) -> bool:
         """True where nothing is to be added to anything."""
         return not (self.mean.any() or self.peak.any())
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Base:
-    """The newest forecast without events, as kinds: level [v, k, step], standard deviation of its first step [v, k]."""
+    """The newest forecast without events: what is kept of it costs little, `kinds` is for when an event needs it."""
 
-    issued_s: int
-    level: F64
-    doubt: F64
+    def __init__(self, issued_s: int, rows: I64, vms: int, level: F32 | F64, doubt: F64, first_peak: F64 | None) -> None:
+        """Of the forecast's VMs: their row in a fleet of `vms`; level [i, r or k, step], doubt [i, k]; first_peak [i, r], None: level
+        holds peaks, too."""
+        self.issued_s, self._rows, self._vms, self._level, self._doubt, self._first_peak = issued_s, rows, vms, level, doubt, first_peak
+        self._kinds: tuple[F64, F64] | None = None
+
+    @staticmethod
+    def of(base: ForecastBlock, rows: I64, vms: int) -> _Base:
+        """Of a forecast whose VM i is the fleet's row rows[i]. Peaks of single buckets are given for the first step only."""
+        first = base.peak_quantiles[:, :, 0].astype(np.float64)
+        doubt = np.concatenate([base.stddev[:, :, 0].astype(np.float64), (first[..., _HIGH] - first[..., _LOW]) / _TEN_TO_NINETY], axis=1)
+        return _Base(base.issued_s, rows, vms, base.mean, doubt, first[..., _MEDIAN])
+
+    def rearranged(self, take: I64) -> _Base:
+        """In the fleet's new order (rows.take_rows)."""
+        place = np.full(self._vms, -1)
+        old = take >= 0
+        place[take[old]] = np.flatnonzero(old)
+        rows = place[self._rows]
+        kept = rows >= 0
+        first_peak = None if self._first_peak is None else self._first_peak[kept]
+        return _Base(self.issued_s, rows[kept], len(take), self._level[kept], self._doubt[kept], first_peak)
+
+    def kinds(self) -> tuple[F64, F64]:
+        """Level [v, k, step] and standard deviation of its first step [v, k] of the fleet, NaN = not forecast; peaks move with the mean."""
+        if self._kinds is not None:
+            return self._kinds
+        level = self._level.astype(np.float64)
+        if self._first_peak is not None:
+            peak = np.maximum(self._first_peak[..., None] + level - level[..., :1], level)
+            level = np.concatenate([level, peak], axis=1)
+        whole, doubt = np.full((self._vms, *level.shape[1:]), np.nan), np.full((self._vms, kernels.KINDS), np.nan)
+        whole[self._rows], doubt[self._rows] = level, self._doubt
+        self._kinds = whole, doubt
+        return self._kinds
 
 
 class _Look(NamedTuple):
@@ -145,8 +182,7 @@ class EventEffects:
         self._usual = take_rows(self._usual, take, 0, np.nan)
         self._capacity = take_rows(self._capacity, take, 0, np.nan)
         if self._base is not None:
-            level, doubt = take_rows(self._base.level, take, 0, np.nan), take_rows(self._base.doubt, take, 0, np.nan)
-            self._base = _Base(issued_s=self._base.issued_s, level=level, doubt=doubt)
+            self._base = self._base.rearranged(take)
 
     # ---- one bucket
 
@@ -157,25 +193,22 @@ class EventEffects:
         """
         at = np.arange(len(base.vm_ids), dtype=np.int64) if rows is None else rows
         v = len(self._usual)
-        level, doubt = _kinds(base)
-        whole = np.full((v, *level.shape[1:]), np.nan)
-        whole[at] = level
-        whole_doubt = np.full((v, kernels.KINDS), np.nan)
-        whole_doubt[at] = doubt
         self._capacity[at] = capacity
-        self._base = _Base(issued_s=base.issued_s, level=whole, doubt=whole_doubt)
-        return self._lift(base.issued_s, whole, at)
+        self._base = _Base.of(base, at, v)
+        look = self._look(base.issued_s, HORIZON_STEPS)
+        if not len(look.pairs):
+            return Lift.none(base.issued_s, len(at))
+        return self._lift(base.issued_s, look, self._base.kinds()[0], at)
 
     def ahead(self, issued_s: int, level: F64, rows: I64) -> Lift:
         """What to add farther ahead than `lift` looks: level float64[n, k, steps] without events, of the fleet's `rows`."""
         whole = np.full((len(self._usual), *level.shape[1:]), np.nan)
         whole[rows] = level
-        return self._lift(issued_s, whole, rows)
+        return self._lift(issued_s, self._look(issued_s, level.shape[2]), whole, rows)
 
-    def _lift(self, issued_s: int, whole: F64, at: I64) -> Lift:
+    def _lift(self, issued_s: int, look: _Look, whole: F64, at: I64) -> Lift:
         steps_ahead = whole.shape[2]
         active = np.zeros((len(whole), steps_ahead), dtype=np.bool_)
-        look = self._look(issued_s, steps_ahead)
         total, variance = self._sum(look, whole, tell=False)
         steps = look.first + np.arange(steps_ahead)
         during = (steps >= look.pairs[:, BEGIN, None]) & (steps < (look.pairs[:, BEGIN] + look.pairs[:, BUCKETS])[:, None])
@@ -196,7 +229,7 @@ class EventEffects:
         then peaks). Those that add nothing at all are left out."""
         if self._base is None:
             return []
-        look, level, size = self._look(self._base.issued_s, HORIZON_STEPS), self._base.level[row : row + 1], self._size()[row : row + 1]
+        look, level, size = self._look(self._base.issued_s, HORIZON_STEPS), self._base.kinds()[0][row : row + 1], self._size()[row : row + 1]
         found = []
         for i in np.flatnonzero(look.pairs[:, ROW] == row):
             pair = look.pairs[i : i + 1].copy()
@@ -213,7 +246,7 @@ class EventEffects:
         """What bucket `start_s` would bring without events, [v, k] (means, then peaks): in place of `lift` where nothing was forecast."""
         whole = np.full((*level.shape, HORIZON_STEPS), np.nan)
         whole[:, :, 0] = level
-        self._base = _Base(issued_s=start_s, level=whole, doubt=doubt)
+        self._base = _Base(start_s, np.arange(len(level)), len(level), whole, doubt, None)
 
     def touched(self, from_s: int, buckets: int) -> NDArray[np.bool_]:
         """bool[buckets]: in which of them an event, or what trails behind it, may be seen on any VM."""
@@ -227,17 +260,18 @@ class EventEffects:
 
     def strip(self, start_s: int, mean: F64, peak: F64) -> tuple[F64, F64]:
         """Demand of the bucket without its events, as the base models are to see it. Arrays [v, r]; unknown stays NaN; learns nothing."""
-        look, at = self._look(start_s, 1), self._at(start_s)
+        look = self._look(start_s, 1)
         bare = _joined(mean, peak)
         if len(look.pairs):
-            bare = self._stripped(look, at, bare)
+            bare = self._stripped(look, self._at(start_s), bare)
         return bare[:, :N_RESOURCES], np.maximum(bare[:, N_RESOURCES:], bare[:, :N_RESOURCES])
 
     def learn(self, start_s: int, mean: F64, peak: F64) -> None:
         """Take the bucket's demand (as it was, with its events) into the tables; a VM counts once a bucket however often it comes."""
-        look, at = self._look(start_s, 1), self._at(start_s)
+        look = self._look(start_s, 1)
         actual = usual = _joined(mean, peak)
         if len(look.pairs):
+            at = self._at(start_s)
             usual = self._stripped(look, at, actual)
             self._learn(look, at, actual)
         unknown = np.isnan(self._usual)
@@ -272,9 +306,10 @@ class EventEffects:
         level, doubt = self._usual.copy(), USUAL_DOUBT * self._usual
         step = (start_s - self._base.issued_s) // BUCKET_S if self._base is not None else -1
         if self._base is not None and 0 <= step < HORIZON_STEPS:
-            said = self._base.level[:, :, step]
+            whole, its_doubt = self._base.kinds()
+            said = whole[:, :, step]
             np.copyto(level, said, where=~np.isnan(said))
-            np.copyto(doubt, self._base.doubt, where=~np.isnan(said))
+            np.copyto(doubt, its_doubt, where=~np.isnan(said))
         return _At(level, doubt)
 
     def _sum(self, look: _Look, level: F64, *, tell: bool) -> tuple[F64, F64]:
@@ -312,13 +347,3 @@ class EventEffects:
 
 def _joined(mean: F64, peak: F64) -> F64:
     return np.concatenate([mean, peak], axis=1).astype(np.float64)
-
-
-def _kinds(base: ForecastBlock) -> tuple[F64, F64]:
-    """Level [v, k, step] and doubt [v, k]. Peaks of single buckets are given for the first step only: the later ones move with the mean."""
-    mean = base.mean.astype(np.float64)
-    first_peak = base.peak_quantiles[:, :, 0, _MEDIAN].astype(np.float64)
-    peak = np.maximum(first_peak[..., None] + mean - mean[..., :1], mean)
-    wide = base.peak_quantiles[:, :, 0, _HIGH].astype(np.float64) - base.peak_quantiles[:, :, 0, _LOW]
-    doubt = np.concatenate([base.stddev[:, :, 0].astype(np.float64), wide / _TEN_TO_NINETY], axis=1)
-    return np.concatenate([mean, peak], axis=1), doubt

@@ -158,6 +158,7 @@ def _now(
 
     An occurrence under way (`last` is not NaN) goes on from its last bucket's lift in the shape that earlier ones had: the VM's own (which
     let `was` be expected of that bucket), or the others' where it had none (`was` is NaN). Infinite standard deviation = nobody knows.
+    `said` float64[2 FORMS]: its first half as in `expected`, the rest is for work.
     """
     own = slots[LEVELS_OF_POOLING - 1]
     reached = onset(t, buckets)
@@ -169,7 +170,7 @@ def _now(
         return 0.0, 0.0, before, known
     here, there, shaped = before, was, known
     if math.isnan(was) or count[own, p, k] <= 0.0:
-        shape = np.empty(FORMS)
+        shape = said[FORMS:]
         here, shaped = expected(count, moments, slots, LEVELS_OF_POOLING - 1, p, k, base, size, told, reached, trust, shape)
         before_now = onset(max(t - 1 - ahead, 0), buckets)
         there, there_known = expected(
@@ -198,7 +199,7 @@ def lifts(
     pairs int64[n, 6]: row, category, first bucket, buckets, buckets until a successor begins, notice. first = bucket number of step 0.
     base [v, k, step] without events; size [v, k]; told [notice, r, 2]. `tell`: unknown effects get an infinite variance (else none).
     """
-    said = np.empty(FORMS)
+    said = np.empty(2 * FORMS)
     for i in range(len(pairs)):
         row, category, begin, buckets, limit, notice = pairs[i]
         own = slots[i, LEVELS_OF_POOLING - 1]
@@ -248,7 +249,7 @@ def learn(
 
     First all evidence is weighed by the tables as they were, then it is kept: the order of the pairs does not matter to what each VM shows.
     """
-    said = np.empty(FORMS)
+    said = np.empty(2 * FORMS)
     evidence, weight = np.full((len(pairs), KINDS), math.nan), np.zeros((len(pairs), KINDS))
     spread_before = spread.copy()
     for i in range(len(pairs)):

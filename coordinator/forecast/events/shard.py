@@ -65,8 +65,7 @@ class EventShard:
     def advance(self, bucket: BucketBlock, capacity: Mapping[str, Sequence[float]]) -> ForecastBlock:
         """See the port."""
         self._follow(bucket.vm_ids)
-        row = {vm_id: i for i, vm_id in enumerate(self._vm_ids)}
-        rows = np.array([row[vm_id] for vm_id in bucket.vm_ids], dtype=np.int64)
+        rows = self._rows_of(bucket.vm_ids)
         mean, peak = (np.full((len(self._vm_ids), N_RESOURCES), np.nan) for _ in range(2))
         mean[rows], peak[rows] = bucket.mean, bucket.peak
         bare_mean, bare_peak = self.effects.strip(bucket.start_s, mean, peak)
@@ -117,7 +116,16 @@ class EventShard:
         level = np.repeat(medians.astype(np.float64), BLOCK_S // BUCKET_S, axis=2)
         return outlook_with_events(base, self.effects.ahead(base.issued_s, level, rows), capacity)
 
+    def _rows_of(self, vm_ids: Sequence[str]) -> NDArray[np.int64]:
+        if list(vm_ids) == self._vm_ids:
+            return np.arange(len(vm_ids), dtype=np.int64)
+        row = {vm_id: i for i, vm_id in enumerate(self._vm_ids)}
+        return np.array([row[vm_id] for vm_id in vm_ids], dtype=np.int64)
+
     def _follow(self, vm_ids: Sequence[str]) -> None:
+        if list(vm_ids) == self._vm_ids:
+            self._unseen = [0] * len(vm_ids)
+            return
         here = set(vm_ids)
         self._unseen = [0 if vm_id in here else unseen + 1 for vm_id, unseen in zip(self._vm_ids, self._unseen, strict=True)]
         kept = [i for i, unseen in enumerate(self._unseen) if unseen <= FORGET_AFTER]

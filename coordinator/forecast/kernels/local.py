@@ -6,11 +6,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from coordinator.model import F64
+from coordinator.model import F32, F64
 
 
 @njit(cache=True, error_model="numpy")
-def features(hours3: F64, step_hour: F64, said: F64, point: F64, floor: F64, boosted: F64, middles: NDArray[np.int64], out: F64) -> None:
+def features(hours3: F64, step_hour: F64, said: F32, point: F64, floor: F64, boosted: F64, middles: NDArray[np.int64], out: F64) -> None:
     """hours3 [n, 3]; step_hour, floor [n]; said [k, n, 12]; point [n, 12]; boosted [n, 12, 2] or [0, 12, 2] -> out [n, g, 2, p]."""
     members, n = said.shape[0], said.shape[1]
     for i in range(n):
@@ -20,7 +20,7 @@ def features(hours3: F64, step_hour: F64, said: F64, point: F64, floor: F64, boo
             centre = point[i, h]
             apart, spoken = 0.0, 0
             for k in range(members):
-                value = said[k, i, h]
+                value = float(said[k, i, h])
                 if not np.isnan(value):
                     apart += abs(value - centre)
                     spoken += 1

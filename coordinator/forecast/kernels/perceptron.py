@@ -20,6 +20,7 @@ _Q: Final = len(LEVELS)
 _TARGETS: Final = 2  # mean and running peak
 _STEPS: Final = _TARGETS * HORIZON_STEPS
 _PAIRS: Final = sorting_pairs(_Q)
+_TOGETHER: Final = 8  # series
 _LN2: Final = np.float32(0.6931471805599453)
 _ONE: Final = np.float32(1.0)
 
@@ -82,28 +83,39 @@ def bend(x: F32, bias: F32, leak: float) -> None:
 @njit(cache=True)
 def quantiles(out: F32, bias: F32, base: F64, spread: F64, means: F32, peaks: F32) -> None:
     """Products float32[m, level x target x step] -> means, peaks float32[m, step, level]: around the base, monotone in level, >= 0;
-    peaks monotone in step too.
+    peaks monotone in step too. _TOGETHER series are sorted at once: a comparator's loop must be worth its beginning.
     """
-    steps = means.shape[1]
-    lanes = np.empty((_Q, _STEPS), dtype=np.float32)
-    for i in range(out.shape[0]):
-        for q in range(_Q):
-            lane, row = lanes[q], out[i, q * _STEPS : (q + 1) * _STEPS]
-            offsets = bias[q * _STEPS : (q + 1) * _STEPS]
-            for target in range(_TARGETS):
-                middle, size = np.float32(base[i, target, q]), np.float32(spread[i, target])
-                for k in range(target * steps, (target + 1) * steps):
-                    lane[k] = max(middle + (row[k] + offsets[k]) * size, np.float32(0.0))
+    lanes = np.zeros((_Q, _TOGETHER * _STEPS), dtype=np.float32)
+    for first in range(0, out.shape[0], _TOGETHER):
+        held = min(_TOGETHER, out.shape[0] - first)
+        for j in range(held):
+            i = first + j
+            for q in range(_Q):
+                lane, row = lanes[q, j * _STEPS : (j + 1) * _STEPS], out[i, q * _STEPS : (q + 1) * _STEPS]
+                offsets = bias[q * _STEPS : (q + 1) * _STEPS]
+                for target in range(_TARGETS):
+                    middle, size = np.float32(base[i, target, q]), np.float32(spread[i, target])
+                    for k in range(target * HORIZON_STEPS, (target + 1) * HORIZON_STEPS):
+                        value = middle + (row[k] + offsets[k]) * size
+                        lane[k] = np.float32(0.0) if value < np.float32(0.0) else value
         for p in range(_PAIRS.shape[0]):
             low, high = lanes[_PAIRS[p, 0]], lanes[_PAIRS[p, 1]]
-            for k in range(low.shape[0]):
+            for k in range(_TOGETHER * _STEPS):
                 a, b = low[k], high[k]
                 low[k] = a if a < b else b
                 high[k] = b if a < b else a
-        mean, peak = means[i], peaks[i]
+        for j in range(held):
+            _spell(lanes, j * _STEPS, means[first + j], peaks[first + j])
+
+
+@njit(cache=True)
+def _spell(lanes: F32, at: int, mean: F32, peak: F32) -> None:
+    """The columns from `at` on, step by step; a peak is the highest so far."""
+    for h in range(HORIZON_STEPS):
         for q in range(_Q):
-            lane, highest = lanes[q], np.float32(0.0)
-            for h in range(steps):
-                mean[h, q] = lane[h]
-                highest = max(highest, lane[steps + h])
-                peak[h, q] = highest
+            mean[h, q] = lanes[q, at + h]
+            peak[h, q] = lanes[q, at + HORIZON_STEPS + h]
+    for h in range(1, HORIZON_STEPS):
+        before, here = peak[h - 1], peak[h]
+        for q in range(_Q):
+            here[q] = here[q] if here[q] > before[q] else before[q]

@@ -15,30 +15,20 @@ from numba import njit
 from numpy.typing import NDArray
 
 from coordinator.forecast.kernels.lanes import (
-    PAIRS_7,
     PAIRS_12,
     PAIRS_36,
     WIDE,
-    fetch_seasons,
     fill_row,
     quantile_lanes,
-    season_medians,
     sort_lanes,
-    sorting_pairs,
     transpose_lanes,
 )
-from coordinator.forecast.kernels.profile import SEASON
 from coordinator.model import F32, F64
 from shared.units import HORIZON_STEPS
 
-WEEK: Final = 2016
-BASE: Final = 6  # the newest half hour fixes how far today lies above its profile
+BASE: Final = 6  # as seasons.BASE
 MOST_RATIO: Final = 20.0
 _H: Final = HORIZON_STEPS
-_DAYS: Final = 7
-_WEEKS: Final = 3
-_HOURS: Final = 12
-_PAIRS_3: Final = sorting_pairs(_WEEKS)
 _SHIFT_DECAY: Final = 0.97 ** np.arange(1, HORIZON_STEPS + 1)
 _LEVELS: Final = np.array([0.1, 0.5, 0.9])
 _WINDOWS: Final = 72  # hours, one a bucket, whose maxima are averaged
@@ -107,25 +97,31 @@ def _bounded(value: float) -> float:
 
 @njit(cache=True, error_model="numpy")
 def mean_members(
-    flat: F32, apart: int, b: int, filled: F32, hour: F64, hours3: F64, level: F64, step: F64, damped: F64, alphas: F32, out: F64
-) -> float:
-    """members.MEMBERS for every series into out[8, n, 12]. The answer means nothing (lanes.fetch_seasons)."""
+    filled: F32,
+    hour: F64,
+    hours3: F64,
+    level: F64,
+    step: F64,
+    damped: F64,
+    alphas: F32,
+    daily: F32,
+    weekly: F32,
+    hourly: F32,
+    turns: NDArray[np.int64],
+    out: F32,
+) -> None:
+    """members.MEMBERS for every series into out[8, n, 12]; profiles float32[18, n] and the rows of their first columns: seasons.Profile."""
     n, width = filled.shape
     rows = np.zeros((WIDE, width), dtype=np.float32)
     block = np.empty((width, WIDE), dtype=np.float32)
     smooth = np.empty(WIDE, dtype=np.float32)
     curve = np.empty((_H, WIDE), dtype=np.float32)
     gains = np.zeros((5, WIDE), dtype=np.float32)
-    nothing = np.float32(np.inf)
-    daily, weekly, hourly = np.full((_DAYS, WIDE), nothing), np.full((_WEEKS, WIDE), nothing), np.full((_HOURS, WIDE), nothing)
-    profile = np.empty(WIDE, dtype=np.float32)
-    touched = 0.0
+    shift, known = np.empty(WIDE), np.empty(WIDE, dtype=np.int64)
     for first in range(0, n, WIDE):
         held = min(WIDE, n - first)
         for j in range(held):
             i = first + j
-            past = flat[i * apart : i * apart + b]
-            touched += fetch_seasons(past, b - BASE, BASE + _H, SEASON, _DAYS) + fetch_seasons(past, b - BASE, BASE + _H, WEEK, 1)
             _scale(filled[i], level[i], step[i], rows[j])
             gains[0, j], gains[1, j], gains[2, j] = damped[i, 0], damped[i, 1], damped[i, 2]
             gains[3, j], gains[4, j] = _line(rows[j])
@@ -135,17 +131,17 @@ def mean_members(
         for j in range(held):
             i = first + j
             size = step[i] if step[i] > 0.0 else 1.0
+            last, smoothed = _bounded(filled[i, width - 1]), _bounded(level[i] + size * smooth[j])
+            middle, middle3 = _bounded(hour[i, 1]), _bounded(hours3[i, 1])
             for h in range(_H):
-                out[0, i, h] = _bounded(filled[i, width - 1])
-                out[1, i, h] = _bounded(level[i] + size * smooth[j])
+                out[0, i, h] = last
+                out[1, i, h] = smoothed
                 out[2, i, h] = _bounded(level[i] + size * curve[h, j])
-                out[3, i, h] = _bounded(hour[i, 1])
-                out[4, i, h] = _bounded(hours3[i, 1])
-            past = flat[i * apart : i * apart + b]
-            _season(past, filled[i], SEASON, 1, daily, PAIRS_7, profile, out[5, i])
-            _season(past, filled[i], WEEK, 1, weekly, _PAIRS_3, profile, out[6, i])
-            _season(past, filled[i], 12, 0, hourly, PAIRS_12, profile, out[7, i])
-    return touched
+                out[3, i, h] = middle
+                out[4, i, h] = middle3
+        _season(daily, turns[0], filled, first, held, shift, known, out[5])
+        _season(weekly, turns[1], filled, first, held, shift, known, out[6])
+        _season(hourly, turns[2], filled, first, held, shift, known, out[7])
 
 
 @njit(cache=True, error_model="numpy")
@@ -168,14 +164,40 @@ def _line(row: F32) -> tuple[float, float]:
     return mean - slope * (centre + 1.0), slope
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"contract"})
 def _smooth(block: F32, alphas: F32, best: F32) -> None:
     """Exponential smoothing of each lane with the alpha of least squared one-step error: its last level."""
-    count = alphas.shape[0]
+    count, width = alphas.shape[0], block.shape[0]
     work = np.zeros((2 * count + 1, WIDE), dtype=np.float32)  # levels, squared errors, the least of them
     for k in range(count):
         work[k] = block[0]
-    for t in range(1, block.shape[0]):
+    whole = 1 + (width - 1) // 6 * 6
+    for t in range(1, whole, 6):  # six buckets between loading and storing the states, of which there are more than registers
+        a, b, c, d, e, f = block[t], block[t + 1], block[t + 2], block[t + 3], block[t + 4], block[t + 5]
+        for k in range(count):
+            alpha, state, squares = alphas[k], work[k], work[count + k]
+            for j in range(WIDE):
+                level, total = state[j], squares[j]
+                error = a[j] - level
+                level += alpha * error
+                total += error * error
+                error = b[j] - level
+                level += alpha * error
+                total += error * error
+                error = c[j] - level
+                level += alpha * error
+                total += error * error
+                error = d[j] - level
+                level += alpha * error
+                total += error * error
+                error = e[j] - level
+                level += alpha * error
+                total += error * error
+                error = f[j] - level
+                level += alpha * error
+                total += error * error
+                state[j], squares[j] = level, total
+    for t in range(whole, width):
         source = block[t]
         for k in range(count):
             alpha, state, squares = alphas[k], work[k], work[count + k]
@@ -213,32 +235,33 @@ def _damp(block: F32, gains: F32, curve: F32) -> None:
             target[j] = level[j]
 
 
-@njit(cache=True)
-def _season(past: F32, filled: F32, season: int, reach: int, work: F32, pairs: NDArray[np.int64], profile: F32, out: F64) -> None:
+@njit(cache=True, error_model="numpy")
+def _season(profile: F32, turn: int, filled: F32, first: int, held: int, shift: F64, known: NDArray[np.int64], out: F32) -> None:
     """The profile of earlier seasons, lifted by how far the newest half hour lies above its own profile (fading); NaN = no season."""
-    b, width = past.shape[0], filled.shape[0]
-    if b - BASE < season:
-        out[:] = np.nan
-        return
-    season_medians(past, b - BASE, BASE + _H, season, reach, work, pairs, profile)
-    shift, known = 0.0, 0
-    for k in range(BASE):
-        if not np.isnan(profile[k]):
-            shift += float(filled[width - BASE + k]) - float(profile[k])
-            known += 1
-    shift /= max(known, 1)
+    columns, width = profile.shape[0], filled.shape[1]
+    shift[:] = 0.0
+    known[:] = 0
+    for c in range(BASE):
+        row = profile[(turn + c) % columns]
+        for j in range(held):
+            usual = row[first + j]
+            if not np.isnan(usual):
+                shift[j] += float(filled[first + j, width - BASE + c]) - float(usual)
+                known[j] += 1
+    for j in range(held):
+        shift[j] /= max(known[j], 1)
     for h in range(_H):
-        out[h] = _bounded(float(profile[BASE + h]) + shift * _SHIFT_DECAY[h])
+        row, fade = profile[(turn + BASE + h) % columns], _SHIFT_DECAY[h]
+        for j in range(held):
+            out[first + j, h] = _bounded(float(row[first + j]) + shift[j] * fade)
 
 
 @njit(cache=True, error_model="numpy")
-def peak_members(flat: F32, apart: int, b: int, filled: F32, means: F32, point: F64, out: F64) -> None:
-    """members.PEAK_MEMBERS for every series into out[5, n, 12]; `filled` of the peaks, `means` of the same buckets."""
+def peak_members(filled: F32, means: F32, point: F64, daily: F32, turn: int, out: F32) -> None:
+    """members.PEAK_MEMBERS for every series into out[5, n, 12]; `filled` of the peaks, `means` of the same buckets; daily as above."""
     n, width = filled.shape
     ordered = np.empty((36, WIDE), dtype=np.float32)
     ratio = np.empty(WIDE, dtype=np.float32)
-    work = np.full((_DAYS, WIDE), np.float32(np.inf))
-    profile = np.empty(WIDE, dtype=np.float32)
     highest = np.empty(_WINDOWS + 1, dtype=np.float32)
     count = min(36, width)
     for first in range(0, n, WIDE):
@@ -261,18 +284,15 @@ def peak_members(flat: F32, apart: int, b: int, filled: F32, means: F32, point: 
                 out[2, i, h] = _bounded(last)
             out[3, i, :] = out[2, i, _H - 1]
             _usual_hour(row, highest, out[1, i])
-            if b < SEASON:
-                out[4, i, :] = np.nan
-                continue
-            season_medians(flat[i * apart : i * apart + b], b, _H, SEASON, 0, work, PAIRS_7, profile)
             top = np.nan
             for h in range(_H):
-                top = top if top >= profile[h] or np.isnan(profile[h]) else float(profile[h])
+                usual = float(daily[(turn + h) % _H, i])
+                top = top if top >= usual or np.isnan(usual) else usual
                 out[4, i, h] = _bounded(top)
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
-def _usual_hour(row: F32, highest: F32, out: F64) -> None:
+def _usual_hour(row: F32, highest: F32, out: F32) -> None:
     """Mean over the newest windows, one a bucket, of their maximum so far: how high it usually gets."""
     width = row.shape[0]
     begin = max(width - _WINDOWS - _H, 0)

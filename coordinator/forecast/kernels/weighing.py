@@ -2,7 +2,7 @@
 
 What combine.py says is done here; the arrays belong to its Combiner. Series are numbered n = v * resources + r and come last in every
 state array. Pure. Layouts: said f32[78, k, n] (see combine.said_at), recent f32[2, k, g, n] and one slot f32[2, k, g, n] (decayed sum of
-errors, evidence), forecasts f64[k, n, 12]. NaN = silent or unknown.
+errors, evidence), forecasts f32[k, n, 12]. NaN = silent or unknown.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def score(
 
 
 @njit(cache=True, error_model="numpy")
-def own_logs(forecasts: F64, said: F32, at: NDArray[np.int64], recent: F32, now: F32, soon: F32, logs: F32, fleet: F64) -> None:
+def own_logs(forecasts: F32, said: F32, at: NDArray[np.int64], recent: F32, now: F32, soon: F32, logs: F32, fleet: F64) -> None:
     """Keep the forecasts in `said`, and write to `logs` f32[k, g, n] each member's loss against the mean of the members, as a logarithm.
 
     logs: NaN = able but never scored for this series, infinite = silent. fleet f64[2, k, r, g] (zeros) takes sum and number of the logs.
