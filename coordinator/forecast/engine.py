@@ -9,10 +9,9 @@ anything is known, monotone, inside [0, capacity].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +21,6 @@ from coordinator.forecast.calibrate import Calibrator
 from coordinator.forecast.challenged import Challenge
 from coordinator.forecast.challengers import ChallengerForecast
 from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, Combiner
-from coordinator.forecast.covariates import UTC_DAYS, LocalDays
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.explain import Issued, Parts, TargetParts, forecast_why
 from coordinator.forecast.feature_kernels import DAY
@@ -34,8 +32,9 @@ from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW, Window, look, mean_members, peak_members
 from coordinator.forecast.mix import Mixer
-from coordinator.forecast.network import MAX_EXAMPLES, QuantileNetwork, rehearsal
+from coordinator.forecast.network import QuantileNetwork
 from coordinator.forecast.network import train as train_network
+from coordinator.forecast.options import ForecastOptions
 from coordinator.forecast.outlook import OutlookPlanner
 from coordinator.forecast.regimes import ENDLESS, RegimeDetector, Regimes
 from coordinator.forecast.restart import YOUNG, Restarter
@@ -43,9 +42,12 @@ from coordinator.forecast.rows import NEW, take_rows
 from coordinator.forecast.seasons import Profile, Seasons
 from coordinator.forecast.surroundings import Surroundings
 from coordinator.forecast.track import Tracker
+from coordinator.forecast.trained import HELD_OUT, Models, promoted, unpack
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
+
+__all__ = ["ForecastEngine", "ForecastOptions"]
 
 GAP_BUCKETS: Final = 3
 WATCHED: Final = 1440  # five days: the fleet's memory of how new levels hold
@@ -58,53 +60,11 @@ SPARSE: Final = 3
 REFIT_EVERY: Final = 12  # each bucket refits the damped trend of one series in twelve
 NETWORK: Final = "network"
 CHALLENGER: Final = "challenger"
-HELD_OUT: Final = 36  # buckets, three hours
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
 MEAN_PACE: Final = 0.4  # of a VM's own offset; faster steps cost a percent of the loss and gain no coverage
 PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
-
-
-class Models(msgspec.Struct, frozen=True):
-    """What a training yields."""
-
-    boosting: bytes | None
-    network: bytes | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForecastOptions:
-    """What to run. `ring`: buckets of history kept (2,322 lets the weekly profile speak); `replay`: origins scored again on load.
-
-    `examples`: what the network learns from in one training; the default takes about ten seconds of one core.
-    `days`: the operator's zone and holidays, a covariate of the trees.
-    `challengers`: those listened to (see challengers/registry.py); they speak where they have shown to be better than the pool.
-    `outlook`: also look six hours ahead, each half hour.
-    `only`: listen to one member alone (the last value where it is silent), for comparisons.
-    """
-
-    boosting: bool = True
-    network: bool = True
-    outlook: bool = True
-    ring: int = 2322
-    replay: int = 324  # one day and three hours: yesterday at this time is among them
-    outlook_replay: int = 60  # half hours: a day and a quarter, as an outlook learns its last block six hours late
-    examples: int = MAX_EXAMPLES
-    challengers: tuple[str, ...] = ()
-    only: str | None = None
-    days: LocalDays = UTC_DAYS
-
-    def __post_init__(self) -> None:
-        Challenge(self.challengers)  # raises for a name that is not registered
-        for name, value, low, high in (
-            ("ring", self.ring, 48, 20_000),
-            ("replay", self.replay, 0, 5_000),
-            ("outlook_replay", self.outlook_replay, 0, 1000),
-            ("examples", self.examples, 1000, 5_000_000),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} {value}: allowed {low} to {high}")
 
 
 class ForecastEngine:
@@ -284,21 +244,17 @@ class ForecastEngine:
         boosted = boosting.challenge(self._boosted, history, seed, known=known)[0] if self.options.boosting else None
         until = buckets - HELD_OUT
         network = train_network(history, seed, until=until, examples=self.options.examples) if self.options.network else None
-        return msgspec.msgpack.encode(Models(boosted, network)) if boosted or network else None
+        return Models(boosted, network).pack()
 
     def install(self, models: bytes | None) -> None:
         """Use models of `retrain` from the next bucket on; they earn their weight by their scores. None changes nothing.
 
         A network that does worse than the one in use (without one: than the quantiles of the last hours) on the newest buckets, unseen by
-        both, is not taken. Raises ValueError when
-        `models` is not what `retrain` gives.
+        both, is not taken. Raises ValueError when `models` is not what `retrain` gives.
         """
         if models is None:
             return
-        try:
-            given = msgspec.msgpack.decode(models, type=Models)
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"{len(models)} bytes are not trained models: {error}") from error
+        given = unpack(models)
         if given.boosting is not None and self.options.boosting:
             self._booster, self._boosted = boosting.QuantileBooster(given.boosting), given.boosting
         if given.network is not None and self.options.network:
@@ -310,11 +266,8 @@ class ForecastEngine:
             self._network = challenger
             return
         means, peaks = (part(columns).reshape(len(self._vm_ids) * N_RESOURCES, -1) for part in (self._window.means, self._window.peaks))
-        losses = rehearsal(challenger, means, peaks, self._newest_s, HELD_OUT)
-        before = rehearsal(self._network, means, peaks, self._newest_s, HELD_OUT)
-        ours, theirs = (np.nansum(each, axis=(0, 2, 3)) for each in (losses, before))
-        told = (ours > 0) & (theirs > 0)
-        if told.any() and float(np.log(ours[told] / theirs[told]).mean()) > 0.0:
+        losses = promoted(challenger, self._network, means, peaks, self._newest_s)
+        if losses is None:
             return
         self._network = challenger
         for target, mixer in enumerate(self._mixers):

@@ -229,7 +229,11 @@ class EventEffects:
         then peaks). Those that add nothing at all are left out."""
         if self._base is None:
             return []
-        look, level, size = self._look(self._base.issued_s, HORIZON_STEPS), self._base.kinds()[0][row : row + 1], self._size()[row : row + 1]
+        look, level, size = (
+            self._look(self._base.issued_s, HORIZON_STEPS),
+            self._base.kinds()[0][row : row + 1],
+            self._size()[row : row + 1],
+        )
         found = []
         for i in np.flatnonzero(look.pairs[:, ROW] == row):
             pair = look.pairs[i : i + 1].copy()
