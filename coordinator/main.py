@@ -23,20 +23,19 @@ import structlog
 from coordinator import cycle as cy
 from coordinator.announcing import Announcer
 from coordinator.calendars import open_calendars
+from coordinator.challenge_turns import ChallengeTurns
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.demand.signals import SignalCounts, SignalReading
-from coordinator.forecast.challengers import Turn
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
-from coordinator.learning.challenging import narrowed, standing_of
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import challenge_schedule, forecast_options, sizing_policy
+from coordinator.settings import forecast_options, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -93,8 +92,7 @@ class Coordinator:
         self._place_wanted = asyncio.Event()
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
-        self._challenge_wanted = asyncio.Event()
-        self._challenges, self._left_out = challenge_schedule(config)
+        self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
         self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
         self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -355,8 +353,7 @@ class Coordinator:
             self._publish_cycle()
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
-            if self._challenges.due(self.cycle.cycles):
-                self._challenge_wanted.set()
+            self._challenges.after_cycle()
             if self.cycle.cycles % PRUNE_CYCLES == 0:
                 self.write(self.registry.prune, self.clock.wall_ns())
 
@@ -394,33 +391,7 @@ class Coordinator:
                 self.metrics.add("tidegate_retrains_total", reason=reason)
 
     async def _challenge_loop(self) -> None:
-        """One turn at a time, beside the forecasts; a turn that lasts until the next is due puts that off."""
-        for name, reason in self._left_out.items():
-            log.warning("challenger left out", challenger=name, reason=reason)
-        while True:
-            await self._challenge_wanted.wait()
-            self._challenge_wanted.clear()
-            vm_ids, turn = self._next_turn()
-            if not vm_ids:
-                continue
-            history = await self._load_history(vm_ids)
-            with self._stage("challenge"):
-                reports = await self.pool.challenge(history, turn)
-            self.metrics.add("tidegate_challenge_turns_total")
-            for report in reports:
-                self.metrics.add("tidegate_challenge_series_total", report.answered, challenger=report.name, said="true")
-                self.metrics.add("tidegate_challenge_series_total", report.asked - report.answered, challenger=report.name, said="false")
-                self.metrics.add("tidegate_challenge_cpu_seconds_total", report.cpu_s, challenger=report.name)
-                self.metrics.add("tidegate_challenge_failures_total", len(report.failures), challenger=report.name)
-            for name, failure in self._challenges.heard(reports):
-                log.warning("challenger failed", challenger=name, failure=failure)
-
-    def _next_turn(self) -> tuple[tuple[str, ...], Turn]:
-        fleet = self.cycle.fleet
-        vm_ids = sorted(fleet.vms)
-        priorities = {vm_id: vm.domain.policy.priority for vm_id, vm in fleet.vms.items()}
-        losses = self.cycle.ledger.errors.accuracy.losses(vm_ids)
-        return narrowed(self._challenges.turn(standing_of(vm_ids, priorities, fleet.capacity_of(vm_ids), losses)), vm_ids)
+        await self._challenges.run(self.pool, self._load_history, self._stage)
 
     async def _announce_loop(self) -> None:
         while True:
