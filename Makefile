@@ -32,7 +32,8 @@ demo: $(READY_RUN)
 test: export PATH := $(abspath $(BIN)):$(PATH)
 test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not realhost and not browser" $(TEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ring and not realhost and not browser" $(TEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m ring $(TEST_ARGS) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
 	$(BIN)/python -m pytest -m realhost $(TEST_ARGS) $(NONE_IS_FINE)
 	$(BIN)/python -m pytest -m browser $(TEST_ARGS) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
 

@@ -95,6 +95,13 @@ class Ring:
         )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "shared_ring" in getattr(item, "fixturenames", ()):
+            item.add_marker("ring")
+
+
 def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """`tidegate` ("coordinator") or `tidegate-agent` ("agent") to its end."""
     command = [sys.executable, "-c", f"from {program}.cli import main; main()", *arguments]

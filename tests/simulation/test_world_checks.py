@@ -25,6 +25,7 @@ from coordinator.gateway import sessions
 from shared.plan import Step, StepKind
 from shared.refusal import RefusalCode
 
+STORMS = 4
 SEED = 2
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -163,5 +164,10 @@ def folder_counts_repeats(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_broken_core_is_reported(break_it: Break, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     break_it(monkeypatch)
-    world = storm(SEED, hosts=5, hours=3)
-    assert any(said in violation for violation in world.violations), (world.violations[:5], world.counts)
+    found = []
+    for seed in range(SEED, SEED + STORMS):  # what a storm does depends on what is forecast: not each one meets each weakness
+        world = storm(seed, hosts=5, hours=3)
+        if any(said in violation for violation in world.violations):
+            return
+        found.append((world.violations[:5], world.counts))
+    pytest.fail(f"nobody said {said!r}: {found}")
