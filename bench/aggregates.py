@@ -81,17 +81,7 @@ def memberships(trace: Trace, bucket: int) -> dict[str, Membership]:
 def closed(trace: Trace, b: int) -> BucketBlock:
     """Bucket b as the coordinator sees it."""
     values = trace.mean[..., b].astype(np.float64)
-    return BucketBlock(
-        start_s=trace.start_s + b * BUCKET_S,
-        vm_ids=trace.vm_ids,
-        host_ids=("h",) * len(trace.vm_ids),
-        mean=values,
-        peak=trace.peak[..., b].astype(np.float64),
-        usage=values,
-        censored=values * 0,
-        allocation=values * np.nan,
-        samples=np.full(len(trace.vm_ids), 60),
-    )
+    return BucketBlock.unlimited(trace.start_s + b * BUCKET_S, trace.vm_ids, values, trace.peak[..., b].astype(np.float64))
 
 
 class Scores:

@@ -130,17 +130,7 @@ def forecast_errors(found: Replay) -> dict[str, F64]:
 
 
 def _block(names: tuple[str, ...], start_s: int, values: F64) -> BucketBlock:
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=names,
-        host_ids=names,
-        mean=values,
-        peak=values,
-        usage=values,
-        censored=np.zeros_like(values),
-        allocation=np.full_like(values, np.nan),
-        samples=np.full(len(names), 60, dtype=np.int64),
-    )
+    return BucketBlock.unlimited(start_s, names, values)
 
 
 def under_estimates(found: Replay, errors: dict[str, F64]) -> tuple[dict[str, float], dict[str, float]]:

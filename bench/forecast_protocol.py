@@ -241,14 +241,4 @@ def bucket_of(trace: Trace, b: int) -> BucketBlock:
     """Bucket `b` of the trace as it would arrive: uncensored, unlimited."""
     names = tuple(f"vm{i}" for i in range(len(trace.mean)))
     values, peaks = trace.mean[..., b].astype(np.float64), trace.peak[..., b].astype(np.float64)
-    return BucketBlock(
-        start_s=trace.start_s + b * BUCKET_S,
-        vm_ids=names,
-        host_ids=names,
-        mean=values,
-        peak=peaks,
-        usage=values,
-        censored=values * 0,
-        allocation=values * np.nan,
-        samples=np.full(len(names), 60),
-    )
+    return BucketBlock.unlimited(trace.start_s + b * BUCKET_S, names, values, peaks)

@@ -88,17 +88,7 @@ def history(vm_ids: tuple[str, ...], data: F32) -> HistoryBlock:
 
 def bucket(vm_ids: tuple[str, ...], values: F32, start_s: int) -> BucketBlock:
     mean = values.astype(np.float64)
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=vm_ids,
-        host_ids=("host",) * len(vm_ids),
-        mean=mean,
-        peak=mean * 1.2,
-        usage=mean,
-        censored=np.zeros_like(mean),
-        allocation=np.full_like(mean, np.nan),
-        samples=np.full(len(vm_ids), 60),
-    )
+    return BucketBlock.unlimited(start_s, vm_ids, mean, mean * 1.2)
 
 
 async def new_actor(pool: RayPool) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shared.model import Allocation, Domain, HostCapacity, Mode
 from shared.plan import Step
-from shared.units import HORIZON_STEPS, RESOURCES
+from shared.units import BUCKET_S, HORIZON_STEPS, RESOURCES
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -47,6 +47,24 @@ class BucketBlock:
     allocation: F64
     samples: NDArray[np.int64]  # [v]
     signals: F64 | None = None  # [v, signal] means of what the applications told, in the order of SIGNALS; None = nobody told anything
+
+    @classmethod
+    def unlimited(
+        cls, start_s: int, vm_ids: tuple[str, ...], mean: F64, peak: F64 | None = None, signals: F64 | None = None
+    ) -> BucketBlock:
+        """A bucket of VMs on one host that nothing limits: what they want is what they use. `peak` None: no higher than the mean."""
+        return cls(
+            start_s=start_s,
+            vm_ids=vm_ids,
+            host_ids=("host",) * len(vm_ids),
+            mean=mean,
+            peak=mean if peak is None else peak,
+            usage=mean,
+            censored=np.zeros_like(mean),
+            allocation=np.full_like(mean, np.nan),
+            samples=np.full(len(vm_ids), BUCKET_S // 5),
+            signals=signals,
+        )
 
     def select(self, rows: Sequence[int]) -> BucketBlock:
         """The same bucket with only the VMs of these rows, in this order."""

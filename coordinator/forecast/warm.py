@@ -108,17 +108,7 @@ def _history(names: tuple[str, ...], wave: F32) -> HistoryBlock:
 
 def _bucket(names: tuple[str, ...], start_s: int) -> BucketBlock:
     mean = np.ones((len(names), N_RESOURCES))
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=names,
-        host_ids=names,
-        mean=mean,
-        peak=mean * 2,
-        usage=mean,
-        censored=mean * 0,
-        allocation=mean * np.nan,
-        samples=np.full(len(names), 60),
-    )
+    return BucketBlock.unlimited(start_s, names, mean, mean * 2)
 
 
 if __name__ == "__main__":

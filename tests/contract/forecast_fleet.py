@@ -33,17 +33,7 @@ def history(count: int = FLEET, buckets: int = 96) -> HistoryBlock:
 def bucket(start_s: int, count: int = FLEET, vm_ids: tuple[str, ...] | None = None) -> BucketBlock:
     ids = names(count) if vm_ids is None else vm_ids
     mean = np.random.default_rng(start_s).lognormal(5, 0.3, (len(ids), 5))
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=ids,
-        host_ids=("h",) * len(ids),
-        mean=mean,
-        peak=mean * 1.2,
-        usage=mean,
-        censored=np.zeros_like(mean),
-        allocation=np.full_like(mean, np.nan),
-        samples=np.full(len(ids), 60),
-    )
+    return BucketBlock.unlimited(start_s, ids, mean, mean * 1.2)
 
 
 def history_with(newest: BucketBlock) -> HistoryBlock:

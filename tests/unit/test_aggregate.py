@@ -23,17 +23,7 @@ def names(v: int) -> tuple[str, ...]:
 
 def bucket(start_s: int, mean: np.ndarray, vm_ids: tuple[str, ...]) -> BucketBlock:
     values = mean.astype(np.float64)
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=vm_ids,
-        host_ids=("h",) * len(vm_ids),
-        mean=values,
-        peak=values,
-        usage=values,
-        censored=np.zeros_like(values),
-        allocation=np.full_like(values, np.nan),
-        samples=np.full(len(vm_ids), 60),
-    )
+    return BucketBlock.unlimited(start_s, vm_ids, values)
 
 
 def said(start_s: int, mean: np.ndarray, stddev: np.ndarray, vm_ids: tuple[str, ...], reason: int = NoForecast.OK) -> ForecastBlock:

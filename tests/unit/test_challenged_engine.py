@@ -42,18 +42,7 @@ def history() -> HistoryBlock:
 
 def bucket(i: int) -> BucketBlock:
     mean = demand()[..., LOADED + i]
-    nothing = np.zeros_like(mean)
-    return BucketBlock(
-        start_s=END_S + (i + 1) * BUCKET_S,
-        vm_ids=VMS,
-        host_ids=VMS,
-        mean=mean,
-        peak=mean * 1.1,
-        usage=mean,
-        censored=nothing,
-        allocation=nothing * np.nan,
-        samples=np.full(len(VMS), 60),
-    )
+    return BucketBlock.unlimited(END_S + (i + 1) * BUCKET_S, VMS, mean, mean * 1.1)
 
 
 def answer(i: int, kind: str, name: str = "auto_ets") -> ChallengerForecast:

@@ -404,15 +404,10 @@ def _upto(mean: np.ndarray, signals: np.ndarray, b: int, start_s: int) -> tuple[
 
 def _bucket(mean: np.ndarray, signals: np.ndarray | None, b: int, rows: tuple[int, ...], ids: tuple[str, ...], start_s: int) -> BucketBlock:
     values = mean[list(rows)][:, :, b].astype(np.float64)
-    return BucketBlock(
-        start_s=start_s + b * BUCKET_S,
-        vm_ids=tuple(ids[i] for i in rows),
-        host_ids=("h",) * len(rows),
-        mean=values,
-        peak=values * 1.2,
-        usage=values,
-        censored=values * 0,
-        allocation=values * np.nan,
-        samples=np.full(len(rows), 60),
+    return BucketBlock.unlimited(
+        start_s + b * BUCKET_S,
+        tuple(ids[i] for i in rows),
+        values,
+        values * 1.2,
         signals=None if signals is None else signals[list(rows)][:, :, b].astype(np.float64),
     )

@@ -316,17 +316,7 @@ class Flat:
 def bucket(start_s: int, vm_ids: tuple[str, ...], extra: float) -> BucketBlock:
     values = np.full((len(vm_ids), N_RESOURCES), LEVEL)
     values[:, DISK] += extra
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=vm_ids,
-        host_ids=vm_ids,
-        mean=values,
-        peak=values,
-        usage=values,
-        censored=values * 0,
-        allocation=values * np.nan,
-        samples=np.full(len(vm_ids), 60),
-    )
+    return BucketBlock.unlimited(start_s, vm_ids, values)
 
 
 def test_a_shard_hides_events_from_its_engine_and_announces_them_though_vms_come_and_go() -> None:

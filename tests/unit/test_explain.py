@@ -49,17 +49,7 @@ def history(mean: np.ndarray) -> HistoryBlock:
 def bucket(i: int, mean: np.ndarray, vm_ids: tuple[str, ...] | None = None) -> BucketBlock:
     names = vm_ids or tuple(f"vm{i}" for i in range(len(mean)))
     values = mean.astype(np.float64)
-    return BucketBlock(
-        start_s=T0 + i * BUCKET_S,
-        vm_ids=names,
-        host_ids=("h",) * len(names),
-        mean=values,
-        peak=values * 1.2,
-        usage=values,
-        censored=np.zeros_like(values),
-        allocation=np.full_like(values, np.nan),
-        samples=np.full(len(names), 60),
-    )
+    return BucketBlock.unlimited(T0 + i * BUCKET_S, names, values, values * 1.2)
 
 
 def ran(engine: ForecastEngine | Forecaster, mean: np.ndarray, buckets: int, vm_ids: tuple[str, ...] | None = None) -> ForecastBlock:

@@ -35,17 +35,7 @@ def history(mean: np.ndarray, end_s: int = T0, peak_factor: float = 1.2) -> Hist
 def bucket(start_s: int, mean: np.ndarray, vm_ids: tuple[str, ...] | None = None, peak_factor: float = 1.2) -> BucketBlock:
     names = vm_ids or tuple(f"vm{i}" for i in range(len(mean)))
     values = mean.astype(np.float64)
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=names,
-        host_ids=("h",) * len(names),
-        mean=values,
-        peak=values * peak_factor,
-        usage=values,
-        censored=np.zeros_like(values),
-        allocation=np.full_like(values, np.nan),
-        samples=np.full(len(names), 60),
-    )
+    return BucketBlock.unlimited(start_s, names, values, values * peak_factor)
 
 
 def noise(v: int, b: int, seed: int = 1) -> np.ndarray:

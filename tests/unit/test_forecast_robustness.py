@@ -71,17 +71,7 @@ def block_of(mean: np.ndarray, peak: np.ndarray, capacity: float) -> HistoryBloc
 
 def bucket_of(start_s: int, mean: np.ndarray, peak: np.ndarray) -> BucketBlock:
     names = tuple(f"vm{i}" for i in range(len(mean)))
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=names,
-        host_ids=names,
-        mean=mean.astype(np.float64),
-        peak=peak.astype(np.float64),
-        usage=mean.astype(np.float64),
-        censored=np.zeros_like(mean, dtype=np.float64),
-        allocation=np.full_like(mean, np.nan, dtype=np.float64),
-        samples=np.full(len(mean), 60),
-    )
+    return BucketBlock.unlimited(start_s, names, mean.astype(np.float64), peak.astype(np.float64))
 
 
 def run(series: np.ndarray, capacity: float, peak_factor: float = 1.3) -> list[ForecastBlock]:

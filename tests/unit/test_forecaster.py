@@ -38,17 +38,7 @@ def history(mean: np.ndarray, capacity: list[float], vm_ids: tuple[str, ...] = (
 
 def bucket(i: int, mean: np.ndarray, vm_ids: tuple[str, ...]) -> BucketBlock:
     values = mean.astype(np.float64)
-    return BucketBlock(
-        start_s=T0 + i * BUCKET_S,
-        vm_ids=vm_ids,
-        host_ids=("h",) * len(vm_ids),
-        mean=values,
-        peak=values * 1.2,
-        usage=values,
-        censored=np.zeros_like(values),
-        allocation=np.full_like(values, np.nan),
-        samples=np.full(len(vm_ids), 60),
-    )
+    return BucketBlock.unlimited(T0 + i * BUCKET_S, vm_ids, values, values * 1.2)
 
 
 def test_a_new_vm_is_forecast_like_its_kind_within_ten_minutes_and_marked() -> None:

@@ -39,17 +39,7 @@ def history(mean: F32, peak: F32 | None = None, capacity: float = 1e5, end_s: in
 
 def bucket(mean: NDArray[np.float64], start_s: int, vm_ids: tuple[str, ...] | None = None) -> BucketBlock:
     names = vm_ids or tuple(f"vm{i}" for i in range(len(mean)))
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=names,
-        host_ids=("h",) * len(names),
-        mean=mean,
-        peak=mean,
-        usage=mean,
-        censored=mean * 0,
-        allocation=mean * np.nan,
-        samples=np.full(len(names), 60),
-    )
+    return BucketBlock.unlimited(start_s, names, mean)
 
 
 def same(value: float, v: int = 1) -> NDArray[np.float64]:

@@ -36,17 +36,7 @@ def history(vm_ids: tuple[str, ...] = VMS, buckets: int = 288) -> HistoryBlock:
 
 def bucket(vm_ids: tuple[str, ...] = VMS) -> BucketBlock:
     mean = np.full((len(vm_ids), N_RESOURCES), 150.0)
-    return BucketBlock(
-        start_s=END_S + 300,
-        vm_ids=vm_ids,
-        host_ids=("h",) * len(vm_ids),
-        mean=mean,
-        peak=mean,
-        usage=mean,
-        censored=np.zeros_like(mean),
-        allocation=np.full_like(mean, np.nan),
-        samples=np.full(len(vm_ids), 60),
-    )
+    return BucketBlock.unlimited(END_S + 300, vm_ids, mean)
 
 
 def test_the_engine_keeps_to_what_is_stated() -> None:
