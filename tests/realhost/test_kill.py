@@ -135,7 +135,8 @@ def ifb_of(guest: Guest) -> str:
 def closed(home: Path, step_id: str) -> list[OutcomeState]:
     """Outcomes in a copy of the journal: its writer may be alive."""
     with tempfile.TemporaryDirectory() as folder:
-        with contextlib.closing(Journal(shutil.copytree(home / "journal", Path(folder) / "copy"))) as journal:
+        journal = Journal(shutil.copytree(home / "journal", Path(folder) / "copy"))
+        with contextlib.closing(journal):
             return [e.outcome.state for e in journal.read() if isinstance(e, Closed) and e.outcome.step.id == step_id]
 
 
