@@ -1,6 +1,7 @@
 """An in-memory FleetView with invented but plausible numbers: 4 hosts (one silent), 24 VMs with a daily rhythm, bursts and gaps.
 
 `tick()` moves it one 5-minute cycle on. Deterministic: the same number of ticks shows the same fleet.
+As long as the port that it stands for: one method for each view.
 """
 
 from __future__ import annotations
@@ -9,18 +10,9 @@ import math
 import random
 from collections.abc import Sequence
 
+from explained_double import PARTS, resource_why
+
 from coordinator.forecast.events.model import Labels
-from coordinator.forecast.why import (
-    BandWhy,
-    CoverageWhy,
-    LevelWhy,
-    MemberWhy,
-    NetworkWhy,
-    PartWhy,
-    ResourceWhy,
-    StageWhy,
-    TargetWhy,
-)
 from coordinator.model import LEVELS, Move, Placement, Receipt
 from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
@@ -37,7 +29,6 @@ START_S = 1_795_300_200  # a Sunday in November 2026, multiple of 300
 Z = {0.025: -1.96, 0.1: -1.28, 0.25: -0.67, 0.5: 0.0, 0.75: 0.67, 0.9: 1.28, 0.95: 1.64, 0.975: 1.96, 0.99: 2.33}
 SCALE = (2600.0, 5.2 * GIB, 24e6, 180e6, 70e6)  # typical demand per resource
 KINDS = ("web", "db", "batch", "mail", "cache", "build")
-PARTS = (("5-10", 10), ("15-30", 25), ("35-60", 50))
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
@@ -212,7 +203,7 @@ class FleetDouble:
         resources = []
         for r, name in enumerate(RESOURCES):
             size = self.demand(vm_id, r, self.now_s)
-            told = None if away else self._why(name, size, 0.5 + 0.1 * r)
+            told = None if away else resource_why(name, size, 0.5 + 0.1 * r)
             spread = {"low": size * 0.8, "high": size * 1.3, "at_capacity_from": None}
             issued = tuple(
                 IssuedPart(target=target, minutes=part, middle_minutes=middle, median=size, **spread)
@@ -223,47 +214,6 @@ class FleetDouble:
             resources.append(ResourceForecastWhy(resource=name, model=MODELS[r], reason=None, summary=summary, issued=issued, details=told))
         not_now = f"the worker of {vm_id!r} is busy: no answer in 5 s" if away else None
         return ForecastWhyView(vm_id=vm_id, issued_s=self.now_s, not_now=not_now, resources=tuple(resources))
-
-    def _why(self, name: str, size: float, weight: float) -> ResourceWhy:
-        def member(member: str, weight: float, error: float) -> MemberWhy:
-            return MemberWhy(
-                member=member,
-                state="heard" if weight else "cut",
-                weight=weight,
-                forecast=(size, size),
-                error=size * error,
-                error_to_naive=error / 0.2,
-                error_to_best=error / 0.1,
-                evidence=48.0,
-                error_at_this_hour=size * error,
-                evidence_at_this_hour=3.0,
-                fleet_expects=error / 0.15,
-                score=error / 0.1,
-            )
-
-        parts = tuple(
-            PartWhy(
-                minutes=minutes,
-                middle_minutes=middle,
-                members=(member("naive", 0.0, 0.2), member("median_hour", weight, 0.1), member("damped_trend", 1.0 - weight, 0.11)),
-                blended=(size, size),
-                restart=None,
-                network=NetworkWhy(weight=0.6, pool_loss=size * 0.1, network_loss=size * 0.08, evidence=96.0, fleet_expects=0.9),
-                bands=BandWhy(own_low=0.0, own_high=0.0, own_width=1.0, held_low=0.0, held_high=size * 0.01, held_width=1.02),
-                stages=(StageWhy(stage="agreed", median=size, low=size * 0.8, high=size * 1.3),),
-            )
-            for minutes, middle in PARTS
-        )
-        return ResourceWhy(
-            resource=name,
-            reason=None,
-            coverage=CoverageWhy(realised=0.79, evidence=60.0, meant=0.8),
-            level=LevelWhy(since_s=None, level=size, before=None),
-            newest_reading_age=0,
-            gap_widening=1.0,
-            capacity=None,
-            targets=(TargetWhy(target="mean", parts=parts), TargetWhy(target="peak", parts=parts)),
-        )
 
     def outlook(self, vm_id: str) -> OutlookView:
         issued_s = self.now_s // 1800 * 1800

@@ -1,4 +1,7 @@
-"""The HTTP API over an in-memory fleet: answers, refusals with field, value and range, tokens, bounds, and the committed document."""
+"""The HTTP API over an in-memory fleet: answers, refusals with field, value and range, tokens, bounds, and the committed document.
+
+Longer than other files: all of it shares one application, whose building costs more than all that it is asked here.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from hard_series import hard_series
 
 from coordinator.forecast.calibrate import BAND
 from coordinator.forecast.combine import CUT, GROUP_MIDDLES, GROUP_SIZES, SHARPNESS
@@ -324,18 +325,8 @@ def test_events_are_named_with_what_they_add() -> None:
 
 def test_no_series_is_too_hard_to_explain() -> None:
     """Constant, zero, spike, gaps, one point, step, counter resets, huge; asked after every bucket."""
-    rng = np.random.default_rng(2)
     b = 70
-    rows = np.full((9, b), 100.0)
-    rows[1] = 0.0
-    rows[2, b // 2] = 1e9
-    rows[3, rng.random(b) < 0.6] = np.nan
-    rows[4, :-1] = np.nan
-    rows[5, b // 2 :] = 5000.0
-    rows[6] = np.arange(b) % 50 * 1000.0
-    rows[7] = rng.lognormal(0, 4, b) * 1e12
-    rows[8] = np.nan
-    mean = np.repeat(rows[:, None], N_RESOURCES, axis=1).astype(np.float32)
+    mean = hard_series(b).astype(np.float32)
     for options, loaded in ((LEAN, 2), (ForecastOptions(network=False, ring=300, replay=4), b - 12)):
         forecaster = Forecaster(options)
         forecaster.load(history(mean[..., :loaded]))

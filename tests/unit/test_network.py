@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 import pytest
+from hard_series import hard_series
 
 from coordinator.forecast import network, network_inputs
 from coordinator.forecast.network import QuantileNetwork, examples, rehearsal, scaled_loss, train
@@ -141,20 +142,6 @@ def test_inputs_that_were_never_heard_do_not_speak_when_they_first_do(model: byt
     np.testing.assert_allclose(found.answer(sight._replace(inputs=with_week)), said, rtol=1e-4)
     with_week[:, 0] += 1.0  # the newest bucket was heard
     assert np.abs(found.answer(sight._replace(inputs=with_week)) / np.maximum(said, 1.0) - 1.0).max() > 1e-2
-
-
-def hard_series(b: int) -> np.ndarray:
-    rng = np.random.default_rng(2)
-    rows = np.full((9, b), 100.0)
-    rows[1] = 0.0
-    rows[2, b // 2] = 1e9
-    rows[3, rng.random(b) < 0.6] = np.nan
-    rows[4, :-1] = np.nan
-    rows[5, b // 2 :] = 5000.0
-    rows[6] = np.arange(b) % 50 * 1000.0
-    rows[7] = rng.lognormal(0, 4, b) * 1e12
-    rows[8] = np.nan
-    return np.repeat(rows[:, None], N_RESOURCES, axis=1)
 
 
 @pytest.mark.parametrize("b", [1, 2, 5, 40, 288, 2400])
