@@ -37,7 +37,7 @@ test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ring and not realhost and not browser" $(TEST_ARGS) $(NONE_IS_FINE)
 	$(BIN)/python -m pytest -m ring $(TEST_ARGS) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
-	$(BIN)/python -m pytest -m realhost $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
+	$(BIN)/python -m pytest -m realhost --durations=25 $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
 	$(BIN)/python -m pytest -m browser $(TEST_ARGS) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
 
 ## lint     ruff: rules and format

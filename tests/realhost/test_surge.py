@@ -17,30 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from real_host import Guest, RealHost, wait_for
+from surge_scene import DAY_S, SURGE_S, clock_s, configure, history, start
 
 from agent.adapters.libvirt_host import open_libvirt_host
-from coordinator.demo import DemoOptions, Fleet, agent_settings, coordinator_settings, free_port
-from coordinator.model import HistoryBlock
-from coordinator.pki import create_ca, issue_coordinator, issue_host
+from coordinator.demo import DemoOptions, Fleet
 from coordinator.service.auth import new_token
-from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from shared.model import Allocation, Mode
 from shared.plan import StepKind
-from shared.units import BUCKET_S, MBIT, MIB, NS_PER_S
+from shared.units import MBIT, MIB, NS_PER_S
 
 pytestmark = [pytest.mark.realhost, pytest.mark.slow, pytest.mark.timeout(420)]
 
 SPEED = 5.0
-DAY_S = 1_789_344_000 // 86_400 * 86_400
-NOW_S = DAY_S + 8 * 3600 + 59 * 60  # when the coordinator is told to start its clock
-SURGE_S = 9 * 3600 + 5 * 60  # of the day, for 40 minutes
-HISTORY_BUCKETS = 7 * 288
 HOST = "real-1"
-QUIET = (100.0, 60.0 * MIB, 1e4, 0.4 * MBIT, 0.2 * MBIT)
 SURGE = (1500.0, 120.0 * MIB, 1e4, 20.0 * MBIT, 0.2 * MBIT)
 
 
@@ -59,7 +51,7 @@ class Running:
 
     def clock_s(self) -> float:
         """Seconds of the simulated day."""
-        return float(self.fleet.get("api/v1/fleet")["now_s"]) - DAY_S
+        return clock_s(self.fleet)
 
     def receipts(self, guest: Guest) -> list[dict[str, Any]]:
         found = self.fleet.get(f"api/v1/receipts?vm={guest.vm_id}&limit=50")
@@ -74,21 +66,6 @@ class Running:
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert answer.status in (200, 202)
-
-
-def history(vm_ids: tuple[str, ...], surging: str) -> HistoryBlock:
-    """A week of five-minute buckets; only `surging` has the daily surge."""
-    rng = np.random.default_rng(7)
-    end_s = NOW_S // BUCKET_S * BUCKET_S - BUCKET_S
-    starts = end_s - BUCKET_S * np.arange(HISTORY_BUCKETS - 1, -1, -1)
-    surge = (starts % 86_400 >= SURGE_S) & (starts % 86_400 < SURGE_S + 2400)
-    mean = np.empty((len(vm_ids), 5, HISTORY_BUCKETS), np.float32)
-    for v, vm_id in enumerate(vm_ids):
-        for r in range(5):
-            level = np.where(surge & (vm_id == surging), SURGE[r], QUIET[r])
-            mean[v, r] = level * rng.lognormal(0, 0.01 if r == 1 else 0.05, HISTORY_BUCKETS)
-    capacity = np.full((len(vm_ids), 5), np.nan, np.float32)
-    return HistoryBlock(vm_ids=vm_ids, end_s=end_s, mean=mean, peak=mean * 1.1, censored=np.zeros_like(mean), capacity=capacity)
 
 
 @pytest.fixture(scope="module")
@@ -114,47 +91,13 @@ def running(real_host: RealHost, guests: tuple[Guest, Guest]) -> Iterator[Runnin
         hypervisor.submit(guest.vm_id, StepKind.NET_RX, 2 * MBIT)
     with Fleet(DemoOptions()) as fleet, contextlib.closing(hypervisor):
         token, hashed = new_token()
-        state = fleet.folder / "coordinator"
-        ParquetHistory(state / "history").append_history(history((surging.vm_id, flat.vm_id), surging.vm_id))
-        registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+        past = history((surging.vm_id, flat.vm_id), {surging.vm_id: SURGE})
+        configure(fleet, {HOST: (real_host, Mode.OBSERVE)}, past, SPEED)
+        registry = SqlRegistry(f"sqlite:///{fleet.folder / 'coordinator' / 'registry.sqlite'}")
         registry.save_token(hashed, "test", time.time_ns())
         registry.close()
-        _configure(fleet, real_host)
-        fleet.start("coordinator")
-        until(fleet, "readyz")
-        fleet.start(HOST)
+        start(fleet)
         yield Running(fleet, surging, flat, token, hypervisor)
-
-
-def _configure(fleet: Fleet, real_host: RealHost) -> None:
-    pki, ports, home = fleet.folder / "pki", (free_port(), free_port()), fleet.folder / HOST
-    create_ca(pki)
-    home.mkdir()
-    fleet.url, fleet.host_ids = f"http://127.0.0.1:{ports[1]}/", [HOST]
-    ready_s = 20  # Ray and the models load meanwhile
-    clock = {"simulated_start_ns": NOW_S * NS_PER_S, "real_start_ns": time.time_ns() + ready_s * NS_PER_S, "speed": SPEED}
-    files = issue_coordinator(pki, ["localhost"], ["127.0.0.1"])
-    fleet.configure("coordinator", coordinator_settings(fleet.folder, files, *ports) | {"clock": clock})
-    settings = agent_settings(home, HOST, issue_host(pki, HOST), ports[0], Mode.OBSERVE)
-    settings |= {
-        "hypervisor": "libvirt",
-        "libvirt_uri": real_host.uri,
-        "network_namespace": real_host.netns,
-        "clock": clock,
-        "guard": {"memory_floor_bytes": 64 * MIB, "step_timeout_s": 180, "reading_max_age_s": 120},
-    }
-    fleet.configure(HOST, settings)
-
-
-def until(fleet: Fleet, page: str, seconds: float = 120.0) -> None:
-    def answers() -> bool:
-        fleet.check()
-        with contextlib.suppress(OSError):
-            fleet.get(page)
-            return True
-        return False
-
-    wait_for(answers, page, seconds)
 
 
 def test_the_surge_is_met_before_it_comes(running: Running) -> None:
