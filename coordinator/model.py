@@ -150,6 +150,13 @@ class ForecastBlock:
     levels: tuple[float, ...] = LEVELS
     outlook: Outlook | None = None  # six hours ahead, of the same VMs; only where a new one was issued, see coordinator/forecast/outlook
 
+    def select(self, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> ForecastBlock:
+        """These rows, which are the VMs `vm_ids`, without an outlook."""
+        if vm_ids == self.vm_ids:
+            return self
+        names = ("mean", "stddev", "quantiles", "peak_quantiles", "model", "reason", "coverage")
+        return replace(self, vm_ids=vm_ids, outlook=None, **{name: getattr(self, name)[rows] for name in names})
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeverTurns:

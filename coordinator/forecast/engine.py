@@ -29,6 +29,7 @@ from coordinator.forecast.history import DemandWindow
 from coordinator.forecast.hours import HourPeaks, PastHours
 from coordinator.forecast.kernels import fit_damped
 from coordinator.forecast.kernels.agreement import agree
+from coordinator.forecast.levels import LevelMixer
 from coordinator.forecast.locality import COLD_BUCKETS, local_features, usual_change
 from coordinator.forecast.members import MEMBERS, PEAK_MEMBERS, SMOOTHING_WINDOW, Window, look, mean_members, peak_members
 from coordinator.forecast.mix import Mixer
@@ -64,6 +65,7 @@ OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction bring
 OFF_EVIDENCE: Final = 24.0  # two hours
 MEAN_PACE: Final = 0.4  # of a VM's own offset; faster steps cost a percent of the loss and gain no coverage
 PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
+UNHEARD: Final = 0.1  # log of a loss: whoever joins the pool counts for a tenth worse until it was heard
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 
 
@@ -100,7 +102,8 @@ class ForecastEngine:
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
-        self._mixers = (Mixer(), Mixer())  # of the bucket mean, of the running peak
+        self._leaves = LevelMixer(UNHEARD)  # of the bucket mean: pool and LightGBM
+        self._mixers: tuple[LevelMixer | Mixer, ...] = (LevelMixer(UNHEARD), Mixer())  # of the bucket mean, of the peak: and the network
         self._hours = HourPeaks()
         self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
         self._issued: Issued | None = None
@@ -168,7 +171,7 @@ class ForecastEngine:
             if self._outlook is not None:
                 self._outlook.bucket(bucket.start_s, self._window, self._capacity)
         self._unseen[rows] = 0
-        said = self._select(self._issue(bucket.start_s, live=True), bucket.vm_ids, rows)
+        said = self._issue(bucket.start_s, live=True).select(bucket.vm_ids, rows)
         outlook = self._outlook.take(self._vm_ids) if self._outlook is not None else None
         return said if outlook is None else replace(said, outlook=outlook.select(bucket.vm_ids, rows))
 
@@ -209,10 +212,10 @@ class ForecastEngine:
         laid = (self._calibrator, self._peak_calibrator)[target].explain(row, self._capacity[row])
         mixing = self._mixers[target].explain(row)
         if mixing is not None and self.options.only == NETWORK:
-            mixing = mixing._replace(weight=np.ones_like(mixing.weight))
-        hour = self._hours.explain(row) if target else None
+            mixing = mixing._replace(weight=np.ones_like(mixing.weight), by_level=None)
+        hour, leaves = (self._hours.explain(row), None) if target else (None, self._leaves.explain(row))
         return TargetParts(
-            members=combiner.members, hearing=hearing, laid=laid, moved=moved, paid=paid, mixing=mixing, hour=hour, held=held
+            members=combiner.members, hearing=hearing, laid=laid, moved=moved, paid=paid, leaves=leaves, mixing=mixing, hour=hour, held=held
         )
 
     def announce(self, calendar: Occurrences) -> None:
@@ -271,15 +274,24 @@ class ForecastEngine:
             return
         self._network = challenger
         for target, mixer in enumerate(self._mixers):
-            mixer.rehearse(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
+            mixer.succeed(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
 
     # ---- fleet
 
     @property
-    def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | Mixer | HourPeaks | Tracker, ...]:
+    def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | LevelMixer | Mixer | HourPeaks | Tracker, ...]:
         """Who keeps what was issued until it can be scored."""
         calibrators = (self._calibrator, self._peak_calibrator)
-        return (*self._combiners, self._challenge, *calibrators, *self._restarters, *self._mixers, self._hours, *self._trackers)
+        return (
+            *self._combiners,
+            self._challenge,
+            *calibrators,
+            *self._restarters,
+            self._leaves,
+            *self._mixers,
+            self._hours,
+            *self._trackers,
+        )
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         new = [vm_id for vm_id in vm_ids if vm_id not in self._row]
@@ -349,6 +361,7 @@ class ForecastEngine:
             restarter.learn(target)
             mixer.learn(target)
             tracker.learn(target)
+        self._leaves.learn(actual)
         self._hours.learn(highest[..., -1])
 
     def _issue(self, now_s: int, live: bool) -> ForecastBlock:
@@ -364,12 +377,10 @@ class ForecastEngine:
         cheap = len(MEMBERS)
         mean_members(seen, self._damped.reshape(-1, 3), profiles, forecasts[:cheap].reshape(cheap, -1, HORIZON_STEPS))
         forecasts[cheap:] = np.nan
-        boosted_spread = boosted_peaks = None
-        if self._booster is not None:
-            known = self._surroundings.at(now_s)
-            described = self._booster.describe(series, peaks, self._capacity.reshape(-1), end=series.shape[1], now_s=now_s, known=known)
-            low, middle, high = self._booster.bucket_quantiles(described).reshape(3, *shape, HORIZON_STEPS)
-            boosted_peaks = self._booster.peak_quantiles(described) if live else None
+        boosted, boosted_peaks = self._ask_trees(series, peaks, now_s, live)
+        boosted_spread = None
+        if boosted is not None:
+            low, middle, high = boosted.reshape(3, *shape, HORIZON_STEPS)
             forecasts[-1] = middle
             boosted_spread = np.stack([high - middle, middle - low], axis=-1)
         self._listen_to_one(forecasts)
@@ -392,6 +403,7 @@ class ForecastEngine:
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
         quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
+        quantiles, _ = self._leaves.mix_three(quantiles, boosted if self.options.only is None else None, unit)
         network = self._ask_network(series, peaks, now_s, unknown, profiles.daily) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)
@@ -431,6 +443,14 @@ class ForecastEngine:
             self._restarters[0].restart(quantiles, self._window.means(YOUNG), self._regime),
             self._restarters[1].restart(peak_quantiles, self._window.peaks(YOUNG), self._regime),
         )
+
+    def _ask_trees(self, series: F32, peaks: F32, now_s: int, live: bool) -> tuple[F64 | None, F64 | None]:
+        """Quantiles float64[3, v * r, 12] of the bucket means and, live, [3, v * r] of the hour's peak; None = nothing is trained."""
+        if self._booster is None:
+            return None, None
+        known = self._surroundings.at(now_s)
+        described = self._booster.describe(series, peaks, self._capacity.reshape(-1), end=series.shape[1], now_s=now_s, known=known)
+        return self._booster.bucket_quantiles(described), self._booster.peak_quantiles(described) if live else None
 
     def _ask_network(
         self, series: F32, peaks: F32, now_s: int, unknown: NDArray[np.bool_], daily: Profile
@@ -477,21 +497,4 @@ class ForecastEngine:
             models=self.members,
             reason=reason,
             coverage=covered,
-        )
-
-    @staticmethod
-    def _select(block: ForecastBlock, vm_ids: tuple[str, ...], rows: NDArray[np.int64]) -> ForecastBlock:
-        if vm_ids == block.vm_ids:
-            return block
-        return ForecastBlock(
-            issued_s=block.issued_s,
-            vm_ids=vm_ids,
-            mean=block.mean[rows],
-            stddev=block.stddev[rows],
-            quantiles=block.quantiles[rows],
-            peak_quantiles=block.peak_quantiles[rows],
-            model=block.model[rows],
-            models=block.models,
-            reason=block.reason[rows],
-            coverage=block.coverage[rows],
         )

@@ -72,6 +72,7 @@ class TargetParts:
     laid: Laid
     moved: F64  # [r, h] towards a new level, NaN = not
     paid: F64  # [r, g]
+    leaves: Mixing | None  # LightGBM's own quantiles in place of the network's
     mixing: Mixing | None
     hour: HourBlend | None
     held: F32  # [r, h, q]
@@ -214,6 +215,7 @@ def _part(parts: Parts, target: TargetParts, r: int, g: int, agreed: F32) -> Par
         members=_members(target, r, g, steps),
         blended=all_known(target.laid.point[r, steps]),
         restart=restart,
+        leaves=_network(target.leaves, r, g),
         network=_network(target.mixing, r, g),
         bands=_bands(target, r, middle, chain),
         stages=tuple(_stage(name, levels) for name, levels in chain.items()),
@@ -281,12 +283,22 @@ def _chain(target: TargetParts, r: int, g: int, h: int, agreed: F32) -> dict[Sta
     chain: dict[StageName, F32] = {"blended": blended, "calibrated": target.laid.bands[r, h]}
     if np.isfinite(target.moved[r, h]):
         chain["moved"] = np.maximum(target.laid.bands[r, h] + np.float32(target.moved[r, h]), np.float32(0.0))
+    if target.leaves is not None:
+        chain["leaves"] = _mixed(target.leaves, r, g, h)
     if target.mixing is not None:
-        pool, network, weight = target.mixing.pool[r, h], target.mixing.network[r, h], target.mixing.weight[r, g]
-        chain["mixed"] = np.where(np.isnan(pool), network, np.where(np.isnan(network), pool, pool * (1 - weight) + network * weight))
+        chain["mixed"] = _mixed(target.mixing, r, g, h)
     if target.hour is not None:
         chain["hour"] = target.hour.blended[r, h]
     return {**chain, "held": target.held[r, h], "agreed": agreed}
+
+
+def _mixed(mixing: Mixing, r: int, g: int, h: int) -> F32:
+    """What a mixer makes of two answers, [q]."""
+    pool, other = mixing.pool[r, h], mixing.network[r, h]
+    weight = mixing.weight[r, g] if mixing.by_level is None else mixing.by_level[r, g]
+    both = pool * (1 - weight) + other * weight
+    found: F32 = np.where(np.isnan(pool), other, np.where(np.isnan(other), pool, both))
+    return found if mixing.by_level is None else np.maximum.accumulate(found)
 
 
 def _hour(blend: HourBlend | None, r: int) -> tuple[HourSourceWhy, ...]:
@@ -312,7 +324,7 @@ def _stage(name: StageName, levels: F32) -> StageWhy:
 def _bands(target: TargetParts, r: int, h: int, chain: dict[StageName, F32]) -> BandWhy:
     low, high = BAND
     own, bare = target.laid.bands[r, h], target.laid.bare[r, h]
-    before = chain.get("hour", chain.get("mixed", chain.get("moved", own)))
+    before = chain.get("hour", chain.get("mixed", chain.get("leaves", chain.get("moved", own))))
     held = target.held[r, h]
     return BandWhy(
         own_low=known(own[low] - bare[low]),

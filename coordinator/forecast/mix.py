@@ -38,6 +38,7 @@ class Mixing(NamedTuple):
     network_loss: F32
     evidence: F32  # [r, g] buckets
     expected: F32  # [r, g] the network's loss over the pool's in the fleet
+    by_level: F32 | None = None  # [r, g, q] weights of the network where each level has its own; `weight` is then their mean
 
 
 class Mixer:
@@ -65,7 +66,7 @@ class Mixer:
         came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
         self._hear(*mixing.score(self._said.rows, self._said.places, spoke, came, self._unit.ravel(), self._scores))
 
-    def rehearse(self, loss: F64) -> None:
+    def succeed(self, loss: F64) -> None:
         """A new network: its losses [o, v, r, h] at origins that it was not trained on replace what was known of the one before."""
         total, weight = self._own[..., 0], self._own[..., 1]
         before = np.where(weight > 0, total / np.maximum(weight, 1.0), np.float32(np.nan)).reshape(-1, GROUPS)
@@ -145,4 +146,4 @@ def exercise() -> None:
     said = np.ones((1, N_RESOURCES, HORIZON_STEPS, mixing.Q), dtype=np.float32)
     mixer.mix(said, said, np.ones((1, N_RESOURCES)))
     mixer.learn(np.ones((1, N_RESOURCES, HORIZON_STEPS)))
-    mixer.rehearse(np.ones((1, 1, N_RESOURCES, HORIZON_STEPS)))
+    mixer.succeed(np.ones((1, 1, N_RESOURCES, HORIZON_STEPS)))

@@ -29,6 +29,7 @@ from shared.units import BUCKET_S
 EXERCISES: Final[tuple[str, ...]] = (
     "coordinator.forecast.warm:one_tick",
     "coordinator.forecast.boosting:exercise",
+    "coordinator.forecast.levels:exercise",
     "coordinator.forecast.mix:exercise",
     "coordinator.forecast.hours:exercise",
     "coordinator.forecast.network:exercise",

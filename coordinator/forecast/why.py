@@ -12,7 +12,7 @@ import msgspec
 
 MemberState = Literal["heard", "cut", "silent", "unscored"]
 Target = Literal["mean", "peak"]
-StageName = Literal["blended", "calibrated", "moved", "mixed", "hour", "held", "agreed"]
+StageName = Literal["blended", "calibrated", "moved", "leaves", "mixed", "hour", "held", "agreed"]
 
 
 class MemberWhy(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class MemberWhy(msgspec.Struct, frozen=True, kw_only=True):
 class NetworkWhy(msgspec.Struct, frozen=True, kw_only=True):
     """The pool's answer against the global network's in one part of the horizon."""
 
-    weight: float  # of the network; the pool has the rest
+    weight: float  # of the network, mean over the levels where each has its own; the pool has the rest
     pool_loss: float | None  # mean pinball loss of late (half-life a day); None = not scored, or a new network came since
     network_loss: float | None
     evidence: float  # buckets that both were scored on
@@ -82,7 +82,8 @@ class PartWhy(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[MemberWhy, ...]
     blended: tuple[float | None, ...]  # the pool's point forecast of each step: weights times forecasts
     restart: RestartWhy | None
-    network: NetworkWhy | None  # None = no network speaks
+    leaves: NetworkWhy | None  # LightGBM's own quantiles beside the pool's, in the network's place; None = it does not speak
+    network: NetworkWhy | None  # beside both; None = no network speaks
     bands: BandWhy
     stages: tuple[StageWhy, ...]
 

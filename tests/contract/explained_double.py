@@ -43,6 +43,7 @@ def resource_why(name: str, size: float, weight: float) -> ResourceWhy:
             members=(member("naive", 0.0, 0.2), member("median_hour", weight, 0.1), member("damped_trend", 1.0 - weight, 0.11)),
             blended=(size, size),
             restart=None,
+            leaves=NetworkWhy(weight=0.25, pool_loss=size * 0.1, network_loss=size * 0.11, evidence=96.0, fleet_expects=1.05),
             network=NetworkWhy(weight=0.6, pool_loss=size * 0.1, network_loss=size * 0.08, evidence=96.0, fleet_expects=0.9),
             bands=BandWhy(own_low=0.0, own_high=0.0, own_width=1.0, held_low=0.0, held_high=size * 0.01, held_width=1.02),
             stages=(StageWhy(stage="agreed", median=size, low=size * 0.8, high=size * 1.3),),

@@ -338,11 +338,13 @@
     const target = found && found.details ? found.details.targets.find((entry) => entry.target === $("told-target").value) : null;
     const rows = (target ? target.parts : []).flatMap((part) => {
       const { scale, unit } = RESOURCES[found.resource];
-      const pooled = part.network ? 1 - part.network.weight : 1;
+      const left = part.network ? 1 - part.network.weight : 1;
+      const pooled = part.leaves ? left * (1 - part.leaves.weight) : left;
       const members = part.members.map((member) => ({ key: `${part.minutes}/${member.member}`, minutes: part.minutes, name: member.member, note: LEFT_OUT[member.state] || "", weight: member.weight * pooled,
         error: member.error === null ? "–" : `${inUnit(member.error, scale)} ${unit}`, ratio: member.error_to_naive, score: member.score, evidence: member.evidence }));
       const network = part.network ? [{ key: `${part.minutes}/network`, minutes: part.minutes, name: "network", note: "", weight: part.network.weight, error: "–", ratio: null, score: null, evidence: part.network.evidence }] : [];
-      return [...network, ...members].sort((a, b) => b.weight - a.weight);
+      const leaves = part.leaves ? [{ key: `${part.minutes}/leaves`, minutes: part.minutes, name: "boosting", note: "its own quantiles", weight: left * part.leaves.weight, error: "–", ratio: null, score: null, evidence: part.leaves.evidence }] : [];
+      return [...network, ...leaves, ...members].sort((a, b) => b.weight - a.weight);
     });
     syncRows($("members").tBodies[0], rows, (row) => row.key, (row, { minutes, name, note, weight, error, ratio, score, evidence }) => {
       const shown = (value) => cell(value === null || value === undefined ? "–" : value.toFixed(2), "num");
