@@ -14,6 +14,7 @@ from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
+from coordinator.live_migrations import LiveMigrations
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.ports import Pool
@@ -110,10 +111,11 @@ class Running(Protocol):
         ...
 
 
-class LiveView:
+class LiveView(LiveMigrations):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
+        super().__init__(running)
         self._of = running
 
     def fleet(self) -> FleetSummary:
