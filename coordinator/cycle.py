@@ -384,6 +384,8 @@ class DecisionCycle:
                 instructions.append(order)
                 continue
             record = self.fleet.host(order.host_id)
+            if not record.alive:
+                continue  # nothing to take back that would reach it; a move is sent to hosts that are heard
             sequence, deadline_ns = record.plan_sequence + 1, now_ns + self.config.plan_deadline_s * NS_PER_S
             open_steps = [s for s in record.open_steps.values() if s.kind is not StepKind.MIGRATE and s.deadline_ns > now_ns]
             kept = [msgspec.structs.replace(s, id=f"{self.epoch}-{sequence}-{n}") for n, s in enumerate(open_steps)]

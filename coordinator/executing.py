@@ -61,6 +61,7 @@ class ExecutionPolicy:
     limits: WaveLimits = field(default_factory=WaveLimits)
     patience: Patience = field(default_factory=Patience)
     power: PowerPolicy = field(default_factory=PowerPolicy)
+    handover_s: float = 600.0  # from a woken host's first word to VMs that run there: a decision, an order, a wave
     fill: float = 0.9  # of the awake hosts' CPU that the fleet's demand may take before another host is woken
     racks: Mapping[str, str] = field(default_factory=dict)
 
@@ -322,7 +323,8 @@ class Execution:
             short = np.flatnonzero(demand > room)
             if not len(short):
                 break
-            found.setdefault(host_id, _moment(issued_s, int(short[0])))
+            handover_ns = int(self.policy.handover_s * NS_PER_S)
+            found.setdefault(host_id, max(now_ns, _moment(issued_s, int(short[0])) - handover_ns))
             room += _cpu(fleet, host_id) * self.policy.fill
         room = sum(_cpu(fleet, h) for h in awake) * self.policy.fill
         for host_id in idle:  # would the others do without this one?

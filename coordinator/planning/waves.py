@@ -27,7 +27,8 @@ from shared.units import NS_PER_S
 PASSING: Final = frozenset(
     {
         *(RefusalCode.MIGRATION_BUSY, RefusalCode.VM_BUSY, RefusalCode.SEQUENCE_OLD, RefusalCode.RATE_LIMITED, RefusalCode.STEP_EXPIRED),
-        *(RefusalCode.READING_STALE, RefusalCode.EPOCH_OLD, RefusalCode.PLAN_STALE),
+        *(RefusalCode.READING_STALE, RefusalCode.EPOCH_OLD, RefusalCode.PLAN_STALE, RefusalCode.PRESSURE_VETO, RefusalCode.BACKING_OFF),
+        *(RefusalCode.CIRCUIT_OPEN, RefusalCode.QUARANTINED),
     }
 )
 # Somebody said stop: nobody's fault, and no reason to try again.
