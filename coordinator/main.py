@@ -85,7 +85,7 @@ class Coordinator:
         epoch = self.registry.next_epoch()
         execution = Execution(execution_policy(config))
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution)
-        self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event)
+        self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
         self.cycle_done_ns: int | None = None

@@ -7,6 +7,7 @@ is durable before the move is on its way. Power orders run beside the event loop
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -14,10 +15,11 @@ import structlog
 
 from coordinator.cycle import Event
 from coordinator.executing import Execution, Order, StoreDocument, StoreMigration, SwitchPower
-from coordinator.planning.sleep import PowerOrder, PowerTold
+from coordinator.planning.sleep import Power, PowerOrder, PowerTold
 from coordinator.ports import PowerSwitch
 from coordinator.store.registry import SqlRegistry
 from shared.errors import HostError
+from shared.metrics import Metrics
 
 OUTCOMES_READ: Final = 10_000  # newest ones, in which a restart looks for those of moves that were in flight
 
@@ -33,8 +35,11 @@ class Write(Protocol):
 class MoveKeeper:
     """Carries out StoreMigration, StoreDocument and SwitchPower; `post` takes what the power switch answered."""
 
-    def __init__(self, registry: SqlRegistry, power: PowerSwitch | None, write: Write, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, registry: SqlRegistry, power: PowerSwitch | None, write: Write, post: Callable[[Event], None], metrics: Metrics
+    ) -> None:
         self._registry = registry
+        self._metrics = metrics
         self._power = power
         self._write = write
         self._post = post
@@ -51,6 +56,9 @@ class MoveKeeper:
         match instruction:
             case StoreMigration():
                 self._write(self._registry.save_migration, instruction.plan)
+                if instruction.plan.over:
+                    for phase, count in Counter(move.phase for move in instruction.plan.moves).items():
+                        self._metrics.add("tidegate_migrations_total", count, phase=phase)
             case StoreDocument():
                 self._write(self._registry.save_document, instruction.name, instruction.text)
             case SwitchPower():
@@ -62,6 +70,9 @@ class MoveKeeper:
         """Tell execution which of the known hosts can be switched."""
         if self._power is not None:
             execution.switchable = {host_id: self._power.cannot(host_id) for host_id in hosts}
+            states = Counter(execution.book.of(host_id).state for host_id in hosts)
+            for state in Power:
+                self._metrics.set("tidegate_hosts_power", states[state], state=state)
 
     async def close(self) -> None:
         """Leave what is under way to the switch: an order is not taken back."""
@@ -78,4 +89,5 @@ class MoveKeeper:
         except HostError as failure:
             error = str(failure)
             log.warning("power order failed", host=order.host_id, error=error)
+        self._metrics.add("tidegate_power_orders_total", order="wake" if order.wake else "sleep", outcome="failed" if error else "accepted")
         self._post(PowerTold(host_id=order.host_id, wake=order.wake, error=error))

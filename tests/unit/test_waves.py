@@ -234,6 +234,15 @@ def test_a_vm_that_fares_worse_where_it_arrived_is_a_regression() -> None:
     assert fleet.plan.regressions == 1
 
 
+def test_a_vm_of_whose_state_nothing_is_known_is_watched_longer() -> None:
+    fleet = Fleet(move("x1"))
+    fleet.look()
+    fleet.outcome("x1")
+    del fleet.strain["x1"]
+    assert fleet.look(149) == []
+    assert [type(each) for each in fleet.look(2)] == [Cool]
+
+
 def test_verified_but_not_seen_on_the_target() -> None:
     fleet = Fleet(move("x1"))
     fleet.look()
