@@ -58,7 +58,7 @@ class Coordinator:
         for name, agent in self.agents.items():
             hello = agent.service.core.hello(time.time_ns(), "test", "libvirt")
             self.handle(cy.AgentSaid(host_id=name, message=hello))
-            agent.service.core._standalone = False  # it has no address of a coordinator, but here it has one
+            agent.service.core.standalone = False  # it has no address of a coordinator, but here it has one
             agent.tell(ev.LinkUp(epoch=1, acked=-1))  # again: the inventory follows
 
     def turn(self) -> None:
