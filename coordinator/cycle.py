@@ -374,7 +374,8 @@ class DecisionCycle:
         if self.forecast is None:
             return []
         hosts = self.fleet.view(self.bucket, now_ns)
-        return self._execute(self.execution.placed(event.placements, hosts, self.forecast, self.fleet, now_ns), now_ns)
+        orders = self.execution.placed(event.placements, hosts, self.forecast, self.fleet, now_ns, self.outlook)
+        return self._execute(orders, now_ns)
 
     def _execute(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:
         """Orders as instructions: steps go as a plan, which repeats what else is open at its host, for that would be replaced."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 
 from coordinator.fleet import Fleet
 from coordinator.migration_plan import MigrationPlan, Patience, PlannedMove, Status, WaveLimits
-from coordinator.model import F64, ForecastBlock, HostState, Placement
+from coordinator.model import F64, ForecastBlock, HostState, Outlook, Placement
 from coordinator.placement.problem import I32, NOWHERE, Problem
 from coordinator.planning import sleep, waves
 from coordinator.planning.moves_problem import demand_ahead, goal_of
@@ -112,7 +112,7 @@ class Execution:
         self.awake_why: dict[str, str] = {}  # why hosts that are wanted empty stay awake
         self.replan: str = ""  # why another placement is wanted before its turn
         self._filled: frozenset[str] = frozenset()  # hosts that keep VMs where the newest placement has its way
-        self._ahead: tuple[int, F64] | None = None  # (issued_s, demand of the fleet [12])
+        self._ahead: tuple[F64, F64] | None = None  # Unix seconds, and the fleet's CPU demand from each on
         self._empty_since: dict[str, int] = {}
 
     def restore(self, plan: MigrationPlan | None, documents: Mapping[str, str], outcomes: Iterable[Outcome], now_ns: int) -> list[Order]:
@@ -139,16 +139,24 @@ class Execution:
         """VMs that have moved of late."""
         return frozenset(vm_id for vm_id, until_ns in self.memory.cooling.items() if until_ns > now_ns)
 
-    def placed(
-        self, placements: Sequence[Placement], hosts: Sequence[HostState], forecast: ForecastBlock, fleet: Fleet, now_ns: int
+    def placed(  # noqa: PLR0917  # what the cycle knows
+        self,
+        placements: Sequence[Placement],
+        hosts: Sequence[HostState],
+        forecast: ForecastBlock,
+        fleet: Fleet,
+        now_ns: int,
+        outlook: Outlook | None = None,
     ) -> list[Order]:
         """The hook: placement has answered for these hosts, and its moves become the next plan."""
         if not self.policy.execute:
             return []
-        problem, goal, seconds = goal_of(hosts, forecast, placements, self.policy.racks)
+        asleep = frozenset(host_id for host_id, host in self.book.hosts.items() if host.state in (Power.ASLEEP, Power.WAKING))
+        problem, goal, seconds = goal_of(hosts, forecast, placements, self.policy.racks, asleep)
         alive = [host for host in hosts if host.alive]
-        self._ahead = (forecast.issued_s, demand_ahead(alive, forecast))
-        return self.propose(problem, goal, Readiness.now(problem, seconds), fleet, now_ns)
+        self._ahead = demand_ahead(alive, forecast, outlook)
+        ready = replace(Readiness.now(problem, seconds), held=_growing(problem, fleet), held_until_s=np.full(len(problem.host_ids), np.inf))
+        return self.propose(problem, goal, ready, fleet, now_ns)
 
     def propose(self, problem: Problem, goal: I32, ready: Readiness, fleet: Fleet, now_ns: int) -> list[Order]:
         """An assignment to be reached from the homes of the problem. A plan that runs goes on; one that waits for a word is replaced."""
@@ -314,7 +322,7 @@ class Execution:
         found = dict(self.plan.awake_by_ns) if self.plan is not None and not self.plan.over else {}
         if self._ahead is None:
             return found
-        issued_s, demand = self._ahead
+        times, demand = self._ahead
         awake = [h for h, record in fleet.hosts.items() if record.alive and record.capacity and self.book.of(h).state is not Power.FALLING]
         idle = sorted(h for h in awake if not any(fleet.vms[vm_id].host_id == h for vm_id in fleet.host(h).vm_ids))
         asleep = sorted(h for h, host in self.book.hosts.items() if host.state in (Power.ASLEEP, Power.WAKING, Power.FAILED))
@@ -324,14 +332,14 @@ class Execution:
             if not len(short):
                 break
             handover_ns = int(self.policy.handover_s * NS_PER_S)
-            found.setdefault(host_id, max(now_ns, _moment(issued_s, int(short[0])) - handover_ns))
+            found.setdefault(host_id, max(now_ns, int(times[short[0]]) * NS_PER_S - handover_ns))
             room += _cpu(fleet, host_id) * self.policy.fill
         room = sum(_cpu(fleet, h) for h in awake) * self.policy.fill
         for host_id in idle:  # would the others do without this one?
             room -= _cpu(fleet, host_id) * self.policy.fill
             short = np.flatnonzero(demand > room)
             if len(short):
-                found.setdefault(host_id, max(now_ns, _moment(issued_s, int(short[0]))))
+                found.setdefault(host_id, max(now_ns, int(times[short[0]]) * NS_PER_S))
         return found
 
     def _keep_book(self, book: PowerBook) -> list[Order]:
@@ -341,8 +349,15 @@ class Execution:
         return [StoreDocument(name=BOOK, text=msgspec.json.encode(book).decode())]
 
 
-def _moment(issued_s: int, step: int) -> int:
-    return (issued_s + step * BUCKET_S) * NS_PER_S
+def _growing(problem: Problem, fleet: Fleet) -> F64:
+    """[h, c] promises that growths on their way will take: no VM may come into room that is given away already. As goal_of's cells."""
+    held = np.zeros_like(problem.capacity)
+    cells = {StepKind.CPU_QUOTA: -2, StepKind.MEMORY: -1}
+    for h, host_id in enumerate(problem.host_ids):
+        for step in fleet.host(host_id).open_steps.values():
+            if step.kind in cells and step.before is not None and step.value > step.before >= 0:
+                held[h, cells[step.kind]] += step.value - step.before
+    return held
 
 
 def _cpu(fleet: Fleet, host_id: str) -> float:

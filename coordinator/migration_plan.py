@@ -102,6 +102,7 @@ class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
     patience: Patience = Patience()
     wave: int = 0
     regressions: int = 0
+    stalled_ns: int = 0  # since when moves are due and none can begin; 0 = not so
     why: str = ""
     actor: str = ""
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.migration_plan import OPEN, OVER, MigrationPlan, Phase, PlannedMove, Status
+from coordinator.migration_plan import OVER, MigrationPlan, Phase, PlannedMove, Status
 from shared.plan import Outcome, OutcomeState
 from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
@@ -162,7 +162,7 @@ def _look(plan: MigrationPlan, seen: Looked, now_ns: int) -> Turn:
             plan, more = _watch(plan, n, seen, now_ns)
             out += more
     if plan.status is Status.RUNNING:
-        plan = _expire(plan, now_ns)
+        plan = _expire(plan, seen, now_ns)
         plan = _open_wave(plan, seen, now_ns)
         plan, more = _send(plan, seen, now_ns)
         out += more
@@ -229,19 +229,35 @@ def _skip_dependants(moves: tuple[PlannedMove, ...], failed: int, now_ns: int) -
     return tuple(kept)
 
 
-def _expire(plan: MigrationPlan, now_ns: int) -> MigrationPlan:
-    """Moves whose time has gone, with what hangs on them."""
+def _expire(plan: MigrationPlan, seen: Looked, now_ns: int) -> MigrationPlan:
+    """Leave out what cannot be any more, with what hangs on it: its time has gone, its VM is elsewhere, its hosts do not answer."""
+    stage = min((move.stage for move in plan.moves if move.phase not in OVER), default=0)
+    stalled = plan.stalled_ns > 0 and now_ns - plan.stalled_ns > int(plan.patience.lost_s * NS_PER_S)
     for n, move in enumerate(plan.moves):
-        if plan.moves[n].phase in (Phase.WAITING, Phase.QUEUED) and now_ns > move.latest_ns:
-            plan = _with(plan, n, phase=Phase.SKIPPED, changed_ns=now_ns, why="it could not begin before its ramp")
+        if plan.moves[n].phase not in (Phase.WAITING, Phase.QUEUED):
+            continue
+        here = seen.at.get(move.vm_id)
+        why = ""
+        if now_ns > move.latest_ns:
+            why = "it could not begin before its ramp"
+        elif move.stage == stage and here != move.source:
+            why = f"it is on {here} by now" if here is not None else f"it no longer runs on {move.source}"
+        elif stalled and move.stage == stage and now_ns >= move.not_before_ns:
+            why = f"{move.source} or {move.target} did not answer for {plan.patience.lost_s:.0f} s"
+        if why:
+            plan = _with(plan, n, phase=Phase.SKIPPED, changed_ns=now_ns, why=why)
             plan = msgspec.structs.replace(plan, moves=_skip_dependants(plan.moves, n, now_ns))
     return plan
 
 
 def _open_wave(plan: MigrationPlan, seen: Looked, now_ns: int) -> MigrationPlan:
     """Where no wave runs: the next moves of the first open stage that are due, as many as the limits allow; blocks whole."""
-    if any(move.phase in OPEN for move in plan.moves):
-        return plan
+    if any(move.phase in (Phase.SENT, Phase.SETTLING) for move in plan.moves):
+        return _stalled(plan, 0)
+    if any(_may_begin(move, seen, now_ns) for move in plan.moves if move.phase is Phase.QUEUED):
+        return _stalled(plan, 0)
+    if any(move.phase is Phase.QUEUED for move in plan.moves):
+        return _stalled(plan, now_ns)
     stage = min((move.stage for move in plan.moves if move.phase is Phase.WAITING), default=None)
     due = [n for n, move in enumerate(plan.moves) if move.phase is Phase.WAITING and move.stage == stage and _may_begin(move, seen, now_ns)]
     blocks: dict[int, list[int]] = {}
@@ -253,11 +269,18 @@ def _open_wave(plan: MigrationPlan, seen: Looked, now_ns: int) -> MigrationPlan:
         if whole and _within(plan, [*taken, *members], seen.client_vms, alone=not taken):
             taken += members
     if not taken:
-        return plan
+        begun = [move for move in plan.moves if move.phase is Phase.WAITING and move.stage == stage and now_ns >= move.not_before_ns]
+        return _stalled(plan, now_ns if begun else 0)
     moves = list(plan.moves)
     for n in taken:
         moves[n] = msgspec.structs.replace(moves[n], phase=Phase.QUEUED, changed_ns=0)
-    return msgspec.structs.replace(plan, moves=tuple(moves), wave=plan.wave + 1)
+    return msgspec.structs.replace(plan, moves=tuple(moves), wave=plan.wave + 1, stalled_ns=0)
+
+
+def _stalled(plan: MigrationPlan, now_ns: int) -> MigrationPlan:
+    """Note since when nothing could begin; 0 = something can."""
+    since_ns = 0 if now_ns == 0 else plan.stalled_ns or now_ns
+    return plan if since_ns == plan.stalled_ns else msgspec.structs.replace(plan, stalled_ns=since_ns)
 
 
 def _may_begin(move: PlannedMove, seen: Looked, now_ns: int) -> bool:

@@ -176,11 +176,32 @@ def test_a_time_is_kept_and_a_ramp_that_has_begun_ends_the_wait() -> None:
     assert fleet.sent(50) == []
     assert fleet.sent(51) == ["x1"]
     fleet = Fleet(move("x1", latest_ns=T0 + 10 * S), move("x2", "b", "c", stage=1, after=(0,)), move("x3", "d", "e", stage=1))
+    fleet.at["x2"] = "b"
     fleet.acting.clear()
     assert fleet.look(5) == []
     fleet.acting = {"a", "b", "d"}
     assert fleet.sent(6) == ["x3"]
     assert [each.why for each in fleet.plan.moves[:2]] == ["it could not begin before its ramp", "counted on x1"]
+
+
+def test_a_vm_that_has_gone_elsewhere_or_nowhere_is_left_out_at_once() -> None:
+    fleet = Fleet(move("x1"), move("x2", "c", "d"), move("x3", "e", "f"))
+    fleet.at["x1"] = "z"
+    del fleet.at["x2"]
+    assert fleet.sent() == ["x3"]
+    assert [each.why for each in fleet.plan.moves[:2]] == ["it is on z by now", "it no longer runs on c"]
+
+
+def test_hosts_that_do_not_answer_hold_a_plan_up_only_so_long() -> None:
+    fleet = Fleet(move("x1", "a", "b"), move("x2", "c", "d", stage=1))
+    fleet.awake.discard("b")
+    assert fleet.look(1) == []
+    assert fleet.look(299) == []
+    assert fleet.sent(2) == ["x2"]
+    assert fleet.plan.moves[0].why == "a or b did not answer for 300 s"
+    later = Fleet(move("x1", not_before_ns=T0 + 1000 * S))
+    assert later.look(900) == []  # it waits for its time, not for a host
+    assert later.sent(101) == ["x1"]
 
 
 def test_only_acting_sources_and_waking_targets() -> None:
