@@ -24,7 +24,7 @@ from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, o
 from coordinator.planning.sleep import HostSeen, Power, PowerBook, PowerPolicy, PowerTold
 from shared.model import Mode
 from shared.plan import Outcome, Step, StepKind
-from shared.units import BUCKET_S, NS_PER_S, UNLIMITED
+from shared.units import BUCKET_S, NS_PER_MS, NS_PER_S, UNLIMITED
 
 PLAN_LIFE_S = 7_200.0  # a move that could not begin so long after its plan was made is left out
 MEMORY, BOOK = "moves_memory", "power_book"  # names of documents
@@ -257,7 +257,7 @@ class Execution:
             )
         dropped = refused | {problem.vm_ids[v]: why for v, why in order.dropped.items()}
         return MigrationPlan(
-            id=f"m{now_ns // NS_PER_S}",
+            id=f"m{now_ns // NS_PER_MS}",
             created_ns=now_ns,
             moves=tuple(moves),
             dropped=dict(sorted(dropped.items())),
@@ -310,7 +310,8 @@ class Execution:
                 vms=vms,
                 empty_since_ns=self._empty_since.get(host_id),
                 counted_on=host_id in counted,
-                wanted_empty=vms == 0 and host_id not in self._filled,
+                # before the first placement since the start nothing is known of what will be needed
+                wanted_empty=vms == 0 and host_id not in self._filled and self._ahead is not None,
                 needed_ns=needed.get(host_id),
                 cannot=self.switchable.get(host_id, "no power switch is set for it"),
             )

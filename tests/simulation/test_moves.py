@@ -266,7 +266,8 @@ def test_a_wake_that_fails_is_remembered_and_the_vms_live_on() -> None:
 @pytest.mark.parametrize("victim", ["coordinator", "agent", "both"])
 def test_a_process_that_dies_while_vms_are_on_their_way(victim: str) -> None:
     """What is in flight is read back after the restart, not repeated, and its plan ends."""
-    made = built(move_bits_per_s=100_000_000, hours=0.6)  # a move takes a minute and a half
+    # a move takes a minute and a half, and nobody is away for so long that the plan does without it
+    made = built(weather=Weather(down_s=(20.0, 120.0)), move_bits_per_s=100_000_000, hours=0.7)
     killed: list[str] = []
 
     def strike() -> None:
@@ -293,7 +294,7 @@ def test_a_process_that_dies_while_vms_are_on_their_way(victim: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", range(1, 4))
 def test_moves_survive_faults(seed: int) -> None:
     """Agents and the coordinator die mid-wave, migrations fail, networks part: nothing is begun twice, no VM is lost, plans end."""
     weather = Weather(

@@ -259,6 +259,21 @@ def test_an_empty_host_sleeps_after_its_time_and_its_book_is_stored_first() -> N
     assert run.execution.book.of("c").state is Power.AWAKE
 
 
+def test_no_host_sleeps_before_placement_has_spoken() -> None:
+    run = Run(switchable=True)
+    run.tick()
+    assert switched(run.tick(1000)) == []
+
+
+def test_a_growth_on_its_way_takes_the_room_of_a_move() -> None:
+    run = Run()
+    grow = Step(id="3-1-0", vm_id="v3", kind=StepKind.MEMORY, value=64 * GIB, before=GIB, deadline_ns=T0 + 500 * S)
+    run.cycle.fleet.host("b").open_steps = {grow.id: grow}
+    run.placed(("v1", "a", "b"), ("v2", "a", "c"))
+    assert [move.vm_id for move in run.plan.moves] == ["v2"]
+    assert run.plan.dropped == {"v1": "b has no room for it on the way"}
+
+
 def test_a_host_that_a_plan_counts_on_stays_awake() -> None:
     run = Run(replace(POLICY, always=False), switchable=True)
     run.placed(("v1", "a", "c"))

@@ -14,7 +14,6 @@ from simulated_world import START_S, World, number, steady_vm, workload
 
 from agent.adapters.simulated_host import SimulatedHost, share_out
 from agent.adapters.simulated_vm import SimulationFaults
-from agent.adapters.workload import Workload
 from agent.ports import RawVm
 from agent.sampling.derive import derive
 from shared.clock import ManualClock
@@ -356,8 +355,8 @@ def test_a_foreign_snapshot_is_refused(data: bytes) -> None:
 
 def test_a_vm_moves_to_another_host_with_its_limits_and_its_demand() -> None:
     clock = ManualClock(START_S * NS_PER_S)
-    loads = [workload(steady_vm("mover", cpu_millicores=1500), steady_vm("stayer")), msgspec.structs.replace(workload(), host="other")]
-    source, target = (SimulatedHost(Workload(load), lambda: (clock.wall_ns(), clock.monotonic_ns()), movable=True) for load in loads)
+    loads = workload(steady_vm("mover", cpu_millicores=1500), steady_vm("stayer")), workload()
+    source, target = (SimulatedHost(load, lambda: (clock.wall_ns(), clock.monotonic_ns()), movable=True) for load in loads)
     assert [domain.capabilities.migrate for domain in source.domains()] == [None, None]
     source.submit("id-mover", StepKind.CPU_QUOTA, 700)
     clock.advance(60)
