@@ -102,6 +102,8 @@ class Problem:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ConfigError(f"placement.{name} has shape {getattr(self, name).shape}: allowed {shape}")
+        if self.step is not None and self.step.shape != (c,):
+            raise ConfigError(f"placement.step has shape {self.step.shape}: allowed {(c,)}")
         if len(self.why_fixed) != v:
             raise ConfigError(f"placement.why_fixed has {len(self.why_fixed)} entries: allowed {v}, one a VM")
         if self.kind_cost.ndim != 2 or self.kind_cost.shape[1] != h or self.domain.ndim != 2 or self.domain.shape[1] != h:

@@ -236,14 +236,13 @@ class _Sequencer:
         self._stage, self._t = self._stage + 1, ends + self._policy.settle_s
 
     def _name(self, u: int) -> None:
-        """Why a unit is left out. A VM that was parked for it goes nowhere either: its parking is undone by leaving it out too."""
+        """Why a unit is left out. A VM that is parked stays there until the next plan: what moved into its place has moved."""
         units, hosts = self._units, self._problem.host_ids
         for m in range(units.start[u], units.start[u + 1]):
             why = WHY[int(units.code[u])]
             self._dropped[int(units.vm[m])] = why.format(source=hosts[units.source[m]], target=hosts[units.target[m]])
 
     def _result(self) -> MoveOrder:
-        # where a parked VM cannot go on, it stays parked until the next plan: what moved into its place has moved
         moves = sorted(self._out, key=lambda move: (move.stage, move.begin_s, move.vm))
         after = _dependencies(self._problem, moves)
         ordered = tuple(replace(move, after=needs) if needs else move for move, needs in zip(moves, after, strict=True))
