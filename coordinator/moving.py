@@ -15,6 +15,7 @@ import structlog
 
 from coordinator.cycle import Event
 from coordinator.executing import Execution, Order, StoreDocument, StoreMigration, SwitchPower
+from coordinator.planning.move_warmup import compile_kernels
 from coordinator.planning.sleep import Power, PowerOrder, PowerTold
 from coordinator.ports import PowerSwitch
 from coordinator.store.registry import SqlRegistry
@@ -46,7 +47,9 @@ class MoveKeeper:
         self._switching: set[asyncio.Task[None]] = set()
 
     def restore(self, execution: Execution, now_ns: int) -> list[Order]:
-        """Give execution its state from before the restart."""
+        """Give execution its state from before the restart. Takes seconds the first time that anything is to be executed: it compiles."""
+        if execution.policy.execute:
+            compile_kernels()
         newest = next(iter(self._registry.migrations(1)), None)
         outcomes = [outcome for _, outcome in reversed(self._registry.outcomes(OUTCOMES_READ))]
         return execution.restore(newest, self._registry.documents(), outcomes, now_ns)

@@ -123,8 +123,8 @@ class _Sequencer:
             vm=vm,
             source=problem.home[vm].astype(np.int32),
             target=goal[vm].astype(np.int32),
-            seconds=np.ascontiguousarray(ready.seconds[vm]),
-            ready=np.ascontiguousarray(ready.awake_s[goal[vm]]),
+            seconds=np.ascontiguousarray(ready.seconds[vm], np.float64),
+            ready=np.ascontiguousarray(ready.awake_s[goal[vm]], np.float64),
             start=np.cumsum([0, *sizes]).astype(np.int32),
             done=np.zeros(len(blocks), bool),
             code=np.zeros(len(blocks), np.int32),
@@ -340,8 +340,8 @@ def _arrays(problem: Problem, ready: Readiness, policy: MovePolicy, moving: Sequ
         domain=np.ascontiguousarray(problem.domain.astype(np.int32)),
         apart_most=rules.apart_most,
         domains_most=rules.domains_most,
-        calm=policy.calm,
-        margin_s=policy.margin_s,
+        calm=float(policy.calm),
+        margin_s=float(policy.margin_s),
     )
     kernel.settle(fixed, sums, problem.home.astype(np.int32))
     load = sums.mean + problem.z * np.sqrt(np.maximum(sums.variance, 0.0))

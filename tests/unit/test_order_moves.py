@@ -13,6 +13,8 @@ from placement_problems import make_problem
 
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import CURVE_POINTS, Problem, RuleKind, Rules
+from coordinator.planning import move_kernel
+from coordinator.planning.move_warmup import compile_kernels
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves, soft_steps
 
 CPU_STEPS = 12
@@ -288,3 +290,10 @@ def test_ten_thousand_vms_and_two_thousand_moves() -> None:
     moved = {move.vm for move in order.moves}
     assert moved | set(order.dropped) == set(np.flatnonzero(goal != problem.home).tolist())
     assert len(moved) > 1000
+
+
+def test_one_call_compiles_every_kernel() -> None:
+    assert told(compile_kernels()) == [(0, 1, 1, 2), (1, 0, 0, 1), (2, 1, 2, 0)]
+    called = ("settle", "urgency", "fill_stage", "leave", "put", "member", "take_slots", "find_parking", "frees")
+    for name in called:  # one signature each, whatever the layout of a problem's arrays was in the tests before
+        assert len(getattr(move_kernel, name).signatures) == 1, name
