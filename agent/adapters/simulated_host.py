@@ -69,8 +69,9 @@ class SimulatedHost:
         self._busy_ns = self._psi_cpu_us = self._psi_memory_us = 0.0
         self._boot_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"tidegate:{workload.file.host}:{workload.file.seed}:{wall_ns}"))
         self._movable = movable
-        self._sources = workload.sources()
-        self._vms = [SimulatedVm(spec, i, wall_ns, self._sources[i].at(wall_ns // SLOT_NS)) for i, spec in enumerate(workload.vms)]
+        self._sources: list[VmDemand] | None = None  # of each VM, once one has come or gone; until then the file's own
+        demands = workload.demands(wall_ns // SLOT_NS)
+        self._vms = [SimulatedVm(spec, i, wall_ns, demands[i]) for i, spec in enumerate(workload.vms)]
         self._by_id = {vm.spec.vm_id: vm for vm in self._vms}
         self._domains = {spec.vm_id: simulated_domain(spec, i, movable=movable) for i, spec in enumerate(workload.vms)}
         self._arrivals = len(self._vms)
@@ -96,7 +97,7 @@ class SimulatedHost:
             vm = self._answering(vm_id)
             at = self._vms.index(vm)
             del self._vms[at], self._by_id[vm_id], self._domains[vm_id]
-            return Moving(vm=vm, demand=self._sources.pop(at))
+            return Moving(vm=vm, demand=self._own_sources().pop(at))
 
     def admit(self, moving: Moving) -> None:
         """A VM that another host released comes: its counters begin anew, as those of a new QEMU process; steps under way are lost."""
@@ -107,7 +108,7 @@ class SimulatedHost:
             vm.arrive(self._reached_ns)
             self._vms.append(vm)
             self._by_id[vm.spec.vm_id] = vm
-            self._sources.append(moving.demand)
+            self._own_sources().append(moving.demand)
             self._domains[vm.spec.vm_id] = simulated_domain(vm.spec, vm.index, movable=self._movable)
 
     def allocation(self, vm_id: str) -> Allocation:
@@ -193,6 +194,11 @@ class SimulatedHost:
     def close(self) -> None:
         """Nothing to release."""
 
+    def _own_sources(self) -> list[VmDemand]:
+        if self._sources is None:
+            self._sources = self._workload.sources()
+        return self._sources
+
     def _restore(self, data: bytes) -> None:
         try:
             state = msgspec.msgpack.decode(data)
@@ -243,7 +249,7 @@ class SimulatedHost:
         dt = (stop - start) / NS_PER_S
         capacity = self._workload.file.capacity
         slot = start // self._step_ns * self._step_ns // SLOT_NS
-        demands = [source.at(slot) for source in self._sources]
+        demands = self._workload.demands(slot) if self._sources is None else [source.at(slot) for source in self._sources]
         vms = self._vms
         wants = [vm.want(demand[0]) for vm, demand in zip(vms, demands, strict=True)]
         total, available = sum(wants), capacity.cpu_millicores / (1.0 + OVERHEAD_SHARE)
