@@ -19,8 +19,11 @@ from agent.adapters.simulated_vm import SimulationFaults
 from bench.world_agent import AgentNode
 from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
+from bench.world_moves import Moves
+from coordinator.cycle import RequestPlacement
+from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
-from coordinator.model import HistoryBlock
+from coordinator.model import HistoryBlock, Placement
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CycleConfig, GuardConfig, ReactiveConfig
 from shared.model import Mode
@@ -47,6 +50,8 @@ class Weather:
     mode_orders: int = 0  # by the coordinator, to any host
     mode_pins: int = 0  # on the host, pins taken away again included
     adjusts: int = 0  # operators' orders, sensible or not, for any VM
+    migration_failures: float = 0.0  # share of the migrations that get to their end
+    broken_wakes: int = 0  # first wakes of a host that nothing comes of
     mad_plans: int = 0  # plans with absurd values, as from a coordinator with a bug: the host's guard has to hold
     stuck_vms: int = 0  # per host: a VM whose monitor does not answer for down_s
     late_guests: int = 0  # per host: a VM whose guest reports its memory late for down_s
@@ -73,6 +78,12 @@ class Settings:
     history: Sequence[HistoryBlock] = ()
     log_buckets: int = 3  # the coordinator's log is cut this many closed buckets behind, as coordinator/main does it
     place: bool = False
+    placer: Callable[[RequestPlacement], tuple[Placement, ...]] | None = None  # in place of the product's own placement
+    execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
+    movable: bool = False  # VMs can migrate between the hosts
+    move_bits_per_s: int = 4_000_000_000
+    switchable: bool = False  # hosts can be put to sleep and woken
+    wake_s: float = 120.0
     retrain_every_cycles: int = 0
     challenge_every_cycles: int = 0  # the challengers of `forecast`, asked about every series
 
@@ -82,6 +93,8 @@ class World:
 
     def __init__(self, files: Sequence[WorkloadFile], settings: Settings) -> None:
         self.settings = settings
+        self.files = tuple(files)
+        self.moves = Moves(self)
         self.weather = settings.weather
         self.random = random.Random(settings.seed)
         self.start_ns = files[0].start_s * NS_PER_S

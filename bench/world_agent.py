@@ -21,6 +21,7 @@ from agent.core import AgentCore
 from agent.ports import RawHost
 from agent.sampling.derive import derive
 from bench.world_checks import HostChecks
+from bench.world_moves import INVENTORY_S, allowed
 from shared.errors import HostError, Refusal
 from shared.frame import decode_coordinator, encode
 from shared.messages import Ack, Goodbye, Outcomes, Samples, SendPlan, SetMode, SetPause, Welcome
@@ -53,7 +54,9 @@ class AgentNode:
             lambda: (world.now_ns, world.now_ns - world.start_ns),
             world.weather.faults,
             step_s=world.settings.step_s,
+            movable=world.settings.movable,
         )
+        self.asleep = False
         self.journal: list[ev.JournalEntry] = []
         self.spool: dict[int, bytes] = {}
         self.next_sequence = 0
@@ -64,7 +67,7 @@ class AgentNode:
         self._cut_off_ns = 0
         self._retry_s = 0.0
         self._previous: RawHost | None = None
-        self._memory_max = {spec.vm_id: spec.memory_max_bytes for spec in file.vms}
+        self._memory_max = {spec.vm_id: spec.memory_max_bytes for each in world.files for spec in each.vms}
         self._stuck: list[str] = []
         self._late: list[str] = []
 
@@ -75,6 +78,8 @@ class AgentNode:
 
     def start(self) -> None:
         """The process starts: state from its disk only."""
+        if self.asleep or self.core is not None:
+            return  # its machine fell asleep, or was woken, since this start was ordered
         settings = self.world.settings
         self.incarnation += 1
         boot_id = self.host.boot_id()
@@ -91,6 +96,7 @@ class AgentNode:
             next_sequence=self.next_sequence,
             recovered=reconcile(self.journal, local_prefix(self.host_id, boot_id)),
             paused_by=self.paused_by,
+            migration=allowed(self.world) if settings.movable else None,
         )
         self._previous = None
         self.handle(ev.InventoryRead(domains=tuple(self.host.domains())))
@@ -101,6 +107,34 @@ class AgentNode:
         self._later(1, self._connect)
         if settings.sample_period_s > BEAT_S:
             self._later(BEAT_S, self._beat)
+        if settings.movable:
+            self._later(INVENTORY_S, self._inventories)
+
+    def vm_ids(self) -> set[str]:
+        """VMs that are on the host now."""
+        return {domain.vm_id for domain in self.host.domains()}
+
+    def read_inventory(self) -> None:
+        """VMs have come or gone."""
+        if self.core is not None:
+            self.handle(ev.InventoryRead(domains=tuple(self.host.domains())))
+            for vm_id in sorted(self.vm_ids()):
+                self._read_back(vm_id)
+
+    def fall_asleep(self) -> None:
+        """The machine sleeps: no process, no network."""
+        self.asleep = True
+        if self.core is not None:
+            self._die("agent_asleep", restart=False)
+
+    def wake_up(self) -> None:
+        """The machine runs again and starts its agent."""
+        self.asleep = False
+        self.start()
+
+    def _inventories(self) -> None:
+        self.read_inventory()
+        self._later(INVENTORY_S, self._inventories)
 
     def kill(self) -> None:
         """kill -9, and a restart some time later."""
@@ -222,13 +256,18 @@ class AgentNode:
             case ev.PersistPause():
                 self.paused_by = instruction.by
             case ev.StartMigration():
-                # Hosts of a world have no migrator: the answer of a host where no VM can be moved.
-                ended = ev.MigrationEnded(step_id=instruction.step.id, moved=False, code=RefusalCode.NOT_CAPABLE, detail="simulated")
-                self._later(0.01, partial(self.handle, ended))
+                if self.world.settings.movable:
+                    self.world.moves.start(self, instruction)
+                else:  # the answer of a host where no VM can be moved
+                    ended = ev.MigrationEnded(step_id=instruction.step.id, moved=False, code=RefusalCode.NOT_CAPABLE, detail="simulated")
+                    self._later(0.01, partial(self.handle, ended))
             case ev.WatchMigration():
-                self._later(0.01, partial(self.handle, ev.MigrationProgressed(vm_id=instruction.vm_id, progress=None)))
-            case ev.TuneMigration() | ev.AbortMigration() | ev.TakenUp():
-                pass  # nothing moves, nothing came
+                progress = self.world.moves.watch(self, instruction.vm_id)
+                self._later(0.01, partial(self.handle, ev.MigrationProgressed(vm_id=instruction.vm_id, progress=progress)))
+            case ev.AbortMigration():
+                self.world.moves.abort(instruction.vm_id)
+            case ev.TuneMigration() | ev.TakenUp():
+                pass  # bandwidth is fixed here, and limits travel with the VM
             case ev.Note():
                 self.world.record(self.host_id, instruction)
                 if instruction.event == "foreign_change":
@@ -269,6 +308,8 @@ class AgentNode:
             allocation = self.host.allocation(vm_id)
         except HostError:
             allocation = None
+        except Refusal:
+            return  # it moved away meanwhile
         self.handle(ev.AllocationRead(vm_id=vm_id, allocation=allocation))
 
     def _sample(self) -> None:
@@ -304,7 +345,7 @@ class AgentNode:
         self.wire = self.world.coordinator.accept(self)
         self.wire.to_coordinator(encode(self.core.hello(self.world.now_ns, "world", "simulated")))
 
-    def _die(self, how: str) -> None:
+    def _die(self, how: str, *, restart: bool = True) -> None:
         self.world.count(how)
         self.world.record(how, self.host_id)
         self.core = None
@@ -313,7 +354,8 @@ class AgentNode:
             self.wire = None
         self.incarnation += 1
         self.checks.died()
-        self.world.after(self.world.random.uniform(*self.world.settings.weather.down_s), self.start)
+        if restart:
+            self.world.after(self.world.random.uniform(*self.world.settings.weather.down_s), self.start)
 
     def _afflict(self, what: str, names: list[str]) -> None:
         """Put a VM on a list of the host's faults, and take it off again later."""

@@ -14,7 +14,7 @@ import msgspec
 from agent import events as ev
 from agent.ports import RawHost, RawVm
 from bench.world_rules import Pace
-from shared.errors import HostError
+from shared.errors import HostError, Refusal
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
 from shared.model import Allocation, HostSample, VmSample
@@ -39,7 +39,7 @@ class HostChecks:
 
     def __init__(self, world: World, node: AgentNode) -> None:
         self._world, self._node = world, node
-        self._specs = {spec.vm_id: spec for spec in node.file.vms}
+        self._specs = {spec.vm_id: spec for each in world.files for spec in each.vms}
         self.frames: dict[int, bytes] = {}  # sequence -> what was spooled under it
         self.sampled_ns: set[int] = set()
         self.steps: dict[str, Step] = {}  # everything submitted but undos
@@ -52,13 +52,13 @@ class HostChecks:
         self._untouched: dict[str, tuple[int | None, ...]] = {}
         self._within: dict[str, tuple[int | None, ...]] = {}  # VM -> values that were last found within its bounds, which never change
         self._submitted_ns = -(10**18)
-        initial = {spec.vm_id: spec.initial for spec in node.file.vms}
+        initial = {spec.vm_id: spec.initial for each in (world.files if world.settings.movable else [node.file]) for spec in each.vms}
         self.pace = Pace(world.settings.guard, initial, self._shown, self._violated)
 
     def _shown(self, vm_id: str) -> Allocation | None:
         try:
             return self._node.host.allocation(vm_id)
-        except HostError:  # one of the world's faults
+        except (HostError, Refusal):  # one of the world's faults, or it moved away
             return None
 
     def shipped(self, sequence: int, frame: bytes) -> None:
@@ -339,7 +339,8 @@ def _check_buckets(world: World, counts: Counter[tuple[int, str]]) -> None:
         for start_s, block in world.coordinator.buckets.items()
         for vm_id, samples in zip(block.vm_ids, block.samples, strict=True)
     }
-    for key in sorted(counts.keys() | stored.keys()):
+    moved = {(bucket_start_s(at_ns), vm_id) for at_ns, vm_id, _, _ in world.moves.moved}  # two hosts' halves of a bucket are not added up
+    for key in sorted((counts.keys() | stored.keys()) - moved):
         if key[0] <= settled_s and counts.get(key, 0) != stored.get(key, 0):
             start = (key[0] * NS_PER_S - world.start_ns) // BUCKET_NS
             world.violated(f"bucket {start} of {key[1]}: {counts.get(key, 0)} samples logged, {stored.get(key, 0)} in the history")

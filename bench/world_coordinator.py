@@ -21,11 +21,14 @@ from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
 from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
+from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
 from coordinator.forecast.challengers import MOST_STEPS, Turn
 from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
+from coordinator.migration_plan import MigrationPlan
 from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.planning.adjust import Adjustment
+from coordinator.planning.sleep import PowerOrder, PowerTold
 from shared.errors import Refusal
 from shared.frame import decode_agent, decode_block
 from shared.messages import Samples
@@ -61,6 +64,9 @@ class CoordinatorNode:
         self.forecasts: list[ForecastBlock] = []
         self.receipts: list[Receipt] = []
         self.plans: dict[str, list[Plan]] = {}
+        self.migrations: dict[str, MigrationPlan] = {}
+        self.documents: dict[str, str] = {}
+        self._broken_wakes = world.weather.broken_wakes
         self.heard_ns: dict[str, int] = {}  # since this start
         self._token = 0
         self._unsynced: list[tuple[str, str, int, bytes]] = []
@@ -77,8 +83,13 @@ class CoordinatorNode:
         self._marks: deque[int] = deque(maxlen=settings.log_buckets)
         gateway = gw.GatewaySettings(epoch=self.epoch, stale_host_s=settings.cycle.stale_host_s)
         self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
-        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None))
+        switchable = {agent.host_id: None for agent in self.world.agents} if settings.switchable else {}
+        execution = Execution(settings.execution, switchable)
+        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None), execution)
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
+        newest = max(self.migrations.values(), key=lambda plan: plan.created_ns, default=None)
+        outcomes = list(self.outcomes.values())
+        self._carry_out(self.cycle.resume_migration(execution.restore(newest, self.documents, outcomes, now_ns), now_ns))
         for _, host_id, frame in self.log:
             message = decode_agent(frame)
             if isinstance(message, Samples):
@@ -270,8 +281,17 @@ class CoordinatorNode:
                         self.known_hosts[instruction.host_id] = instruction.hello.capacity
                     if instruction.inventory is not None:
                         self.known_domains.update({d.vm_id: (instruction.host_id, d) for d in instruction.inventory.domains})
+                case StoreMigration():
+                    self.migrations[instruction.plan.id] = instruction.plan
+                    self.world.record("migration_plan", instruction.plan)
+                case StoreDocument():
+                    self.documents[instruction.name] = instruction.text
+                case SwitchPower():
+                    self._switch(instruction.order)
                 case cy.RequestPlacement():
-                    if self.world.settings.place:
+                    if self.world.settings.placer is not None:
+                        self._cycle(cy.PlacementReady(placements=self.world.settings.placer(instruction)))
+                    elif self.world.settings.place:
                         placements = solve_sharded(instruction.hosts, instruction.forecast, self.world.settings.seed, 30.0)
                         self._cycle(cy.PlacementReady(placements=placements))
                 case cy.RequestRetrain():
@@ -283,6 +303,16 @@ class CoordinatorNode:
                 case cy.StoreReceipts():
                     self.receipts += instruction.receipts
                     self.world.record("receipts", [(r.id, r.shadow, r.steps, r.refused) for r in instruction.receipts])
+
+    def _switch(self, order: PowerOrder) -> None:
+        node = next(agent for agent in self.world.agents if agent.host_id == order.host_id)
+        self.world.count("power_wake" if order.wake else "power_sleep")
+        self.world.record("power", order.host_id, order.wake)
+        if order.wake and self._broken_wakes:
+            self._broken_wakes -= 1
+        else:
+            self.world.moves.switch(node, wake=order.wake)
+        self._later(1.0, lambda: self._cycle(PowerTold(host_id=order.host_id, wake=order.wake)))
 
     def _send_plan(self, plan: Plan) -> None:
         if not self.recently_heard(plan.host_id):

@@ -72,6 +72,15 @@ class Pace:
             self._violated(f"{step.kind} of {step.vm_id} turned {turns} times within {self._config.flap_window_s} s")
         self._check_cut(intent, now_ns)
 
+    def forget(self, vm_id: str) -> None:
+        """The VM moved away: should it come back, it is a new one here."""
+        self._cut_at.pop(vm_id, None)
+        self._memory.pop(vm_id, None)
+        self._grew = {key for key in self._grew if key[0] != vm_id}
+        for followed in (self._turns, self._held):
+            for key in [key for key in followed if key[0] == vm_id]:
+                del followed[key]  # type: ignore[attr-defined]  # both are keyed by (VM, lever)
+
     def _note_turn(self, vm_id: str, kind: StepKind, now_ns: int) -> int:
         """The lever falls; returns how often it turned within the window when this is a turn, else 0."""
         key = vm_id, kind

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from coordinator.demand.buckets import BucketFolder
 from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, SignalReading
+from coordinator.executing import Execution, ExecutionPolicy, Order, SendSteps, StoreDocument, StoreMigration, SwitchPower
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
 from coordinator.forecast.events.model import Labels
@@ -22,14 +24,16 @@ from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
-from coordinator.planning.plan import plan_host
+from coordinator.planning.plan import MAX_STEPS, plan_host
+from coordinator.planning.sleep import PowerTold
+from coordinator.planning.waves import Aborted, Approved
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import Evidence, size_host
 from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import HostSample, Mode
-from shared.plan import Outcome, Plan
+from shared.plan import Outcome, Plan, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -78,7 +82,7 @@ class Tick:
     """Time passed."""
 
 
-Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | Tick
+Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | PowerTold | Tick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,8 @@ class RequestPlacement:
 
     hosts: tuple[HostState, ...]
     forecast: ForecastBlock
+    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
+    cooling: frozenset[str] = frozenset()  # VMs that have moved of late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +177,23 @@ Instruction = (
     | StoreHost
     | StoreOutcomes
     | RequestRetrain
+    | StoreMigration
+    | StoreDocument
+    | SwitchPower
 )
 
 
 class DecisionCycle:
     """State of the whole coordinator between events. `epoch` grows with every start of a coordinator."""
 
-    def __init__(self, config: CycleConfig, sizing: SizingPolicy, epoch: int, closed_until_s: int | None = None) -> None:
+    def __init__(
+        self,
+        config: CycleConfig,
+        sizing: SizingPolicy,
+        epoch: int,
+        closed_until_s: int | None = None,
+        execution: Execution | None = None,
+    ) -> None:
         self.config = config
         self.epoch = epoch
         self.fleet = Fleet()
@@ -188,6 +204,7 @@ class DecisionCycle:
         self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
         self.placements: tuple[Placement, ...] = ()
+        self.execution = execution or Execution(ExecutionPolicy())
         self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
@@ -228,8 +245,9 @@ class DecisionCycle:
                 self.fleet.lost(event.host_id, event.why)
                 return []
             case PlacementReady():
-                self.placements = event.placements
-                return []
+                return self._placed(event, now_ns)
+            case PowerTold():
+                return self._execute(self.execution.power_told(event, now_ns), now_ns)
 
     def tell(self, readings: Sequence[SignalReading]) -> SignalCounts:
         """What applications measured; times as `signals.span_s` allows, or of any bucket that history does not hold yet."""
@@ -252,8 +270,15 @@ class DecisionCycle:
         plan = adjust(state, host, request, epoch=self.epoch, sequence=sequence, now_ns=now_ns, deadline_s=self.config.plan_deadline_s)
         if dry_run:
             return plan, []
-        record.plan_sequence = sequence
-        return plan, [SendPlan(plan=plan)]
+        return plan, [self._sent(plan)]
+
+    def order_migration(self, event: Approved | Aborted, now_ns: int) -> list[Instruction]:
+        """An operator's word on the newest migration plan."""
+        return self._execute(self.execution.order(event, now_ns), now_ns)
+
+    def resume_migration(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:
+        """What Execution.restore asked for, after a restart."""
+        return self._execute(orders, now_ns)
 
     def _samples(self, event: SamplesArrived, now_ns: int) -> list[Instruction]:
         mode = self.fleet.host(event.host_id).mode
@@ -278,11 +303,13 @@ class DecisionCycle:
                 turned = message.mode is Mode.PREDICTIVE and was is not Mode.PREDICTIVE
                 return self._plan_at_once(host_id, now_ns) if turned else []
             case Outcomes():
-                mode = self.fleet.host(host_id).mode
+                record, orders = self.fleet.host(host_id), []
                 for outcome in message.outcomes:
                     self.fleet.outcome(outcome)
-                    self.ledger.outcome(host_id, mode, outcome)
-                return [StoreOutcomes(host_id=host_id, outcomes=message.outcomes)]
+                    record.open_steps.pop(outcome.step.id, None)
+                    self.ledger.outcome(host_id, record.mode, outcome)
+                    orders += self.execution.told(outcome, now_ns)
+                return [StoreOutcomes(host_id=host_id, outcomes=message.outcomes), *self._execute(orders, now_ns)]
 
     def _tick(self, now_ns: int) -> list[Instruction]:
         instructions: list[Instruction] = []
@@ -307,7 +334,7 @@ class DecisionCycle:
         told = self.signals.close(ripe_s)
         if told is not None:
             instructions.append(StoreSignals(closed_s=self.signals.closed_s, blocks=told))
-        return instructions
+        return instructions + self._execute(self.execution.look(self.fleet, now_ns), now_ns)
 
     def _close(self, start_s: int) -> BucketBlock:
         bucket = self._folder.close(start_s)
@@ -334,9 +361,46 @@ class DecisionCycle:
                 continue
             instructions += self._plan(host, forecast, evidence, now_ns)
         self._evidence = evidence
-        if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
-            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast))
+        due = self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1
+        if due or (self.execution.replan and not self.execution.running):
+            self.execution.replan = ""
+            forbidden, cooling = self.execution.forbidden(now_ns), self.execution.cooling(now_ns)
+            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast, forbidden=forbidden, cooling=cooling))
         return instructions
+
+    def _placed(self, event: PlacementReady, now_ns: int) -> list[Instruction]:
+        """The hook of execution: what placement answered, for the fleet as it is now."""
+        self.placements = event.placements
+        if self.forecast is None:
+            return []
+        hosts = self.fleet.view(self.bucket, now_ns)
+        orders = self.execution.placed(event.placements, hosts, self.forecast, self.fleet, now_ns, self.outlook)
+        return self._execute(orders, now_ns)
+
+    def _execute(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:
+        """Orders as instructions: steps go as a plan, which repeats what else is open at its host, for that would be replaced."""
+        instructions: list[Instruction] = []
+        for order in orders:
+            if not isinstance(order, SendSteps):
+                instructions.append(order)
+                continue
+            record = self.fleet.host(order.host_id)
+            if not record.alive:
+                continue  # nothing to take back that would reach it; a move is sent to hosts that are heard
+            sequence, deadline_ns = record.plan_sequence + 1, now_ns + self.config.plan_deadline_s * NS_PER_S
+            open_steps = [s for s in record.open_steps.values() if s.kind is not StepKind.MIGRATE and s.deadline_ns > now_ns]
+            kept = [msgspec.structs.replace(s, id=f"{self.epoch}-{sequence}-{n}") for n, s in enumerate(open_steps)]
+            steps = (*order.steps, *kept)[:MAX_STEPS]
+            plan = Plan(host_id=order.host_id, epoch=self.epoch, sequence=sequence, issued_ns=now_ns, deadline_ns=deadline_ns, steps=steps)
+            instructions.append(self._sent(plan))
+        return instructions
+
+    def _sent(self, plan: Plan) -> SendPlan:
+        """Number and remember a plan that goes out."""
+        record = self.fleet.host(plan.host_id)
+        record.plan_sequence = plan.sequence
+        record.open_steps = {step.id: step for step in plan.steps}
+        return SendPlan(plan=plan)
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
         """A host that was just turned predictive need not wait for the next cycle: the newest forecast still holds."""
@@ -367,6 +431,5 @@ class DecisionCycle:
         self.ledger.sized(host, sizes)
         instructions: list[Instruction] = [StoreReceipts(receipts=receipts)] if receipts else []
         if plan is not None and host.mode is Mode.PREDICTIVE:
-            record.plan_sequence = plan.sequence
-            instructions.append(SendPlan(plan=plan))
+            instructions.append(self._sent(plan))
         return instructions

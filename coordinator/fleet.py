@@ -17,11 +17,12 @@ from coordinator.model import F64, N_RESOURCES, BucketBlock, HistoryBlock, HostS
 from coordinator.sizing.turns import RECENT_BUCKETS, TurnLog
 from shared.messages import Hello, Inventory, Status
 from shared.model import Allocation, Domain, HostCapacity, HostSample, Mode, Policy
-from shared.plan import Outcome, OutcomeState
+from shared.plan import Outcome, OutcomeState, Step
 from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S
 
 # No disk lever and no disk maximum yet: 10 GB/s bounds a forecast without ever binding.
 DISK_MAX_BYTES_PER_S = 1e10
+STRAIN_KEPT = 0.7  # of a VM's strain from sample to sample: half of it is of the newest two
 PRESSURE_PERMILLE = 50  # memory PSI "some" above 5 % of a sample's time: the guest waits for memory
 
 
@@ -38,6 +39,7 @@ class VmRecord:
     pressured_now: bool = False
     grown_ns: int = -(10**18)
     turns: TurnLog = field(default_factory=TurnLog)
+    strain: float | None = None  # share of time in which it waited for CPU or memory of late, 0..1; None = not known where it is now
     peaks: deque[F64] = field(default_factory=lambda: deque(maxlen=RECENT_BUCKETS))  # [r] of the newest buckets
     seen_ns: int = 0
 
@@ -61,6 +63,7 @@ class HostRecord:
     cpu_used_millicores: float = float("nan")
     memory_available_bytes: float = float("nan")
     plan_sequence: int = 0
+    open_steps: dict[str, Step] = field(default_factory=dict)  # of the newest plan sent, without an outcome yet
     vm_ids: set[str] = field(default_factory=set)
 
 
@@ -123,6 +126,9 @@ class Fleet:
                 continue
             vm.seen_ns = sample.wall_ns
             vm.allocation = cell.allocation()
+            waits = [each / 1000 for each in (cell.cpu_ready_permille, cell.psi_memory_some_permille) if each is not None]
+            if waits:
+                vm.strain = max(waits) if vm.strain is None else STRAIN_KEPT * vm.strain + (1.0 - STRAIN_KEPT) * max(waits)
             if cell.memory_used_bytes is not None:
                 vm.need_now = float(np.fmax(vm.need_now, cell.memory_used_bytes))
             vm.pressured_now |= (cell.psi_memory_some_permille or 0) > PRESSURE_PERMILLE or (cell.memory_swap_bytes_per_s or 0) > 0
@@ -190,6 +196,8 @@ class Fleet:
             return
         if known.host_id != host_id and known.host_id in self.hosts:
             self.hosts[known.host_id].vm_ids.discard(vm_id)
+        if known.host_id != host_id:
+            known.strain = None
         known.domain, known.host_id = domain, host_id
 
     def _vm_state(self, vm: VmRecord, bucket: BucketBlock | None, row: int | None, now_ns: int) -> VmState:

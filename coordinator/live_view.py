@@ -14,8 +14,10 @@ from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
+from coordinator.live_migrations import LiveMigrations
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
+from coordinator.planning.sleep import Power
 from coordinator.ports import Pool
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.explained import ForecastWhyView
@@ -110,10 +112,11 @@ class Running(Protocol):
         ...
 
 
-class LiveView:
+class LiveView(LiveMigrations):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
+        super().__init__(running)
         self._of = running
 
     def fleet(self) -> FleetSummary:
@@ -334,6 +337,10 @@ class LiveView:
     def ready(self) -> tuple[bool, str]:
         return self._of.ready()
 
+    def _silent(self, record: HostRecord) -> str:
+        power = self._of.cycle.execution.book.of(record.host_id)
+        return record.why_silent if power.state is Power.AWAKE else f"{power.state}: {power.why}"
+
     def _host(self, record: HostRecord) -> HostView:
         assert record.capacity is not None
         hello = self._of.gateway.connected().get(record.host_id)
@@ -341,7 +348,7 @@ class LiveView:
             id=record.host_id,
             alive=record.alive,
             counts_as_full=not record.alive,
-            silent_reason=None if record.alive else record.why_silent,
+            silent_reason=None if record.alive else self._silent(record),
             mode=record.mode,
             mode_pinned=record.pinned,
             mode_ordered=self._of.gateway.core.ordered(record.host_id),

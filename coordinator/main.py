@@ -27,15 +27,18 @@ from coordinator.challenge_turns import ChallengeTurns
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.demand.signals import SignalCounts, SignalReading
+from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
+from coordinator.moving import MoveKeeper
+from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import forecast_options, sizing_policy
+from coordinator.settings import execution_policy, forecast_options, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -80,7 +83,9 @@ class Coordinator:
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
-        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s())
+        execution = Execution(execution_policy(config))
+        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution)
+        self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
         self.cycle_done_ns: int | None = None
@@ -159,6 +164,7 @@ class Coordinator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._moves.close()
         await self.http.stop()
         await self.gateway.stop()
         if hasattr(self, "pool"):
@@ -210,6 +216,8 @@ class Coordinator:
                     self.write(self.registry.save_outcomes, instruction.host_id, instruction.outcomes)
                 case cy.StoreHost():
                     self._store_host(instruction)
+                case StoreMigration() | StoreDocument() | SwitchPower():
+                    self._moves.perform(instruction)
                 case cy.RequestRetrain():
                     self._retraining.drifted(instruction.reason)
                     self.metrics.add("tidegate_forecast_drifts_total", reason=instruction.reason)
@@ -258,6 +266,7 @@ class Coordinator:
                 self.registry.save_outcomes(record.host_id, message.outcomes)
         for reading in self.signal_log.replay():
             self.cycle.signals.tell(reading)
+        self.carry_out(self.cycle.resume_migration(self._moves.restore(self.cycle.execution, now_ns), now_ns))
 
     async def _load_history(self, of: Sequence[str] | None = None) -> HistoryBlock:
         """Of these VMs, None = of all that are known."""
@@ -280,6 +289,9 @@ class Coordinator:
         if not up:
             log.warning("host silent, counts as full", host=host_id, reason=reason)
             self.carry_out(self.cycle.handle(cy.HostLost(host_id=host_id, why=reason), self.clock.wall_ns()))
+
+    def _on_event(self, event: cy.Event) -> None:
+        self.carry_out(self.cycle.handle(event, self.clock.wall_ns()))
 
     def audit(self, event: str, **fields: str | int) -> None:
         """Log who changed what."""
@@ -335,7 +347,8 @@ class Coordinator:
             started = time.monotonic()
             await self.clock.sleep(TICK_S)
             await asyncio.sleep(max(0.0, MIN_REAL_TICK_S - (time.monotonic() - started)))
-            self.carry_out(self.cycle.handle(cy.Tick(), self.clock.wall_ns()))
+            self._moves.look(self.cycle.execution, list(self.cycle.fleet.hosts))
+            self._on_event(cy.Tick())
             self._publish()
             notify("WATCHDOG=1")
 

@@ -1,4 +1,4 @@
-"""The coordinator's ports: Pool (where heavy work runs), History (buckets and forecasts), Registry (everything else that lasts)."""
+"""The coordinator's ports: Pool (where heavy work runs), History (buckets, forecasts), Registry (all else that lasts), PowerSwitch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from coordinator.demand.signals import SignalBlock
 from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
+from coordinator.migration_plan import MigrationPlan
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
@@ -130,9 +131,34 @@ class Registry(Protocol):
         ...
 
     def outcomes(self, limit: int, vm_id: str | None = None) -> list[tuple[str, Outcome]]: ...
+    def save_migration(self, plan: MigrationPlan) -> None:
+        """The state of a migration plan, in place of its older ones."""
+        ...
+
+    def migrations(self, limit: int) -> list[MigrationPlan]: ...
+    def save_document(self, name: str, text: str) -> None:
+        """A small document, in place of the one of that name."""
+        ...
+
+    def documents(self) -> dict[str, str]: ...
     def save_token(self, token_hash: str, name: str, created_ns: int) -> None: ...
     def token_names(self) -> dict[str, str]:
         """hash -> name."""
         ...
 
     def close(self) -> None: ...
+
+
+class PowerSwitch(Protocol):
+    """Hosts' power. An order that returned was accepted, not done: only the host's own voice, or silence, shows that."""
+
+    def cannot(self, host_id: str) -> str | None:
+        """Why this host can not be both put to sleep and woken; None = it can."""
+
+    async def sleep(self, host_id: str) -> None:
+        """Put a host to sleep. Raises HostError, never with a secret in it; bounded in time."""
+        ...
+
+    async def wake(self, host_id: str) -> None:
+        """Wake a host; one that is awake stays so. Raises HostError as `sleep`."""
+        ...

@@ -6,12 +6,15 @@ import dataclasses
 from typing import Final
 
 from coordinator.calendars import zone_of
+from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.challengers import find
 from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.learning.challenging import ChallengeSchedule
+from coordinator.migration_plan import Patience, WaveLimits
+from coordinator.planning.sleep import PowerPolicy
 from coordinator.sizing.policy import SizingPolicy
-from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
+from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, by_host
 from shared.errors import ConfigError
 
 HOLIDAY_YEARS: Final = range(2005, 2055)  # fixed: no clock here, and simulated ones run in the past; fifty years are 0.5 MB of a worker
@@ -70,6 +73,47 @@ def challenge_schedule(config: CoordinatorConfig) -> tuple[ChallengeSchedule, di
     usable = [name for name, reason in reasons.items() if reason is None]
     schedule = ChallengeSchedule(usable, config.forecast.challenge_every_s, config.forecast.challenge_cpu_s, config.seed)
     return schedule, {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def execution_policy(config: CoordinatorConfig) -> ExecutionPolicy:
+    """What becomes of placement's moves. Raises ConfigError for a host that has two racks."""
+    placement, power, default = config.placement, config.power, ExecutionPolicy()
+    return ExecutionPolicy(
+        execute=placement.execute == "execute",
+        always=placement.approve == "always",
+        moves=dataclasses.replace(
+            default.moves,
+            per_source=placement.per_host,
+            per_target=placement.per_host,
+            fleet=placement.wave_vms,
+            block=placement.wave_vms,
+            calm=placement.calm_permille / 1000,
+            settle_s=float(placement.settle_s),
+        ),
+        limits=WaveLimits(
+            vms=placement.wave_vms,
+            hosts=placement.wave_hosts,
+            racks=placement.wave_racks,
+            clients=placement.wave_clients,
+            client_share=placement.wave_client_permille / 1000,
+            per_source=placement.per_host,
+            per_target=placement.per_host,
+        ),
+        patience=Patience(
+            settle_s=float(placement.settle_s),
+            regressions=placement.regressions,
+            failed_s=float(placement.failed_s),
+            cooldown_s=float(placement.cooldown_s),
+        ),
+        power=PowerPolicy(
+            spare_hosts=power.spare_hosts,
+            empty_s=float(power.empty_s),
+            margin_s=float(power.margin_s),
+            lead_s=float(power.lead_s),
+            repaid_s=float(power.repaid_s),
+        ),
+        racks=by_host("placement.racks", placement.racks),
+    )
 
 
 def _by_priority(table: PriorityTable) -> tuple[float, float, float, float]:

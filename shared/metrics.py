@@ -250,6 +250,9 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_forecast_drifts_total", "counter", "Times that the forecasts were found to have worsened, by reason", ("reason",)),
     Metric("tidegate_retrains_total", "counter", "Trainings of the global model, by reason: schedule or that of a drift", ("reason",)),
+    Metric("tidegate_migrations_total", "counter", "Moves of migration plans that ended, by how: done, failed, skipped, lost", ("phase",)),
+    Metric("tidegate_power_orders_total", "counter", "Hosts told to sleep or wake, by what the switch answered", ("order", "outcome")),
+    Metric("tidegate_hosts_power", "gauge", "Hosts by state of their power; only where a power switch is set", ("state",)),
     Metric("tidegate_challenge_turns_total", "counter", "Turns of the challengers: dear models asked about some series"),
     Metric(
         "tidegate_challenge_series_total",

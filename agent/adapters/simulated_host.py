@@ -11,13 +11,13 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from agent.adapters.simulated_levers import check_value, simulated_domain
 from agent.adapters.simulated_vm import TRUTH_RESOURCES, SimulatedVm, SimulationFaults
-from agent.adapters.workload import SLOT_NS, Workload
+from agent.adapters.workload import SLOT_NS, VmDemand, Workload
 from agent.ports import RawHost, RawVm
 from shared.errors import ConfigError, HostError, Refusal
 from shared.model import Allocation, Domain, HostCapacity
@@ -30,10 +30,18 @@ OVERHEAD_SHARE: Final = 0.02  # of the VMs' CPU time that the host itself needs 
 MAX_LAPSE_NS: Final = 7 * 86_400 * NS_PER_S  # a longer silence is lived through only for its last week: bounds one call's work
 
 
+class Moving(NamedTuple):
+    """A VM on its way between two hosts."""
+
+    vm: SimulatedVm
+    demand: VmDemand
+
+
 class SimulatedHost:
     """One host of a workload file. `now` gives (wall_ns, monotonic_ns); the model runs on monotonic time, anchored at the start.
 
     `step_s` is the model's resolution: above 5, demand is taken at the beginning of each step, for worlds of many hosts.
+    `movable`: VMs may leave for other hosts of the same process (`release`, `admit`); a snapshot then fits no workload file.
     """
 
     def __init__(
@@ -43,6 +51,8 @@ class SimulatedHost:
         faults: SimulationFaults | None = None,
         snapshot: bytes | None = None,
         step_s: int = SLOT_S,
+        *,
+        movable: bool = False,
     ) -> None:
         if step_s % SLOT_S or not SLOT_S <= step_s <= BUCKET_S:
             raise ConfigError(f"step_s {step_s}: allowed multiples of {SLOT_S} from {SLOT_S} to {BUCKET_S}")
@@ -58,10 +68,13 @@ class SimulatedHost:
         self._submits = 0
         self._busy_ns = self._psi_cpu_us = self._psi_memory_us = 0.0
         self._boot_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"tidegate:{workload.file.host}:{workload.file.seed}:{wall_ns}"))
+        self._movable = movable
+        self._sources: list[VmDemand] | None = None  # of each VM, once one has come or gone; until then the file's own
         demands = workload.demands(wall_ns // SLOT_NS)
         self._vms = [SimulatedVm(spec, i, wall_ns, demands[i]) for i, spec in enumerate(workload.vms)]
         self._by_id = {vm.spec.vm_id: vm for vm in self._vms}
-        self._domains = [simulated_domain(spec, i) for i, spec in enumerate(workload.vms)]
+        self._domains = {spec.vm_id: simulated_domain(spec, i, movable=movable) for i, spec in enumerate(workload.vms)}
+        self._arrivals = len(self._vms)
         if snapshot is not None:
             self._restore(snapshot)
 
@@ -74,8 +87,29 @@ class SimulatedHost:
         return self._workload.file.capacity
 
     def domains(self) -> Sequence[Domain]:
-        """Every VM of the file; all their levers work but migration."""
-        return self._domains
+        """Every VM that is here."""
+        return tuple(self._domains.values())
+
+    def release(self, vm_id: str) -> Moving:
+        """A VM leaves, with its limits and its demand. Raises Refusal(UNKNOWN_VM), HostError for a stuck VM."""
+        with self._lock:
+            self._advance()
+            vm = self._answering(vm_id)
+            at = self._vms.index(vm)
+            del self._vms[at], self._by_id[vm_id], self._domains[vm_id]
+            return Moving(vm=vm, demand=self._own_sources().pop(at))
+
+    def admit(self, moving: Moving) -> None:
+        """A VM that another host released comes: its counters begin anew, as those of a new QEMU process; steps under way are lost."""
+        with self._lock:
+            self._advance()
+            vm = moving.vm
+            vm.index, self._arrivals = self._arrivals, self._arrivals + 1
+            vm.arrive(self._reached_ns)
+            self._vms.append(vm)
+            self._by_id[vm.spec.vm_id] = vm
+            self._own_sources().append(moving.demand)
+            self._domains[vm.spec.vm_id] = simulated_domain(vm.spec, vm.index, movable=self._movable)
 
     def allocation(self, vm_id: str) -> Allocation:
         """What is in force now. Raises Refusal(UNKNOWN_VM), HostError for a stuck VM."""
@@ -88,7 +122,7 @@ class SimulatedHost:
         with self._lock:
             self._advance()
             vm = self._answering(vm_id)
-            check_value(self._domains[vm.index], kind, value, vm.vcpus)
+            check_value(self._domains[vm_id], kind, value, vm.vcpus)
             self._submits += 1
             draw = mix64(self._workload.file.seed ^ mix64(self._submits)) % 1000
             if draw < self.faults.submit_failure_permille:
@@ -160,6 +194,11 @@ class SimulatedHost:
     def close(self) -> None:
         """Nothing to release."""
 
+    def _own_sources(self) -> list[VmDemand]:
+        if self._sources is None:
+            self._sources = self._workload.sources()
+        return self._sources
+
     def _restore(self, data: bytes) -> None:
         try:
             state = msgspec.msgpack.decode(data)
@@ -209,7 +248,8 @@ class SimulatedHost:
         """One sub-step, within one slot (or `step_s`), during which no lever changes."""
         dt = (stop - start) / NS_PER_S
         capacity = self._workload.file.capacity
-        demands = self._workload.demands(start // self._step_ns * self._step_ns // SLOT_NS)
+        slot = start // self._step_ns * self._step_ns // SLOT_NS
+        demands = self._workload.demands(slot) if self._sources is None else [source.at(slot) for source in self._sources]
         vms = self._vms
         wants = [vm.want(demand[0]) for vm, demand in zip(vms, demands, strict=True)]
         total, available = sum(wants), capacity.cpu_millicores / (1.0 + OVERHEAD_SHARE)

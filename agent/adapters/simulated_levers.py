@@ -58,11 +58,11 @@ class SimulationFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.cpu_latency_ms * NS_PER_MS
 
 
-def simulated_domain(spec: VmWorkload, index: int) -> Domain:
-    """The domain as a hypervisor would list it: it can do all but migrate, and may get as much again by each kind of memory device."""
+def simulated_domain(spec: VmWorkload, index: int, *, movable: bool = False) -> Domain:
+    """The domain as a hypervisor would list it: it can do all (migrate only if `movable`), and get as much again by each memory device."""
     dimm_max = spec.memory_max_bytes // DIMM_BYTES * DIMM_BYTES
     able = Capabilities(
-        migrate="simulated",
+        migrate=None if movable else "simulated",
         vcpu_unplug=None,
         vcpu_offline=None,
         virtio_mem=None,
@@ -91,7 +91,8 @@ def simulated_domain(spec: VmWorkload, index: int) -> Domain:
 def check_value(domain: Domain, kind: StepKind, value: int, vcpus: int) -> None:
     """Refuse what the domain cannot take; `vcpus` = plugged in now. Raises Refusal(NOT_CAPABLE, ABOVE_DOMAIN_MAXIMUM, INVALID_VALUE)."""
     if kind is StepKind.MIGRATE:
-        raise Refusal(RefusalCode.NOT_CAPABLE, f"migration of {domain.name}: {domain.capabilities.migrate}")
+        why = domain.capabilities.migrate or "a move is no value that can be set"
+        raise Refusal(RefusalCode.NOT_CAPABLE, f"migration of {domain.name}: {why}")
     if kind is StepKind.DIMM and domain.capabilities.dimm is not None:
         raise Refusal(RefusalCode.NOT_CAPABLE, f"dimm {value} of {domain.name}: {domain.capabilities.dimm}")
     lowest, highest, unlimited = {

@@ -140,6 +140,14 @@ class SimulatedVm:
         else:
             setattr(self, _PLAIN[StepKind(kind)], value)
 
+    def arrive(self, wall_ns: int) -> None:
+        """It runs on another host from now on: what was submitted and had no effect yet is lost, counters begin anew."""
+        self.pending.clear()
+        self.target, self.virtio_target = self.actual, self.virtio_mem
+        self.epoch += 1
+        self.reading_ns = wall_ns
+        self._restart_counters(self.need)
+
     def want(self, cpu_millicores: float) -> float:
         """CPU that the VM asks of the host: its demand within its vCPUs and quota."""
         limit = 1000.0 * (self.vcpus - self.offline)

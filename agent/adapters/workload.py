@@ -58,7 +58,7 @@ class Workload:
     def __init__(self, file: WorkloadFile) -> None:
         self.file = file
         self.vms: Sequence[VmWorkload] = file.vms
-        self._detail = [_Detail(vm, file.start_s, file.buckets) for vm in file.vms]
+        self._detail = [VmDemand(vm, file.start_s, file.buckets) for vm in file.vms]
 
     @classmethod
     def load(cls, path: Path) -> Workload:
@@ -77,8 +77,12 @@ class Workload:
         """Demand of every VM in slot `slot` (Unix seconds // 5)."""
         return [detail.at(slot) for detail in self._detail]
 
+    def sources(self) -> list[VmDemand]:
+        """Demand of each VM by itself, in the file's order: what follows a VM that moves to another host."""
+        return list(self._detail)
 
-class _Detail:
+
+class VmDemand:
     """One VM's levels and noise. Holds the last slot's and blocks' results, nothing that changes an answer."""
 
     __slots__ = (

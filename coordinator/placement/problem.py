@@ -87,6 +87,9 @@ class Problem:
     arrivals_max: I32 | None = None  # [h] moves to each host; None = no limit
     departures_max: I32 | None = None  # [h]
     moves_max: int | None = None
+    step: I32 | None = (
+        None  # [c] 5-minute bucket ahead that a soft cell stands for, -1 = the whole hour; None = the CPU cells in their order
+    )
     broken_price: float = 1000.0  # money of one broken rule, or of passing one hard capacity by its whole size
 
     def __post_init__(self) -> None:
@@ -99,6 +102,8 @@ class Problem:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ConfigError(f"placement.{name} has shape {getattr(self, name).shape}: allowed {shape}")
+        if self.step is not None and self.step.shape != (c,):
+            raise ConfigError(f"placement.step has shape {self.step.shape}: allowed {(c,)}")
         if len(self.why_fixed) != v:
             raise ConfigError(f"placement.why_fixed has {len(self.why_fixed)} entries: allowed {v}, one a VM")
         if self.kind_cost.ndim != 2 or self.kind_cost.shape[1] != h or self.domain.ndim != 2 or self.domain.shape[1] != h:

@@ -21,10 +21,12 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
+from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
+from coordinator.service.migrations import MigrationOrder, MigrationState
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
@@ -59,7 +61,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.2.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -116,7 +118,7 @@ def openapi_json() -> bytes:
 
 
 def _application(state: State) -> Litestar:
-    api = Router(path="/api/v1", route_handlers=[*_READS, set_mode, set_host_pause, set_fleet_pause, adjust_resources, tell_signals])
+    api = Router(path="/api/v1", route_handlers=[*_READS, *_WRITES])
     return Litestar(
         route_handlers=[api, metrics, livez, readyz, *page_handlers()],
         state=state,
@@ -273,9 +275,21 @@ def moves(state: State) -> MoveAdvice:
     return _view(state).moves()
 
 
+@get("/migration", sync_to_thread=False)
+def migration(state: State) -> MigrationState:
+    """The newest migration plan with each of its moves, what failed of late, and the power of hosts that can be switched."""
+    return _view(state).migration()
+
+
+@get("/migrations", responses=_REFUSED)
+async def migrations(state: State, limit: Limit = 10) -> list[MigrationPlan]:
+    """Migration plans as they ended, or are."""
+    return list(await _view(state).migrations(limit))
+
+
 _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
-    *(plans, receipts, receipt, outcomes, scores, moves),
+    *(plans, receipts, receipt, outcomes, scores, moves, migration, migrations),
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
@@ -301,6 +315,12 @@ async def set_fleet_pause(request: Request[Any, Any, Any], state: State, data: J
     return await _view(state).set_pause(None, data.paused, request.state["actor"])
 
 
+@put("/migrations/{plan_id:str}", security=_TOKEN, responses=_WRITE_REFUSED)
+async def order_migration(request: Request[Any, Any, Any], state: State, plan_id: PathId, data: JSONBody[MigrationOrder]) -> MigrationState:
+    """Approve the newest migration plan, or abort it; what is under way then ends by itself."""
+    return await _view(state).order_migration(plan_id, data.action, request.state["actor"])
+
+
 @post("/vms/{vm_id:str}/resources", status_code=202, security=_TOKEN, responses=_WRITE_REFUSED | _DRY_RUN)
 async def adjust_resources(
     request: Request[Any, Any, Any], state: State, vm_id: PathId, data: JSONBody[AdjustRequest]
@@ -318,6 +338,8 @@ async def tell_signals(state: State, data: JSONBody[SignalBatch]) -> SignalsTake
     """What applications measured of their own load, for the forecasts. All of it is taken or none; 200 means that it is durable."""
     return await _view(state).tell_signals(data)
 
+
+_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals]
 
 # -- probes -----------------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
 """What the HTTP layer needs from the running coordinator: one Protocol and the structs that it returns.
 
-The API answers with exactly these structs, so this file is the schema of /api/v1. Units are in the names; `_s` is Unix seconds
-of the coordinator's clock (simulated in a demo). Per-resource numbers are in the unit that the resource's name ends with.
-Invariant: unknown is None, UNLIMITED (-1) is "nothing limits"; no method blocks: what reads a disk is async.
+The API answers with exactly these structs, so this file is the schema of /api/v1. Units are in the names; `_s` is Unix seconds of the
+coordinator's clock. Invariant: unknown is None, UNLIMITED (-1) is "nothing limits"; no method blocks: what reads a disk is async.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from msgspec import Meta
 
 from coordinator.model import Placement, Receipt
 from coordinator.service.explained import ForecastWhyView
+from coordinator.service.migrations import MigrationView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
@@ -336,7 +336,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoveAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest placement per shard. Advice: nothing is migrated."""
+    """The newest placement per shard: advice. What comes of it: /migration."""
 
     solved_s: float | None
     placements: tuple[Placement, ...]
@@ -397,7 +397,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(Protocol):
+class FleetView(MigrationView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:

@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table,
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.store import tables as t
 from shared.errors import ConfigError, HostError
@@ -168,6 +169,22 @@ class SqlRegistry:
         rows = self._rows(_narrowed(query, t.outcomes.c.vm_id, vm_id).limit(_limit(limit)))
         return [(row["host_id"], msgspec.json.decode(row["outcome"], type=Outcome)) for row in rows]
 
+    def save_migration(self, plan: MigrationPlan) -> None:
+        self._upsert(t.migrations, [{"id": plan.id, "created_ns": plan.created_ns, "plan": _json(plan)}])
+
+    def migrations(self, limit: int) -> list[MigrationPlan]:
+        """Newest first."""
+        rows = self._rows(
+            select(t.migrations.c.plan).order_by(t.migrations.c.created_ns.desc(), t.migrations.c.id.desc()).limit(_limit(limit))
+        )
+        return [msgspec.json.decode(row["plan"], type=MigrationPlan) for row in rows]
+
+    def save_document(self, name: str, text: str) -> None:
+        self._upsert(t.documents, [{"name": name, "text": text}])
+
+    def documents(self) -> dict[str, str]:
+        return {row["name"]: row["text"] for row in self._rows(select(t.documents))}
+
     def save_token(self, token_hash: str, name: str, created_ns: int) -> None:
         self._upsert(t.tokens, [{"token_hash": token_hash, "name": name, "created_ns": created_ns}])
 
@@ -175,7 +192,7 @@ class SqlRegistry:
         return {row["token_hash"]: row["name"] for row in self._rows(select(t.tokens))}
 
     def prune(self, now_ns: int) -> int:
-        """Delete plans, receipts and outcomes past retention or beyond the newest `max_rows`; how many went."""
+        """Delete plans, receipts, outcomes and migrations past retention or beyond the newest `max_rows`; how many went."""
         oldest_ns = now_ns - self._retention_days * 86_400 * NS_PER_S
         gone = 0
         with self._writing() as connection:
@@ -183,6 +200,7 @@ class SqlRegistry:
                 (t.plans, t.plans.c.issued_ns, oldest_ns),
                 (t.receipts, t.receipts.c.issued_s, oldest_ns // NS_PER_S),
                 (t.outcomes, t.outcomes.c.finished_ns, oldest_ns),
+                (t.migrations, t.migrations.c.created_ns, oldest_ns),
             ):
                 edge = connection.execute(select(age).order_by(age.desc()).offset(self._max_rows - 1).limit(1)).scalar()
                 gone += connection.execute(delete(table).where(age < (oldest if edge is None else max(oldest, edge)))).rowcount

@@ -82,6 +82,18 @@ outcomes = Table(
     UniqueConstraint("host_id", "step_id", "state"),
 )
 
+# plans of migrations, each as the state that it was last in
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("created_ns", BigInteger, nullable=False, index=True),
+    Column("plan", Text, nullable=False),
+)
+
+# small documents by name: what execution must not forget between two plans
+documents = Table("documents", metadata, Column("name", String(64), primary_key=True), Column("text", Text, nullable=False))
+
 tokens = Table(
     "tokens",
     metadata,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from coordinator.demand.signals import SignalBlock
+from coordinator.migration_plan import MigrationPlan
 from coordinator.model import N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock, Receipt
 from coordinator.store.history import STORED_LEVELS
 from shared.model import Domain, HostCapacity, Mode, Policy
@@ -102,6 +103,8 @@ class MemoryRegistry:
         self._receipts: dict[str, Receipt] = {}
         self._outcomes: dict[tuple[str, str, OutcomeState], Outcome] = {}
         self._tokens: dict[str, str] = {}
+        self._migrations: dict[str, MigrationPlan] = {}
+        self._documents: dict[str, str] = {}
 
     def next_epoch(self) -> int:
         self._epoch += 1
@@ -169,6 +172,18 @@ class MemoryRegistry:
     def outcomes(self, limit: int, vm_id: str | None = None) -> list[tuple[str, Outcome]]:
         chosen = [(key[0], outcome) for key, outcome in self._outcomes.items() if vm_id in (None, outcome.step.vm_id)]
         return chosen[::-1][:limit]
+
+    def save_migration(self, plan: MigrationPlan) -> None:
+        self._migrations[plan.id] = plan
+
+    def migrations(self, limit: int) -> list[MigrationPlan]:
+        return sorted(self._migrations.values(), key=lambda plan: (-plan.created_ns, plan.id))[:limit]
+
+    def save_document(self, name: str, text: str) -> None:
+        self._documents[name] = text
+
+    def documents(self) -> dict[str, str]:
+        return dict(self._documents)
 
     def save_token(self, token_hash: str, name: str, created_ns: int) -> None:
         self._tokens[token_hash] = name

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import MemoryRegistry
+from msgspec.structs import replace
 from plain_host import plain_capacity
 
+from coordinator.migration_plan import MigrationPlan, PlannedMove, Status
 from coordinator.model import Receipt
 from coordinator.ports import Registry
 from coordinator.store.registry import SqlRegistry
@@ -60,6 +62,31 @@ def receipt(receipt_id: str, vm_id: str = "vm1", issued_s: int = 300) -> Receipt
         trail=("cpu quantile .95 = 1830",),
         refused=("below_floor: 10 < 20",),
     )
+
+
+def test_a_migration_is_its_newest_state_and_documents_have_names(registry: Registry) -> None:
+    move = PlannedMove(
+        vm_id="vm1",
+        client="c",
+        source="h1",
+        target="h2",
+        racks=("", ""),
+        stage=0,
+        not_before_ns=0,
+        latest_ns=9,
+        seconds=20.0,
+        after=(),
+    )
+    old, new = (MigrationPlan(id=f"m{n}", created_ns=n, moves=(move,), dropped={"vm9": "pinned"}) for n in (1, 2))
+    for plan in (old, new, replace(old, status=Status.ABORTED, why="aborted by ops")):
+        registry.save_migration(plan)
+    assert [(plan.id, plan.status) for plan in registry.migrations(5)] == [("m2", Status.PROPOSED), ("m1", Status.ABORTED)]
+    assert registry.migrations(1) == [new]
+    assert registry.documents() == {}
+    registry.save_document("a", "{}")
+    registry.save_document("a", '{"x":1}')
+    registry.save_document("b", "[]")
+    assert registry.documents() == {"a": '{"x":1}', "b": "[]"}
 
 
 def outcome(step_id: str, state: OutcomeState = OutcomeState.VERIFIED, vm_id: str = "vm1", finished_ns: int = 0) -> Outcome:

@@ -85,3 +85,13 @@ def test_what_is_out_of_bounds_is_refused(ring: Any) -> None:
     assert problem(ring.http.get(f"/api/v1/vms/{nobody}")) == (404, "unknown_vm")
     assert problem(ring.http.get(f"/api/v1/vms/{nobody}/forecast?horizon_minutes=30")) == (404, "unknown_vm")
     assert problem(ring.post(f"vms/{nobody}/resources", {"vcpus": 1})) == (404, "unknown_vm")
+
+
+def test_migrations_are_advice_until_somebody_says_otherwise(ring: Any) -> None:
+    state = ring.get("migration")
+    assert (state["execute"], state["plan"], state["failed"], state["power"]) == (False, None, [], [])
+    assert ring.get("migrations") == []
+    path, body = "/api/v1/migrations/m1", {"action": "approve"}
+    assert problem(ring.http.put(path, json=body)) == (401, "unauthorized")
+    headers = {"Authorization": f"Bearer {ring.token}"}
+    assert problem(ring.http.put(path, json=body, headers=headers)) == (409, "precondition_changed")

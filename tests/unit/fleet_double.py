@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from explained_double import PARTS, resource_why
 
 from coordinator.forecast.events.model import Labels
+from coordinator.migration_plan import MigrationPlan, PlannedMove
 from coordinator.model import LEVELS, Move, Placement, Receipt
 from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
+from coordinator.service.migrations import HostPowerView, MigrationState
 from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.telling import readings_of
@@ -383,6 +385,35 @@ class FleetDouble:
 
         modes = (score(Mode.REACTIVE, 214.0, 1.62, 1840), score(Mode.PREDICTIVE, 61.0, 1.55, 1322)) if self.modes else ()
         return vw.Scores(since_s=float(START_S), until_s=float(self.now_s), modes=modes)
+
+    def migration(self) -> MigrationState:
+        power = (HostPowerView(host_id="kvm-03", state="asleep", since_s=float(self.now_s), lead_s=180.0, why="silent after its order"),)
+        return MigrationState(execute=True, plan=self.migration_plan, failed=(), cooling={"vm-01-01": self.now_s + 60.0}, power=power)
+
+    async def migrations(self, limit: int) -> Sequence[MigrationPlan]:
+        return [self.migration_plan][:limit]
+
+    async def order_migration(self, plan_id: str, action: str, actor: str) -> MigrationState:
+        if plan_id != self.migration_plan.id:
+            raise Refusal(RefusalCode.PRECONDITION_CHANGED, f"migration plan {plan_id!r} is not the newest one")
+        self.sent.append((plan_id, action, actor))
+        return self.migration()
+
+    @property
+    def migration_plan(self) -> MigrationPlan:
+        """One move that waits for an operator."""
+        move = PlannedMove(
+            vm_id="vm-01-00",
+            client="aurora",
+            source="kvm-01",
+            target="kvm-02",
+            racks=("", ""),
+            stage=0,
+            not_before_ns=0,
+            latest_ns=10**18,
+            seconds=20.0,
+        )
+        return MigrationPlan(id="m1", created_ns=START_S * 10**9, moves=(move,))
 
     def moves(self) -> vw.MoveAdvice:
         if not self.home:

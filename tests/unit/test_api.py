@@ -44,6 +44,7 @@ WRITES = [
     ("PUT", "/api/v1/hosts/kvm-01/mode", {"mode": "off"}),
     ("PUT", "/api/v1/hosts/kvm-01/pause", {"paused": True}),
     ("PUT", "/api/v1/fleet/pause", {"paused": True}),
+    ("PUT", "/api/v1/migrations/m1", {"action": "approve"}),
     ("POST", f"{VM}/resources", {"vcpus": 2}),
     ("POST", "/api/v1/signals", {"readings": []}),
 ]

@@ -43,6 +43,7 @@ PURE = (
     "agent.sampling.peaks",
     "coordinator.cycle",
     "coordinator.demand",
+    "coordinator.executing",
     "coordinator.fleet",
     "coordinator.forecast",
     "coordinator.gateway.admission",

@@ -246,9 +246,12 @@
     $("receipts").replaceChildren(...(cards.length ? cards : [el("p", { class: "receipt muted" }, "No decision about this VM yet.")]));
   }
 
-  function showMoves(advice) {
+  function showMoves(advice, migration) {
     const moves = advice.placements.flatMap((placement) => placement.moves);
-    $("moves-count").textContent = `${moves.length} · advice only`;
+    const plan = migration.plan;
+    const done = plan ? plan.moves.filter((move) => move.phase === "done").length : 0;
+    const fate = !migration.execute ? "advice only" : plan ? `plan ${plan.status}: ${done} of ${plan.moves.length} moved` : "no plan yet";
+    $("moves-count").textContent = `${moves.length} · ${fate}`;
     const lines = moves.map((move) => el("li", {}, el("b", {}, state.names.get(move.vm_id) || move.vm_id), ` ${move.from_host} → ${move.to_host}, gain ${number(move.gain)} for cost ${number(move.cost)}: `, el("span", { class: "muted" }, move.why)));
     $("moves").replaceChildren(...(lines.length ? lines : [el("li", { class: "muted" }, "No move beats staying by more than it costs.")]));
   }
@@ -396,13 +399,13 @@
     running = true;
     try {
       const filter = state.host ? `&host=${encodeURIComponent(state.host)}` : "";
-      const [fleet, scores, hosts, vms, steps, moves] = await Promise.all(["fleet", "scores", "hosts", `vms?limit=${PAGE}${filter}`, "outcomes?limit=60", "moves"].map(api));
+      const [fleet, scores, hosts, vms, steps, moves, migration] = await Promise.all(["fleet", "scores", "hosts", `vms?limit=${PAGE}${filter}`, "outcomes?limit=60", "moves", "migration"].map(api));
       showFleet(fleet);
       showScores(scores);
       showHosts(hosts);
       showVms(vms);
       showSteps(steps);
-      showMoves(moves);
+      showMoves(moves, migration);
       state.hosts = new Map(hosts.map((host) => [host.id, host.capacity]));
       await showLearned(fleet.cycle);
       await showChosen(fleet.cycle);
