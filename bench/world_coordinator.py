@@ -19,12 +19,13 @@ from bench.world_history import extended, joined, merged
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
-from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
 from coordinator.forecast.challengers import MOST_STEPS, Turn
 from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
 from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.solve import place_fleet
 from coordinator.planning.adjust import Adjustment
 from shared.errors import Refusal
 from shared.frame import decode_agent, decode_block
@@ -272,8 +273,14 @@ class CoordinatorNode:
                         self.known_domains.update({d.vm_id: (instruction.host_id, d) for d in instruction.inventory.domains})
                 case cy.RequestPlacement():
                     if self.world.settings.place:
-                        placements = solve_sharded(instruction.hosts, instruction.forecast, self.world.settings.seed, 30.0)
-                        self._cycle(cy.PlacementReady(placements=placements))
+                        asked = PlacementRequest(
+                            hosts=instruction.hosts,
+                            forecast=instruction.forecast,
+                            together=instruction.together,
+                            seed=self.world.settings.seed,
+                            deadline_s=30.0,
+                        )
+                        self._cycle(cy.PlacementReady(placed=place_fleet(asked)))
                 case cy.RequestRetrain():
                     self.world.count("drift")
                     if self.world.settings.retrain_every_cycles and (known := self._remembered()) is not None:

@@ -16,11 +16,13 @@ from coordinator.demand.buckets import BucketFolder
 from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, SignalReading
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
+from coordinator.forecast.aggregate.answer import GroupSums, sums_of
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Receipt
+from coordinator.placement.plan import Placed
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
 from coordinator.sizing.policy import SizingPolicy
@@ -70,7 +72,7 @@ class ForecastReady:
 class PlacementReady:
     """The answer to RequestPlacement."""
 
-    placements: tuple[Placement, ...]
+    placed: Placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ class RequestPlacement:
 
     hosts: tuple[HostState, ...]
     forecast: ForecastBlock
+    together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +190,7 @@ class DecisionCycle:
         self.aggregator = Aggregator() if config.aggregates else None
         self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
-        self.placements: tuple[Placement, ...] = ()
+        self.placed: Placed | None = None
         self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
@@ -228,7 +231,7 @@ class DecisionCycle:
                 self.fleet.lost(event.host_id, event.why)
                 return []
             case PlacementReady():
-                self.placements = event.placements
+                self.placed = event.placed
                 return []
 
     def tell(self, readings: Sequence[SignalReading]) -> SignalCounts:
@@ -335,7 +338,9 @@ class DecisionCycle:
             instructions += self._plan(host, forecast, evidence, now_ns)
         self._evidence = evidence
         if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
-            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast))
+            sums = self.aggregates
+            together = () if sums is None else (sums_of(sums, "app"), sums_of(sums, "client"))
+            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast, together=together))
         return instructions
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:

@@ -33,10 +33,14 @@ from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
+from coordinator.sites import read_site
 from coordinator.store.history import ParquetHistory
+from coordinator.store.placements import PlacementReceipts
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
 from coordinator.store.wal import Wal
@@ -57,7 +61,6 @@ PRUNE_CYCLES: Final = 288
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
-PLACE_DEADLINE_S: Final = 10.0  # real seconds
 
 _T = TypeVar("_T")
 log = structlog.get_logger("coordinator")
@@ -77,6 +80,8 @@ class Coordinator:
         self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.signal_log = SignalLog(state / "signals")
+        self.site = read_site(config)
+        self.placements = PlacementReceipts(state / "placements", config.placement.receipts)
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
@@ -374,9 +379,36 @@ class Coordinator:
             self._place_wanted.clear()
             request = self._placements.pop()
             with self._stage("place"):
-                placements = await self.pool.place(request.hosts, request.forecast, self.config.seed, PLACE_DEADLINE_S)
+                placed = await self.pool.place(self._placement_request(request))
             self.placed_ns = self.clock.wall_ns()
-            self.carry_out(self.cycle.handle(cy.PlacementReady(placements=placements), self.placed_ns))
+            self._publish_placement(placed)
+            self.carry_out(self.cycle.handle(cy.PlacementReady(placed=placed), self.placed_ns))
+
+    def _placement_request(self, request: cy.RequestPlacement) -> PlacementRequest:
+        wanted = self.config.placement
+        return PlacementRequest(
+            hosts=request.hosts,
+            forecast=request.forecast,
+            site=self.site,
+            together=request.together,
+            z=wanted.deviations,
+            seed=self.config.seed,
+            effort=wanted.effort,
+            deadline_s=wanted.deadline_s,
+        )
+
+    def _publish_placement(self, placed: Placed) -> None:
+        plan = placed.plan
+        self.metrics.add("tidegate_placements_total", status=plan.status)
+        self.metrics.set("tidegate_placement_moves", len(plan.moves))
+        self.metrics.set("tidegate_placement_cost", sum(plan.before.values()), state="now")
+        self.metrics.set("tidegate_placement_cost", sum(plan.after.values()), state="planned")
+        if plan.gap is not None:
+            self.metrics.set("tidegate_placement_gap_ratio", plan.gap)
+        if plan.status == "hold":
+            log.warning("placement holds everything where it is", code=plan.code, detail=plan.detail)
+        if placed.fleet is not None and self.config.placement.receipts:
+            self.write(self.placements.keep, placed)
 
     async def _retrain_loop(self) -> None:
         """One training at a time; a request that comes while one runs is for data that it has not seen."""

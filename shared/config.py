@@ -28,6 +28,7 @@ __all__ = [
     "GuardConfig",
     "ListenConfig",
     "MigrationConfig",
+    "PlacementConfig",
     "PriorityTable",
     "QuantileTable",
     "ReactiveConfig",
@@ -336,6 +337,20 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     flap_window_s: Annotated[int, Meta(ge=60, le=604_800, description="as the hosts' guard.flap_window_s")] = 21_600
 
 
+class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where VMs run."""
+
+    site: Annotated[
+        str, Meta(max_length=4096, description="TOML file of pools, prices, power and rules (placement.md), read at start; empty = none")
+    ] = ""
+    deadline_s: Annotated[float, Meta(ge=0.1, le=600, description="real seconds that a placement's search may take")] = 10.0
+    deviations: Annotated[
+        float, Meta(ge=0, le=6, description="standard deviations of the sum of a host's VMs that are kept free on it")
+    ] = 1.5
+    effort: Annotated[float, Meta(ge=0, le=100, description="work of a search against the usual amount; 0 = its first answer")] = 1.0
+    receipts: Annotated[int, Meta(ge=0, le=10_000, description="newest placements whose inputs are kept on disk to be solved again")] = 48
+
+
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one `tidegate run`."""
 
@@ -352,6 +367,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     cycle: CycleConfig = CycleConfig()
     forecast: ForecastConfig = ForecastConfig()
     sizing: SizingConfig = SizingConfig()
+    placement: PlacementConfig = PlacementConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

@@ -130,6 +130,7 @@ def name_axes(
     return FleetProblem(
         problem=problem,
         issued_s=request.forecast.issued_s,
+        z=request.z,
         cells=(),
         names=tuple(guests.inner.names),
         clients=tuple(guests.inner.clients),

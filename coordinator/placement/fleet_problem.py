@@ -47,6 +47,7 @@ class FleetProblem:
 
     problem: Problem
     issued_s: int
+    z: float  # stddevs of a host's sum that are kept free
     cells: tuple[Cell, ...]  # [c]
     names: tuple[str, ...]  # [v]
     clients: tuple[str, ...]  # [v]

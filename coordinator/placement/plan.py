@@ -29,11 +29,17 @@ REASONS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A plan with the problem and the assignment behind it; None where it never came to one."""
+    """A plan with the problem and the assignment behind it; None where it never came to one.
+
+    solved and answer are what the engine was given and what it said: solving `solved` again with the plan's seed and effort gives `answer`
+    bit for bit, unless the plan was cut. `place` is what became of it: the answer, or that everything stays.
+    """
 
     plan: FleetPlacement
     fleet: FleetProblem | None = None
     place: I32 | None = None
+    solved: Problem | None = None
+    answer: I32 | None = None
     site: Site = DEFAULT_SITE
 
 

@@ -52,26 +52,38 @@ def place_fleet(request: PlacementRequest, engine: Engine = ENGINE) -> Placed:
     found = search(fleet, request, engine, begun + request.deadline_s)
     plan, place = judge(fleet, request, found)
     plan = replace(plan, wall_ms=1000.0 * (time.monotonic() - begun))
-    return Placed(plan=plan, fleet=fleet, place=place, site=request.site)
+    return Placed(plan=plan, fleet=fleet, place=place, solved=found.problem, answer=found.solution.place, site=request.site)
+
+
+def replay(problem: Problem, plan: FleetPlacement, answer: I32, engine: Engine = ENGINE) -> str:
+    """Solve a receipt again: "" = bit for bit the same answer, else what differs."""
+    if digest_of(problem) != plan.digest:
+        return f"the stored problem has digest {digest_of(problem)[:12]}, the plan {plan.digest[:12]}"
+    again = engine(problem, seed=plan.seed, effort=plan.effort, deadline_s=float("inf"))
+    if again.engine != plan.engine:
+        return f"the plan was made by engine {plan.engine!r}, here is {again.engine!r}"
+    differ = int((again.place != answer).sum())
+    if not differ:
+        return ""
+    return f"{differ} of {len(answer)} VMs elsewhere" + (": the plan's search was cut by its deadline" if plan.cut else "")
 
 
 def search(fleet: FleetProblem, request: PlacementRequest, engine: Engine, until: float) -> Search:
     """The engine's answer, within energy budgets as far as dearer energy brings it there."""
     extra = np.zeros(len(fleet.pools))
-    start: I32 | None = None
     tried: list[tuple[float, Search]] = []
     per_kwh = np.zeros(len(fleet.pools))
     per_kwh[fleet.pool] = fleet.energy_price
     for turn in range(BUDGET_ROUNDS):
         problem = fleet.priced(extra)
         left = max(0.05, (until - time.monotonic()) * (0.7 if turn == 0 and np.isfinite(fleet.budget_kwh).any() else 1.0))
-        solution = engine(problem, seed=request.seed, effort=request.effort, deadline_s=left, start=start)
+        solution = engine(problem, seed=request.seed, effort=request.effort, deadline_s=left)
         money = cost_of(fleet.problem, solution.place).total + float(budget_money(fleet, solution.place).sum())
         tried.append((money, Search(solution=solution, problem=problem, cut=solution.cut)))
         raised = dearer(fleet, solution.place, extra, per_kwh)
         if (raised == extra).all() or time.monotonic() > until:
             break
-        extra, start = raised, solution.place
+        extra = raised
     _, best = min(tried, key=lambda each: each[0])
     return Search(solution=best.solution, problem=best.problem, cut=any(each.cut for _, each in tried))
 

@@ -27,6 +27,8 @@ from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
+from coordinator.service.placement_api import PLACEMENT_READS
+from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.view import (
@@ -43,7 +45,6 @@ from coordinator.service.view import (
     HistoryView,
     HostView,
     ModeOrder,
-    MoveAdvice,
     OutcomeView,
     PauseOrder,
     PauseView,
@@ -59,7 +60,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.2.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -276,6 +277,7 @@ def moves(state: State) -> MoveAdvice:
 _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves),
+    *PLACEMENT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
