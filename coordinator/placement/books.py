@@ -55,18 +55,17 @@ class Books:
         self.arrivals = np.zeros(hosts, np.int64)
         self.departures = np.zeros(hosts, np.int64)
         self._group: dict[int, F64] = {}  # group -> sum of stddevs [h, c]
-        self._rules_of = [np.zeros(0, np.int64)] * len(problem.vm_ids)
+        self._rules_of: dict[int, list[int]] = {}
         rules = problem.rules
         self._count_in = [np.zeros(max(int(problem.domain[level].max()) + 1, rules.outside.shape[1]), np.int64) for level in rules.level]
         for r in range(len(rules)):
             if rules.outside.size:
                 self._count_in[r][: rules.outside.shape[1]] += rules.outside[r]
-            for v in rules.members[rules.start[r] : rules.start[r + 1]]:
-                self._rules_of[v] = np.append(self._rules_of[v], r)
+            for v in rules.members[rules.start[r] : rules.start[r + 1]].tolist():
+                self._rules_of.setdefault(v, []).append(r)
         self.limit = np.maximum(problem.capacity * (1.0 + SLACK), host_loads(problem, problem.home)[0] * (1.0 + 1e-12))
         self._broken_home = broken_rules(problem, problem.home)
-        for v in np.flatnonzero(self.place != NOWHERE).tolist():
-            self._add(v, int(self.place[v]), 1)
+        self._fill()
         self.money = self.host_money(np.arange(hosts), self.mean, self.variance + self.joint, self.count, self.weight)
 
     def put(self, v: int, h: int) -> None:
@@ -131,7 +130,7 @@ class Books:
         money[3] = kinds[h] - (kinds[here] if here != NOWHERE else 0.0)
         missing = here == NOWHERE or bool(problem.closed[here])
         money[4] = problem.unplaced_cost[v] * (float(problem.closed[h]) - float(missing))
-        if len(self._rules_of[v]):
+        if v in self._rules_of:
             money[5] += self._rules(v)[0][h] * problem.broken_price
         return money
 
@@ -142,7 +141,7 @@ class Books:
     def rules_broken(self, v: int, h: int) -> list[tuple[int, float]]:
         """(rule, by how many) of the rules that this VM on that host would break beyond the incumbent."""
         out = []
-        for r in self._rules_of[v].tolist():
+        for r in self._rules_of.get(v, ()):
             change, after = self._rule(v, r)
             if change[h] > 0 and after[h] > self._broken_home[r]:
                 out.append((r, float(change[h])))
@@ -174,6 +173,31 @@ class Books:
         out[:, 2] = problem.broken_price * over[:, problem.hard].sum(axis=1)
         return out
 
+    def _fill(self) -> None:
+        """All sums of `place` at once."""
+        problem, place = self.problem, self.place
+        on = np.flatnonzero(place != NOWHERE)
+        at = place[on]
+        np.add.at(self.mean, at, problem.mean[on])
+        np.add.at(self.variance, at, problem.variance[on])
+        self.count += np.bincount(at, minlength=len(self.count))
+        self.weight += np.bincount(at, weights=problem.weight[on], minlength=len(self.count))
+        for g in np.unique(problem.group[on[problem.group[on] >= 0]]).tolist():
+            members = on[problem.group[on] == g]
+            spread, alone = np.zeros_like(self.mean), np.zeros_like(self.mean)
+            np.add.at(spread, place[members], np.sqrt(problem.variance[members]))
+            np.add.at(alone, place[members], problem.variance[members])
+            self._group[g] = spread
+            self.joint += problem.rho[g] * (spread**2 - alone)
+        away = on[at != problem.home[on]]
+        self.arrivals += np.bincount(place[away], minlength=len(self.count))
+        left = problem.home[away]
+        self.departures += np.bincount(left[left != NOWHERE], minlength=len(self.count))
+        for v, of in self._rules_of.items():
+            if place[v] != NOWHERE:
+                for r in of:
+                    self._count_in[r][problem.domain[problem.rules.level[r], place[v]]] += 1
+
     def _add(self, v: int, h: int, sign: int) -> None:
         problem = self.problem
         self.mean[h] += sign * problem.mean[v]
@@ -196,7 +220,7 @@ class Books:
             self.arrivals[h] += sign
             if problem.home[v] != NOWHERE:
                 self.departures[problem.home[v]] += sign
-        for r in self._rules_of[v]:
+        for r in self._rules_of.get(v, ()):
             self._count_in[r][problem.domain[problem.rules.level[r], h]] += sign
 
     def _joins(self, v: int) -> F64:
@@ -225,7 +249,7 @@ class Books:
         """(how much more is broken [h], where a rule is broken beyond the incumbent [h])."""
         more = np.zeros(len(self.problem.host_ids))
         ruled = np.zeros(len(self.problem.host_ids), bool)
-        for r in self._rules_of[v].tolist():
+        for r in self._rules_of.get(v, ()):
             change, after = self._rule(v, r)
             more += change
             ruled |= (change > 0) & (after > self._broken_home[r])

@@ -46,8 +46,9 @@ def check_plan(given: Inputs, moves: Sequence[Move], overload: tuple[float, floa
     change = 0.0
     for host_id in sorted(world.touched):
         before, after = world.before[host_id], world.after[host_id]
-        faults += world.check_host(host_id, before, after)
-        change += world.overload(host_id, after) - world.overload(host_id, before)
+        now, then = world.load(before), world.load(after)
+        faults += world.check_host(host_id, float(now[MEMORY].max()), float(then[MEMORY].max()))
+        change += world.overload(host_id, after, then) - world.overload(host_id, before, now)
     claimed = overload[1] - overload[0]
     if abs(change - claimed) > TOLERANCE * max(1.0, abs(overload[0]), abs(overload[1])):
         faults.append(f"overload changes by {change:.6f} money, and not by {claimed:.6f} as the plan says")
@@ -64,8 +65,34 @@ class World:
         self.before = {h.host_id: [vm for vm in h.vms if vm.domain.running] for h in given.hosts}
         self.after = {host_id: list(vms) for host_id, vms in self.before.items()}
         self.touched: set[str] = set()
+        self.mean, self.stddev = given.forecast.mean.astype(float), given.forecast.stddev.astype(float)
         self.rows = {vm_id: i for i, vm_id in enumerate(given.forecast.vm_ids)}
-        self.group = groups_of([vm for host_id, vms in self.before.items() if self.usable(host_id) for vm in vms], self.rows, given)
+        self.heard = np.asarray(np.isfinite(self.mean).all(axis=2) & np.isfinite(self.stddev).all(axis=2))  # [row, r]
+        self.group = self.groups_of([vm for host_id, vms in self.before.items() if self.usable(host_id) for vm in vms])
+
+    def groups_of(self, vms: Sequence[VmState]) -> dict[str, tuple[str, float]]:
+        """VM -> (group, how far its VMs move together), the stronger of its application's and its client's."""
+        found: dict[str, tuple[str, float]] = {}
+        known = [vm for vm in vms if vm.domain.vm_id in self.rows and self.heard[self.rows[vm.domain.vm_id], [CPU, MEMORY]].all()]
+        for kind, sums in zip(("application", "client"), self.given.together, strict=False):
+            by_name: dict[str, list[VmState]] = {}
+            for vm in known:
+                by_name.setdefault(getattr(vm.domain.policy, kind), []).append(vm)
+            for name, wide in zip(sums.names, sums.stddev[:, CPU].astype(float), strict=True):
+                members = by_name.get(name, [])
+                if len(members) < 2 or not name:
+                    continue
+                own = self.stddev[[self.rows[vm.domain.vm_id] for vm in members], CPU]
+                alone = float((own**2).sum())
+                between = float((own.sum(axis=0) ** 2).sum()) - alone
+                learned = float((wide**2).sum())
+                if not (between > 0.0 and math.isfinite(learned)):
+                    continue
+                rho = min(1.0, (learned - alone) / between)
+                for vm in members:
+                    if rho > max(0.02, found.get(vm.domain.vm_id, ("", 0.0))[1]):
+                        found[vm.domain.vm_id] = (f"{kind} {name}", rho)
+        return found
 
     def usable(self, host_id: str) -> bool:
         """Whether this host takes part at all."""
@@ -141,41 +168,40 @@ class World:
             ]
         return faults
 
-    def check_host(self, host_id: str, before: Sequence[VmState], after: Sequence[VmState]) -> list[str]:
-        """Promises and memory of one host that gets VMs."""
+    def check_host(self, host_id: str, memory_now: float, memory_then: float) -> list[str]:
+        """Promises and memory (of its highest bucket) of one host that changes."""
         capacity, faults = self.hosts[host_id].capacity, []
+        before, after = self.before[host_id], self.after[host_id]
         for name, limit, r in (("CPU", capacity.cpu_commit_millicores, CPU), ("memory", capacity.memory_commit_bytes, MEMORY)):
             now, then = (sum(promise(vm, r) for vm in vms) for vms in (before, after))
             if then > max(limit, now) * (1.0 + 1e-5):
                 faults.append(f"{host_id}: {name} promised {then:.0f} of {limit}")
-        now, then = (self.load(vms, MEMORY).max() for vms in (before, after))
         room = capacity.memory_commit_bytes * (1.0 - self.given.site.pool_of(host_id).reserve)
         # each VM's highest bucket counts in the plan, so the true load of every bucket is below it
-        if then > max(room, now) * (1.0 + 1e-5):
-            faults.append(f"{host_id}: memory needed {then:.0f} of {room:.0f}")
+        if memory_then > max(room, memory_now) * (1.0 + 1e-5):
+            faults.append(f"{host_id}: memory needed {memory_then:.0f} of {room:.0f}")
         return faults
 
-    def load(self, vms: Sequence[VmState], r: int) -> np.ndarray:
-        """Mean plus z deviations of the sum, by bucket."""
-        mean, variance = np.zeros(BUCKETS), np.zeros(BUCKETS)
-        grouped: dict[str, list[np.ndarray]] = {}
-        for vm in vms:
-            row = self.rows.get(vm.domain.vm_id)
-            said = None if row is None else self.given.forecast.mean[row, r].astype(float)
-            wide = None if row is None else self.given.forecast.stddev[row, r].astype(float)
-            if said is None or wide is None or not (np.isfinite(said).all() and np.isfinite(wide).all()):
-                mean += promise(vm, r)
-                continue
-            mean += said
-            variance += wide**2
+    def load(self, vms: Sequence[VmState]) -> np.ndarray:
+        """Mean plus z deviations of the sum, [r, bucket]; a promise where there is no forecast."""
+        rows = [self.rows.get(vm.domain.vm_id, -1) for vm in vms]
+        heard = self.heard[rows] & (np.array(rows)[:, None] >= 0) if len(self.heard) else np.zeros((len(vms), 5), bool)
+        if not len(vms):
+            return np.zeros((5, BUCKETS))
+        said, wide = (np.where(heard[:, :, None], values[rows], 0.0) for values in (self.mean, self.stddev))
+        for i, r in np.argwhere(~heard):
+            said[i, r] = promise(vms[i], int(r))
+        variance = (wide**2).sum(axis=0)
+        grouped: dict[str, list[int]] = {}
+        for i, vm in enumerate(vms):
             if vm.domain.vm_id in self.group:
-                grouped.setdefault(self.group[vm.domain.vm_id][0], []).append(wide)
-        rhos = dict(self.group.values())
-        for name, parts in grouped.items():
-            variance += rhos[name] * (np.sum(parts, axis=0) ** 2 - np.sum(np.square(parts), axis=0))
-        return np.asarray(mean + self.given.z * np.sqrt(variance))
+                grouped.setdefault(self.group[vm.domain.vm_id][0], []).append(i)
+        for members in grouped.values():
+            rho = self.group[vms[members[0]].domain.vm_id][1]
+            variance += rho * (wide[members].sum(axis=0) ** 2 - (wide[members] ** 2).sum(axis=0))
+        return np.asarray(said.sum(axis=0) + self.given.z * np.sqrt(variance))
 
-    def overload(self, host_id: str, vms: Sequence[VmState]) -> float:
+    def overload(self, host_id: str, vms: Sequence[VmState], load: np.ndarray) -> float:
         """Money: the share by which each bucket and resource is short, times the minutes, times what everybody there would lose."""
         if not self.usable(host_id) or not vms:
             return 0.0
@@ -190,40 +216,9 @@ class World:
             if math.isinf(room):
                 continue
             usable = room * (1.0 - site.pool_of(host_id).reserve)
-            over = np.maximum(self.load(vms, r) - usable * (1.0 + 1e-6), 0.0) / max(usable, 1e-12)
+            over = np.maximum(load[r] - usable * (1.0 + 1e-6), 0.0) / max(usable, 1e-12)
             total += float(over.sum()) * BUCKET_MINUTES * weight
         return total
-
-
-def groups_of(vms: Sequence[VmState], rows: Mapping[str, int], given: Inputs) -> dict[str, tuple[str, float]]:
-    """VM -> (group, how far its VMs move together), the stronger of its application's and its client's."""
-    found: dict[str, tuple[str, float]] = {}
-    known = [vm for vm in vms if usable_row(vm, rows, given.forecast)]
-    for kind, sums in zip(("application", "client"), given.together, strict=False):
-        by_name: dict[str, list[VmState]] = {}
-        for vm in known:
-            by_name.setdefault(getattr(vm.domain.policy, kind), []).append(vm)
-        for name, wide in zip(sums.names, sums.stddev[:, CPU].astype(float), strict=True):
-            members = by_name.get(name, [])
-            own = [given.forecast.stddev[rows[vm.domain.vm_id], CPU].astype(float) for vm in members]
-            if len(own) < 2 or not name:
-                continue
-            alone = sum(float((one**2).sum()) for one in own)
-            between = float((np.sum(own, axis=0) ** 2).sum()) - alone
-            learned = float((wide**2).sum())
-            if not (between > 0.0 and math.isfinite(learned)):
-                continue
-            rho = min(1.0, (learned - alone) / between)
-            for vm in members:
-                if rho > max(0.02, found.get(vm.domain.vm_id, ("", 0.0))[1]):
-                    found[vm.domain.vm_id] = (f"{kind} {name}", rho)
-    return found
-
-
-def usable_row(vm: VmState, rows: Mapping[str, int], forecast: ForecastBlock) -> bool:
-    """Whether CPU and memory of this VM are forecast."""
-    row = rows.get(vm.domain.vm_id)
-    return row is not None and all(np.isfinite(values[row, r]).all() for values in (forecast.mean, forecast.stddev) for r in (CPU, MEMORY))
 
 
 def speaks_of(rule: Rule, vm: VmState) -> bool:
