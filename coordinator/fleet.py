@@ -174,6 +174,7 @@ class Fleet:
                 capacity=record.capacity,
                 mode=record.mode,
                 alive=record.alive,
+                paused=bool(record.paused_by),
                 vms=tuple(
                     self._vm_state(self.vms[vm_id], bucket, rows.get(vm_id), now_ns)
                     for vm_id in sorted(record.vm_ids)

@@ -403,8 +403,7 @@ class Coordinator:
         self.metrics.set("tidegate_placement_moves", len(plan.moves))
         self.metrics.set("tidegate_placement_cost", sum(plan.before.values()), state="now")
         self.metrics.set("tidegate_placement_cost", sum(plan.after.values()), state="planned")
-        if plan.gap is not None:
-            self.metrics.set("tidegate_placement_gap_ratio", plan.gap)
+        self.metrics.set("tidegate_placement_gap_ratio", float("nan") if plan.gap is None else plan.gap)
         if plan.status == "hold":
             log.warning("placement holds everything where it is", code=plan.code, detail=plan.detail)
         if placed.fleet is not None and self.config.placement.receipts:

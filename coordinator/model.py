@@ -190,6 +190,7 @@ class HostState:
     alive: bool
     cpu_overhead_millicores: float = 0.0
     vms: tuple[VmState, ...] = ()
+    paused: bool = False  # its kill switch is on: nothing on it is changed
 
 
 @dataclass(frozen=True, kw_only=True)

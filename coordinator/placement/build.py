@@ -1,6 +1,6 @@
 """From the fleet and its forecast to a placement problem in arrays: guests (VMs), cells, terms (hosts) and rules put together. Pure.
 
-Silent and switched-off hosts are no part of it: nothing leaves or enters them (they count as full), but their VMs count for the rules.
+Silent, paused and switched-off hosts are no part of it: nothing leaves or enters them, but their VMs count for the rules.
 Hosts that are known to sleep are: empty, and woken at a cost. All money is over the hour that the forecast speaks of.
 """
 
@@ -87,8 +87,8 @@ def sort_hosts(request: PlacementRequest) -> tuple[list[HostState], dict[str, st
     for host in request.hosts:
         if not host.alive and host.host_id not in request.asleep:
             left_out[host.host_id] = "silent: counts as full"
-        elif host.mode is Mode.OFF:
-            left_out[host.host_id] = "mode off"
+        elif host.mode is Mode.OFF or host.paused:
+            left_out[host.host_id] = "mode off" if host.mode is Mode.OFF else "paused: nothing on it is changed"
     ordered = sorted(request.hosts, key=lambda host: (host.host_id in left_out, host.host_id))
     return ordered, left_out
 

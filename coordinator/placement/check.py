@@ -97,7 +97,7 @@ class World:
     def usable(self, host_id: str) -> bool:
         """Whether this host takes part at all."""
         host = self.hosts[host_id]
-        return (host.alive or host_id in self.given.asleep) and host.mode != "off"
+        return (host.alive or host_id in self.given.asleep) and host.mode != "off" and not host.paused
 
     def walk(self, moves: Sequence[Move]) -> list[str]:
         """Carry out all moves; what is wrong with any by itself, and with their number."""
@@ -134,7 +134,7 @@ class World:
         """What is wrong with this VM going to this host."""
         site, trait = self.given.site, self.traits[move.to_host]
         pool = site.pool_of(move.to_host)
-        faults = [f"{host_id} is silent or off" for host_id in (move.from_host, move.to_host) if not self.usable(host_id)]
+        faults = [f"{host_id} is silent, paused or off" for host_id in (move.from_host, move.to_host) if not self.usable(host_id)]
         if trait.state is not Duty.ACTIVE:
             faults.append(f"{move.to_host} is in {trait.state}")
         if vm.domain.capabilities.migrate is not None or vm.domain.policy.excluded:

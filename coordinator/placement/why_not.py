@@ -135,7 +135,7 @@ def obstacles(case: Case, h: int) -> list[Binding]:
     name = problem.host_ids[h]
     out: list[Binding] = []
     if problem.fixed[v]:
-        out.append(Binding(kind="vm", text=f"it may not move: {problem.why_fixed[v]}", change=f"lifted: {problem.why_fixed[v]}"))
+        out.append(Binding(kind="vm", text=f"it may not move: {problem.why_fixed[v]}", change="what holds it there ended"))
     if found.closed[h]:
         state = host_traits(case.placed.site, name).state
         kept = "maintenance" if state is Duty.MAINTENANCE else "spare"
@@ -226,7 +226,9 @@ def too_dear(case: Case, h: int) -> list[Binding]:
                     kind="money", text=f"{text}: short of {cell_name(fleet, c)}", change=f"{need} more of {cell_name(fleet, c)} on {name}"
                 )
             ]
-    return [Binding(kind="money", text=text, change=f"worth it if {dearest.replace('_', ' ')} cost {total:.4f} less")]
+    # one cause alone can only be lowered to nothing
+    lever = dearest.replace("_", " ") if by[dearest] >= total else "all of it together"
+    return [Binding(kind="money", text=text, change=f"worth it if {lever} cost {total:.4f} less")]
 
 
 def amount(fleet: FleetProblem, c: int, value: float) -> str:

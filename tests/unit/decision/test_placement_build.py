@@ -69,12 +69,12 @@ def test_disks_bind_only_where_the_site_states_them(make: Any) -> None:
 
 
 def test_silent_and_switched_off_hosts_take_no_part_but_their_vms_count_for_rules(make: Any) -> None:
-    hosts = hosts_of(make, "a", "b", "c", "")
-    hosts = (hosts[0], replace(hosts[1], alive=False), replace(hosts[2], mode=Mode.OFF), hosts[3])
+    hosts = hosts_of(make, "a", "b", "c", "", "")
+    hosts = (hosts[0], replace(hosts[1], alive=False), replace(hosts[2], mode=Mode.OFF), hosts[3], replace(hosts[4], paused=True))
     site = '[[hosts]]\nhosts = ["h1", "h3"]\ndomains = { rack = "r" }\n[[rules]]\nname = "s"\nkind = "spread"\nlevel = "rack"\nvms = ["*"]'
     fleet = built(make, hosts, block(make, "abc"), site)
     assert fleet.problem.host_ids == ("h0", "h3")
-    assert fleet.left_out == {"h1": "silent: counts as full", "h2": "mode off"}
+    assert fleet.left_out == {"h1": "silent: counts as full", "h2": "mode off", "h4": "paused: nothing on it is changed"}
     assert cost_of(fleet.problem, fleet.problem.home).broken == 0.0
     assert cost_of(fleet.problem, np.array([1], np.int32)).broken == fleet.problem.broken_price  # beside b on the silent h1
     asleep = built(make, hosts, block(make, "abc"), site, asleep=frozenset({"h1"}))

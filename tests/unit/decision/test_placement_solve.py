@@ -200,7 +200,7 @@ def test_every_plan_passes_the_checker_and_is_never_worse_than_what_is(
 BAD = {
     "not on h1": Move(vm_id="a", from_host="h1", to_host="h2", gain=1.0, cost=0.0, why=""),
     "cannot be a target": Move(vm_id="a", from_host="h0", to_host="h9", gain=1.0, cost=0.0, why=""),
-    "h3 is silent or off": Move(vm_id="a", from_host="h0", to_host="h3", gain=1.0, cost=0.0, why=""),
+    "h3 is silent, paused or off": Move(vm_id="a", from_host="h0", to_host="h3", gain=1.0, cost=0.0, why=""),
     "h2 is in maintenance": Move(vm_id="a", from_host="h0", to_host="h2", gain=1.0, cost=0.0, why=""),
     "may not be moved": Move(vm_id="f", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
     "moved too recently": Move(vm_id="n", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
