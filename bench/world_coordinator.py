@@ -277,6 +277,9 @@ class CoordinatorNode:
                             hosts=instruction.hosts,
                             forecast=instruction.forecast,
                             together=instruction.together,
+                            asleep=instruction.asleep,
+                            forbidden=instruction.forbidden,
+                            cooling=instruction.cooling,
                             seed=self.world.settings.seed,
                             deadline_s=30.0,
                         )

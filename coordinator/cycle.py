@@ -113,6 +113,9 @@ class RequestPlacement:
 
     hosts: tuple[HostState, ...]
     forecast: ForecastBlock
+    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
+    cooling: frozenset[str] = frozenset()  # VMs that have moved of late
+    asleep: frozenset[str] = frozenset()  # silent hosts that sleep and can be woken
     together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = not known
 
 

@@ -98,7 +98,7 @@ def vm_columns(guests: Guests, request: PlacementRequest, leaving: np.ndarray, m
     site = request.site
     weight = np.array([site.penalty_per_minute.of(priority) for priority in Priority])[guests.priority]
     seconds = migration_s(guests, site.moving)
-    why = why_fixed(guests, seconds, site, leaving, most)
+    why = why_fixed(guests, seconds, site, leaving=leaving, most=most, cooling=request.cooling)
     lost_s = site.moving.slowdown * np.where(np.isfinite(seconds), seconds, 0.0) + site.moving.pause_s
     group, rho, _ = peaking_groups(guests, request.together)
     return {

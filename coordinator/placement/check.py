@@ -33,6 +33,7 @@ class Inputs:
     together: Sequence[GroupSums] = ()
     asleep: frozenset[str] = frozenset()
     forbidden: frozenset[tuple[str, str]] = frozenset()
+    cooling: frozenset[str] = frozenset()
     z: float = 1.5
 
 
@@ -139,9 +140,10 @@ class World:
             faults.append(f"{move.to_host} is in {trait.state}")
         if vm.domain.capabilities.migrate is not None or vm.domain.policy.excluded:
             faults.append("may not be moved")
-        if vm.since_move_s < site.moving.cooldown_s and self.traits[move.from_host].state is Duty.ACTIVE:
+        recent = vm.since_move_s < site.moving.cooldown_s or vm.domain.vm_id in self.given.cooling
+        if recent and self.traits[move.from_host].state is Duty.ACTIVE:
             faults.append("moved too recently")
-        if (vm.domain.vm_id, move.to_host) in self.given.forbidden:
+        if {(vm.domain.vm_id, move.to_host), ("", move.to_host)} & self.given.forbidden:
             faults.append(f"{move.to_host} is forbidden to it")
         if pool.spot and vm.domain.policy.priority == 3:
             faults.append(f"critical, and {move.to_host} is spot")

@@ -25,7 +25,8 @@ class PlacementRequest:
     site: Site = DEFAULT_SITE
     together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = VMs count as independent
     asleep: frozenset[str] = frozenset()  # silent hosts that are known to sleep: they may be woken
-    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late
+    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
+    cooling: frozenset[str] = frozenset()  # VMs that have moved of late, whatever their records say
     z: float = 1.5  # stddevs of a host's sum that are kept free
     seed: int = 1
     effort: float = 1.0

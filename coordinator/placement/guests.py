@@ -113,7 +113,9 @@ def migration_s(guests: Guests, moving: Moving) -> F64:
     return np.where(ends, guests.promise[:, MEMORY] / np.where(ends, moving.bytes_per_s - dirty, 1.0), np.inf)
 
 
-def why_fixed(guests: Guests, seconds: F64, site: Site, leaving: Bool, most: float) -> tuple[str, ...]:
+def why_fixed(
+    guests: Guests, seconds: F64, site: Site, *, leaving: Bool, most: float, cooling: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """Why each VM stays, [v], "" = it may move. `leaving` [v]: its host must be emptied, so a cooldown does not hold it there.
 
     most: bytes that the largest host may promise.
@@ -123,11 +125,14 @@ def why_fixed(guests: Guests, seconds: F64, site: Site, leaving: Bool, most: flo
         if rule.kind is RuleSort.FIXED:
             for v in np.flatnonzero(guests.inner.match(rule)):
                 why[v] = why[v] or rule.why or f"fixed by rule {rule.name!r}"
-    cooling = (guests.since_move_s < site.moving.cooldown_s) & ~leaving
+    recent = (
+        np.fromiter((vm_id in cooling for vm_id in guests.inner.ids), bool, guests.inside) if cooling else np.zeros(guests.inside, bool)
+    )
+    recent = (recent | (guests.since_move_s < site.moving.cooldown_s)) & ~leaving
     reasons = (
         (guests.promise[:, MEMORY] > most, "larger than any host"),
         (~guests.known, "no forecast"),
-        (cooling, "moved recently"),
+        (recent, "moved recently"),
         (~np.isfinite(seconds), "dirties memory faster than it can be copied"),
     )
     for mask, text in reasons:

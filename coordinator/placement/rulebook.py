@@ -165,14 +165,18 @@ def own_kinds(
     place = {host_id: h for h, host_id in enumerate(host_ids)}
     at = np.maximum(home, 0)
     wrong = (home >= 0) & ~np.isfinite(table[kind, at])
-    own = set(np.flatnonzero(wrong).tolist()) | {v for v, vm_id in enumerate(ids) if vm_id in barred}
+    everyone = [place[host_id] for host_id in barred.pop("", ()) if host_id in place]
+    stays = (home >= 0) & np.isin(home, everyone) & ~wrong  # whoever is there already may stay, at no cost
+    table[:, everyone] = np.inf
+    keep = np.where(stays, np.array(rows).reshape(-1, len(host_ids))[kind, at], 0.0)
+    own = set(np.flatnonzero(stays).tolist()) | set(np.flatnonzero(wrong).tolist()) | {v for v, vm_id in enumerate(ids) if vm_id in barred}
     for v in sorted(own):
         cost = table[kind[v]].copy()
         for host_id in barred.get(ids[v], ()):
             if host_id in place and place[host_id] != home[v]:
                 cost[place[host_id]] = np.inf
-        if wrong[v]:
-            cost[home[v]] = price
+        if wrong[v] or stays[v]:
+            cost[home[v]] = price if wrong[v] else keep[v]
         kind[v] = len(table) + len(extra)
         extra.append(cost)
     return kind, np.concatenate([table, np.array(extra)]) if extra else table

@@ -109,7 +109,7 @@ def judge(fleet: FleetProblem, request: PlacementRequest, found: Search) -> tupl
     plan = make_plan(fleet, solution.place, site, status="optimal" if solution.optimal else "feasible", bound=bound, **told)
     given = Inputs(
         hosts=request.hosts, forecast=request.forecast, site=site, together=request.together, asleep=request.asleep,
-        forbidden=request.forbidden, z=request.z,
+        forbidden=request.forbidden, cooling=request.cooling, z=request.z,
     )  # fmt: skip
     faults = check_plan(given, plan.moves, (before["overload"], after["overload"]))
     if not faults:

@@ -127,6 +127,14 @@ def test_pins_and_failed_pairs_bar_hosts(make: Any) -> None:
     assert np.isinf(problem.kind_cost[problem.kind]).tolist() == [[False, False, True], [False, True, False]]
 
 
+def test_a_host_that_nobody_may_go_to_keeps_who_is_there(make: Any) -> None:
+    hosts = hosts_of(make, "a", "b")
+    fleet = built(make, hosts, block(make, "ab"), forbidden=frozenset({("", "h1")}), cooling=frozenset({"a"}))
+    problem = fleet.problem
+    assert problem.kind_cost[problem.kind].tolist() == [[0.0, np.inf], [0.0, 0.0]]
+    assert problem.why_fixed == ("moved recently", "")
+
+
 def test_rules_hold_for_each_client_or_application_by_itself(make: Any) -> None:
     vms = {v: {"policy": {"application": "web" if v in "abc" else "db"}} for v in "abcde"}
     rules = built(
