@@ -54,7 +54,9 @@ class Books:
         self.weight = np.zeros(hosts)
         self.arrivals = np.zeros(hosts, np.int64)
         self.departures = np.zeros(hosts, np.int64)
-        self._group: dict[int, F64] = {}  # group -> sum of stddevs [h, c]
+        order = np.argsort(problem.group, kind="stable")
+        grouped, starts = np.unique(problem.group[order], return_index=True)
+        self._members = dict(zip(grouped.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else {}
         self._rules_of: dict[int, list[int]] = {}
         rules = problem.rules
         self._count_in = [np.zeros(max(int(problem.domain[level].max()) + 1, rules.outside.shape[1]), np.int64) for level in rules.level]
@@ -119,7 +121,7 @@ class Books:
         if h == here:
             return np.zeros(len(CAUSES))
         row = np.array([h])
-        variance = self.variance[row] + self.joint[row] + self._joins(v)[row]
+        variance = self.variance[row] + self.joint[row] + self._joins_at(v, h)
         money = np.zeros(len(CAUSES))
         came = self.host_money(row, self.mean[row] + problem.mean[v], variance, self.count[row] + 1, self.weight[row] + problem.weight[v])
         money[[0, 1, 5]] = came[0] - self.money[h]
@@ -152,7 +154,7 @@ class Books:
         variance = self.variance[h] + self.joint[h]
         if self.place[v] == h:
             return np.asarray(self.mean[h] + self.problem.z * np.sqrt(np.maximum(variance, 0.0)))
-        variance = variance + self._joins(v)[h]
+        variance = variance + self._joins_at(v, h)
         return np.asarray(self.mean[h] + self.problem.mean[v] + self.problem.z * np.sqrt(np.maximum(variance, 0.0)))
 
     def host_money(self, rows: np.ndarray, mean: F64, variance: F64, count: np.ndarray, weight: F64) -> F64:
@@ -182,20 +184,19 @@ class Books:
         np.add.at(self.variance, at, problem.variance[on])
         self.count += np.bincount(at, minlength=len(self.count))
         self.weight += np.bincount(at, weights=problem.weight[on], minlength=len(self.count))
-        for g in np.unique(problem.group[on[problem.group[on] >= 0]]).tolist():
-            members = on[problem.group[on] == g]
-            spread, alone = np.zeros_like(self.mean), np.zeros_like(self.mean)
-            np.add.at(spread, place[members], np.sqrt(problem.variance[members]))
-            np.add.at(alone, place[members], problem.variance[members])
-            self._group[g] = spread
-            self.joint += problem.rho[g] * (spread**2 - alone)
+        of = on[problem.group[on] >= 0]
+        keys, inverse = np.unique(np.stack([place[of], problem.group[of]]), axis=1, return_inverse=True)
+        spread, alone = np.zeros((2, keys.shape[1], self.mean.shape[1]))
+        np.add.at(spread, inverse.ravel(), np.sqrt(problem.variance[of]))
+        np.add.at(alone, inverse.ravel(), problem.variance[of])
+        np.add.at(self.joint, keys[0], problem.rho[keys[1]][:, None] * (spread**2 - alone))
         away = on[at != problem.home[on]]
         self.arrivals += np.bincount(place[away], minlength=len(self.count))
         left = problem.home[away]
         self.departures += np.bincount(left[left != NOWHERE], minlength=len(self.count))
-        for v, of in self._rules_of.items():
+        for v, rules in self._rules_of.items():
             if place[v] != NOWHERE:
-                for r in of:
+                for r in rules:
                     self._count_in[r][problem.domain[problem.rules.level[r], place[v]]] += 1
 
     def _add(self, v: int, h: int, sign: int) -> None:
@@ -206,14 +207,8 @@ class Books:
         self.weight[h] += sign * problem.weight[v]
         g = int(problem.group[v])
         if g >= 0:
-            spread = self._group.setdefault(g, np.zeros_like(self.mean))
-            stddev = np.sqrt(problem.variance[v])
-            # (S + d)^2 - (A + d^2) - (S^2 - A) = 2 S d, and on the way out with S already less d
-            if sign < 0:
-                spread[h] -= stddev
-            self.joint[h] += sign * problem.rho[g] * 2.0 * spread[h] * stddev
-            if sign > 0:
-                spread[h] += stddev
+            # (S + d)^2 - (A + d^2) - (S^2 - A) = 2 S d
+            self.joint[h] += sign * problem.rho[g] * 2.0 * self._mates(v, h) * np.sqrt(problem.variance[v])
         if self.count[h] == 0:  # no dust of floats on an empty host
             self.mean[h], self.variance[h], self.joint[h], self.weight[h] = 0.0, 0.0, 0.0, 0.0
         if h != problem.home[v]:
@@ -226,24 +221,32 @@ class Books:
     def _joins(self, v: int) -> F64:
         """Variance [h, c] that a VM adds where it comes."""
         problem, g = self.problem, int(self.problem.group[v])
-        own = np.broadcast_to(problem.variance[v], self.mean.shape)
-        if g < 0 or g not in self._group:
-            return np.asarray(own)
-        return np.asarray(own + problem.rho[g] * 2.0 * self._group[g] * np.sqrt(problem.variance[v]))
+        if g < 0:
+            return np.asarray(np.broadcast_to(problem.variance[v], self.mean.shape))
+        mates = self._members[g]
+        mates = mates[(mates != v) & (self.place[mates] != NOWHERE)]
+        spread = np.zeros_like(self.mean)
+        np.add.at(spread, self.place[mates], np.sqrt(problem.variance[mates]))
+        return np.asarray(problem.variance[v] + problem.rho[g] * 2.0 * spread * np.sqrt(problem.variance[v]))
+
+    def _joins_at(self, v: int, h: int) -> F64:
+        """The same [c] for one host; where the VM is, what it takes along when it goes."""
+        problem, g = self.problem, int(self.problem.group[v])
+        if g < 0:
+            return np.asarray(problem.variance[v])
+        return np.asarray(problem.variance[v] + problem.rho[g] * 2.0 * self._mates(v, h) * np.sqrt(problem.variance[v]))
+
+    def _mates(self, v: int, h: int) -> F64:
+        """Sum of the stddevs [c] of the others of a VM's group on one host."""
+        mates = self._members[int(self.problem.group[v])]
+        mates = mates[(self.place[mates] == h) & (mates != v)]
+        return np.asarray(np.sqrt(self.problem.variance[mates]).sum(axis=0))
 
     def _gone(self, v: int, here: int) -> F64:
         problem, row = self.problem, np.array([here])
-        left = self.variance[row] + self.joint[row] - self._leaves(v)
+        left = self.variance[row] + self.joint[row] - self._joins_at(v, here)
         after = self.host_money(row, self.mean[row] - problem.mean[v], left, self.count[row] - 1, self.weight[row] - problem.weight[v])
         return np.asarray(after[0] - self.money[here])
-
-    def _leaves(self, v: int) -> F64:
-        """Variance [c] that a VM takes along when it goes."""
-        problem, g, h = self.problem, int(self.problem.group[v]), int(self.place[v])
-        if g < 0:
-            return np.asarray(problem.variance[v])
-        stddev = np.sqrt(problem.variance[v])
-        return np.asarray(problem.variance[v] + problem.rho[g] * 2.0 * (self._group[g][h] - stddev) * stddev)
 
     def _rules(self, v: int) -> tuple[F64, Bool]:
         """(how much more is broken [h], where a rule is broken beyond the incumbent [h])."""

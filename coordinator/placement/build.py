@@ -57,6 +57,7 @@ def build_fleet(request: PlacementRequest) -> FleetProblem:
         host_ids=[host.host_id for host in live],
         pools=pools,
         forbidden=request.forbidden,
+        away=tuple(left_out),
     )
     problem = Problem(
         host_ids=tuple(host.host_id for host in live),

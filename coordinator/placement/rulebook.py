@@ -113,11 +113,12 @@ def check_sets(sets: Sequence[tuple[str, Rule, I32]], levels: Sequence[str], dom
 
 def make_kinds(
     site: Site, labels: Labels, priority: NDArray[np.int8], home: I32, *, host_ids: Sequence[str], pools: Sequence[Pool],
-    forbidden: frozenset[tuple[str, str]],
+    forbidden: frozenset[tuple[str, str]], away: Sequence[str] = (),
 ) -> tuple[I32, F64]:  # fmt: skip
-    """(kind [v], kind_cost [k, h]) of the problem's VMs and hosts; `pools` [h] is each host's pool.
+    """(kind [v], kind_cost [k, h]) of the problem's VMs and hosts; `pools` [h] is each host's pool, `away` hosts that are left out.
 
-    A VM that stands where it may not has a kind of its own, in which that one host costs what a broken rule costs.
+    A VM that stands where it may not has a kind of its own, in which that one host costs what a broken rule costs. One that none of the
+    hosts may have stays, unless no host of those left out may have it either: then its rules contradict each other.
     """
     spot = np.array([pool.spot for pool in pools], bool)
     pins = [rule for rule in site.rules if rule.kind is RuleSort.PINNED]
@@ -139,11 +140,19 @@ def make_kinds(
         for pinned, hosts in zip(row[2:], allowed, strict=True):
             if pinned:
                 cost[~hosts] = np.inf
-        if len(cost) and not np.isfinite(cost).any():
+        if not np.isfinite(cost).any() and not any(
+            may_be(site, name, row[1], [p for p, on in zip(pins, row[2:], strict=True) if on]) for name in away
+        ):
             names = [repr(rule.name) for rule, pinned in zip(pins, row[2:], strict=True) if pinned] + ["'never on spot'"] * bool(row[1])
             raise Refusal(RefusalCode.CONTRADICTORY_RULES, f"no host of the fleet is allowed by {' and '.join(names)} together")
         rows.append(cost)
     return own_kinds(kind.ravel().astype(np.int32), rows, labels.ids, home, host_ids=host_ids, forbidden=forbidden, price=site.broken_rule)
+
+
+def may_be(site: Site, host_id: str, never_spot: int, pins: Sequence[Rule]) -> bool:
+    """Whether VMs of a kind may be on a host."""
+    pool = site.pool_of(host_id)
+    return not (never_spot and pool.spot) and all(matches(host_id, rule.hosts) or pool.name in rule.pools for rule in pins)
 
 
 def own_kinds(

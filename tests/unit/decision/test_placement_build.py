@@ -171,6 +171,13 @@ def test_contradictory_rules_are_named(make: Any, site: str, told: str) -> None:
     assert refused.value.code is RefusalCode.CONTRADICTORY_RULES
 
 
+def test_rules_that_only_silent_hosts_could_keep_hold_their_vms_and_nobody_else(make: Any) -> None:
+    hosts = hosts_of(make, "a", "b")
+    site = '[[rules]]\nname = "x"\nkind = "pinned"\nvms = ["a"]\nhosts = ["h1"]'
+    problem = built(make, (hosts[0], replace(hosts[1], alive=False)), block(make, "ab"), site).problem
+    assert problem.kind_cost[problem.kind].tolist() == [[problem.broken_price]]
+
+
 def test_together_in_a_rack_and_apart_on_hosts_is_no_contradiction(make: Any) -> None:
     site = (
         '[[hosts]]\nhosts = ["h0", "h1"]\ndomains = { rack = "r" }\n'
