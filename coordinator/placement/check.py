@@ -37,22 +37,24 @@ class Inputs:
     z: float = 1.5
 
 
-def check_plan(given: Inputs, moves: Sequence[Move], overload: tuple[float, float]) -> tuple[str, ...]:
-    """Everything wrong with these moves, one line each; empty = they may be shown. overload: the plan's money before and after."""
+def check_plan(given: Inputs, moves: Sequence[Move], before: Mapping[str, float], after: Mapping[str, float]) -> tuple[str, ...]:
+    """Everything wrong with these moves, one line each; empty = they may be shown. before, after: the plan's money by cause."""
     world = World(given)
     faults = world.walk(moves)
     if faults:  # what follows would speak of another fleet
         return tuple(faults)
     faults += world.check_rules()
-    change = 0.0
+    change = {"overload": 0.0, "hosts": 0.0}
     for host_id in sorted(world.touched):
-        before, after = world.before[host_id], world.after[host_id]
-        now, then = world.load(before), world.load(after)
+        vms, planned = world.before[host_id], world.after[host_id]
+        now, then = world.load(vms), world.load(planned)
         faults += world.check_host(host_id, float(now[MEMORY].max()), float(then[MEMORY].max()))
-        change += world.overload(host_id, after, then) - world.overload(host_id, before, now)
-    claimed = overload[1] - overload[0]
-    if abs(change - claimed) > TOLERANCE * max(1.0, abs(overload[0]), abs(overload[1])):
-        faults.append(f"overload changes by {change:.6f} money, and not by {claimed:.6f} as the plan says")
+        change["overload"] += world.overload(host_id, planned, then) - world.overload(host_id, vms, now)
+        change["hosts"] += world.host_money(host_id, planned) - world.host_money(host_id, vms)
+    for cause, found in change.items():
+        claimed = after[cause] - before[cause]
+        if abs(found - claimed) > TOLERANCE * max(1.0, abs(before[cause]), abs(after[cause])):
+            faults.append(f"{cause} changes by {found:.6f} money, and not by {claimed:.6f} as the plan says")
     return tuple(faults)
 
 
@@ -202,6 +204,30 @@ class World:
             rho = self.group[vms[members[0]].domain.vm_id][1]
             variance += rho * (wide[members].sum(axis=0) ** 2 - (wide[members] ** 2).sum(axis=0))
         return np.asarray(said.sum(axis=0) + self.given.z * np.sqrt(variance))
+
+    def host_money(self, host_id: str, vms: Sequence[VmState]) -> float:
+        """Money of a host over the hour: its price, its energy at its mean CPU load, its waking."""
+        site, trait, host = self.given.site, self.traits[host_id], self.hosts[host_id]
+        pool, watts = site.pool_of(host_id), trait.watts or ()
+        into = self.given.forecast.issued_s % 3600 / 3600.0
+        hour = self.given.forecast.issued_s // 3600 % 24
+        price = pool.price_at(hour) * (1.0 - into) + pool.price_at((hour + 1) % 24) * into
+        if not vms:
+            drawn = (trait.sleep_watts or 0.0) if trait.sleep else watts[0]
+            return price * pool.empty_price_share + drawn / 1000.0 * pool.energy_price_per_kwh
+        rows = [self.rows.get(vm.domain.vm_id, -1) for vm in vms]
+        used = sum(
+            float(self.mean[row, CPU].mean()) if row >= 0 and self.heard[row, CPU] else promise(vm, CPU)
+            for row, vm in zip(rows, vms, strict=True)
+        )
+        share = used / max(1e-9, host.capacity.cpu_millicores - host.cpu_overhead_millicores) / (1.0 - pool.reserve)
+        # plans know the curve at eleven points of what a reserve leaves, and a straight line between two of them
+        at = 10.0 * min(max(share, 0.0), 1.0)
+        below = min(int(at), 9)
+        low, high = (float(np.interp(p * (1.0 - pool.reserve), range(11), watts)) for p in (below, below + 1))
+        drawn = low + (at - below) * (high - low)
+        waking = watts[10] * (trait.wake_s or 0) / 3600.0 if host_id in self.given.asleep else 0.0
+        return price + (drawn + waking) / 1000.0 * pool.energy_price_per_kwh
 
     def overload(self, host_id: str, vms: Sequence[VmState], load: np.ndarray) -> float:
         """Money: the share by which each bucket and resource is short, times the minutes, times what everybody there would lose."""

@@ -111,7 +111,7 @@ def judge(fleet: FleetProblem, request: PlacementRequest, found: Search) -> tupl
         hosts=request.hosts, forecast=request.forecast, site=site, together=request.together, asleep=request.asleep,
         forbidden=request.forbidden, cooling=request.cooling, z=request.z,
     )  # fmt: skip
-    faults = check_plan(given, plan.moves, (before["overload"], after["overload"]))
+    faults = check_plan(given, plan.moves, before, after)
     if not faults:
         return plan, solution.place
     stay = make_plan(fleet, home, site, status="hold", bound=bound, **told)

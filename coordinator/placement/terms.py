@@ -42,7 +42,10 @@ def make_terms(
     hour, minutes = issued_s // 3600 % 24, issued_s % 3600 / 3600.0
     # the hour ahead is part of two hours of the clock
     price = np.array([pool.price_at(hour) * (1.0 - minutes) + pool.price_at((hour + 1) % 24) * minutes for pool in pools])
-    watts = np.array([trait.watts for trait in traits], np.float64)
+    full = np.array([trait.watts for trait in traits], np.float64)
+    points = np.linspace(0.0, 1.0, full.shape[1])
+    # the problem's capacity is what a reserve leaves: its 100 % are less of the host's
+    watts = np.array([np.interp(points * (1.0 - pool.reserve), points, row) for pool, row in zip(pools, full, strict=True)])
     sleeps = np.array([bool(trait.sleep) for trait in traits])
     energy = np.array([pool.energy_price_per_kwh for pool in pools])
     starting = np.array([host.host_id in asleep for host in hosts])
@@ -56,7 +59,7 @@ def make_terms(
         watts=watts,
         empty_watts=np.where(sleeps, np.array([trait.sleep_watts or 0.0 for trait in traits]), watts[:, 0]),
         energy_price=energy,
-        wake_cost=np.where(starting, watts[:, -1] / 1000.0 * wake_s / 3600.0 * energy, 0.0),
+        wake_cost=np.where(starting, full[:, -1] / 1000.0 * wake_s / 3600.0 * energy, 0.0),
         closed=closed,
         notes=notes,
     )

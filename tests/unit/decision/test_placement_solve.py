@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,20 +233,25 @@ def test_the_checker_names_what_is_wrong(make: Any, told: str) -> None:
     )
     forecast = block(make, {**dict.fromkeys("afnkpsxm", 50), "b": 100, "c": 3950})
     given = Inputs(hosts=hosts, forecast=forecast, site=site, forbidden=frozenset({("x", "h1")}), z=0.0)
-    faults = check_plan(given, (BAD[told],), (0.0, 0.0))
+    nothing = {"overload": 0.0, "hosts": 0.0}
+    faults = check_plan(given, (BAD[told],), nothing, nothing)
     assert any(told in fault for fault in faults), faults
     ten_times = 5.0 * 12 * (50 / 4000) * 0.02 if told == "overload changes by" else None
     if ten_times is not None:  # what is claimed rightly is believed
-        assert check_plan(given, (BAD[told],), (0.0, ten_times)) == ()
+        (left,) = check_plan(given, (BAD[told],), nothing, {"overload": ten_times, "hosts": 0.0})
+        assert left.startswith("hosts changes by")
+        (watts,) = re.findall(r"by (-?[0-9.]+) money", left)
+        assert check_plan(given, (BAD[told],), nothing, {"overload": ten_times, "hosts": float(watts)}) == ()
 
 
 def test_the_checker_knows_caps_and_moves_made_twice(make: Any) -> None:
     hosts = fleet(make, "ab", "")
     given = Inputs(hosts=hosts, forecast=block(make, {"a": 1, "b": 1}), site=parse_site("[moving]\nmoves_max = 1\narrivals_max = 1"), z=0.0)
     one, two = (Move(vm_id=v, from_host="h0", to_host="h1", gain=1.0, cost=0.0, why="") for v in "ab")
-    assert check_plan(given, (one,), (0.0, 0.0)) == ()
-    assert check_plan(given, (one, two), (0.0, 0.0)) == ("2 moves: allowed 1", "2 arrivals on one host: allowed 1")
-    assert "moved twice" in check_plan(given, (one, one), (0.0, 0.0))[0]
+    nothing = {"overload": 0.0, "hosts": 0.0}
+    assert check_plan(given, (one,), nothing, nothing) == ()
+    assert check_plan(given, (one, two), nothing, nothing) == ("2 moves: allowed 1", "2 arrivals on one host: allowed 1")
+    assert "moved twice" in check_plan(given, (one, one), nothing, nothing)[0]
 
 
 def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any, tmp_path: Path) -> None:
