@@ -8,6 +8,7 @@ everything where it is and says why: a placement that cannot be made is no reaso
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +27,8 @@ from shared.errors import ConfigError, Refusal
 from shared.refusal import RefusalCode
 
 ENGINE: Final[Engine] = search_plainly
+BOUND: Final[Callable[[Problem, float], float] | None] = None  # (problem, seconds) -> what no assignment costs less than
+BOUND_S: Final = 2.0  # of the deadline that a bound may take where the engine brought none
 BUDGET_ROUNDS: Final = 4  # raises of the price of energy before a hard budget is given up on
 LEAST_PRICE: Final = 0.1  # money a kWh that a hard budget's price begins at where energy is free
 
@@ -36,11 +39,12 @@ class Search:
 
     solution: Solution
     problem: Problem
+    bound: float  # no assignment costs less, energy at its own price; -inf = not known
     cut: bool
 
 
 def place_fleet(request: PlacementRequest, engine: Engine = ENGINE) -> Placed:
-    """The plan for a fleet. Never raises for what the inputs say; a bug raises."""
+    """The plan for a fleet. Never raises for what the inputs say, nor for what an engine does."""
     begun = time.monotonic()
     issued_s = request.forecast.issued_s
     try:
@@ -49,7 +53,10 @@ def place_fleet(request: PlacementRequest, engine: Engine = ENGINE) -> Placed:
         return hold(issued_s, refusal.code, refusal.detail, wall_ms=1000.0 * (time.monotonic() - begun))
     except ConfigError as error:
         return hold(issued_s, RefusalCode.INVALID_VALUE, str(error), wall_ms=1000.0 * (time.monotonic() - begun))
-    found = search(fleet, request, engine, begun + request.deadline_s)
+    try:
+        found = search(fleet, request, engine, begun + request.deadline_s)
+    except Exception as error:  # noqa: BLE001  # whatever a solver dies of, the fleet stays as it is and the coordinator goes on
+        return hold(issued_s, RefusalCode.SOLVER_LOST, f"{type(error).__name__}: {error}", wall_ms=1000.0 * (time.monotonic() - begun))
     plan, place = judge(fleet, request, found)
     plan = replace(plan, wall_ms=1000.0 * (time.monotonic() - begun))
     return Placed(plan=plan, fleet=fleet, place=place, solved=found.problem, answer=found.solution.place, site=request.site)
@@ -79,13 +86,17 @@ def search(fleet: FleetProblem, request: PlacementRequest, engine: Engine, until
         left = max(0.05, (until - time.monotonic()) * (0.7 if turn == 0 and np.isfinite(fleet.budget_kwh).any() else 1.0))
         solution = engine(problem, seed=request.seed, effort=request.effort, deadline_s=left)
         money = cost_of(fleet.problem, solution.place).total + float(budget_money(fleet, solution.place).sum())
-        tried.append((money, Search(solution=solution, problem=problem, cut=solution.cut)))
+        tried.append((money, Search(solution=solution, problem=problem, bound=solution.bound, cut=solution.cut)))
         raised = dearer(fleet, solution.place, extra, per_kwh)
         if (raised == extra).all() or time.monotonic() > until:
             break
         extra = raised
     _, best = min(tried, key=lambda each: each[0])
-    return Search(solution=best.solution, problem=best.problem, cut=any(each.cut for _, each in tried))
+    # a bound of a problem with dearer energy bounds that one alone; what passing budgets costs comes on top of any
+    bound = best.solution.bound if (best.problem.curve == fleet.problem.curve).all() else -np.inf
+    if BOUND is not None and not np.isfinite(bound):
+        bound = BOUND(fleet.problem, min(BOUND_S, max(0.0, until - time.monotonic())))
+    return Search(solution=best.solution, problem=best.problem, bound=bound, cut=any(each.cut for _, each in tried))
 
 
 def dearer(fleet: FleetProblem, place: I32, extra: F64, per_kwh: F64) -> F64:
@@ -101,8 +112,7 @@ def judge(fleet: FleetProblem, request: PlacementRequest, found: Search) -> tupl
     """(the plan, the assignment it stands for): the engine's answer, or that everything stays."""
     home, site, solution = fleet.problem.home, request.site, found.solution
     told = {"engine": solution.engine, "seed": request.seed, "effort": request.effort, "cut": found.cut, "digest": digest_of(found.problem)}
-    # a bound of a problem with dearer energy bounds that one alone
-    bound = solution.bound if found.problem.curve is fleet.problem.curve or (found.problem.curve == fleet.problem.curve).all() else -np.inf
+    bound = found.bound
     before, after = breakdown(fleet, home), breakdown(fleet, solution.place)
     if (solution.place == home).all() or not worth_it(before, after, site.moving.margin):
         return make_plan(fleet, home, site, status="no_beneficial_move", bound=bound, **told), home

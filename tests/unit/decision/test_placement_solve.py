@@ -167,6 +167,22 @@ def test_an_engine_that_lies_is_caught_by_the_checker(make: Any) -> None:
     assert placed.place is not None and placed.fleet is not None and (placed.place == placed.fleet.problem.home).all()
 
 
+def test_an_engine_that_dies_holds_everything_and_its_bound_is_the_plans(make: Any) -> None:
+    def die(problem: Problem, *, seed: int, effort: float, deadline_s: float, start: I32 | None = None) -> Solution:
+        raise ZeroDivisionError("in a kernel")
+
+    def prove(problem: Problem, *, seed: int, effort: float, deadline_s: float, start: I32 | None = None) -> Solution:
+        found = search_plainly(problem, seed=seed, effort=effort, deadline_s=deadline_s)
+        return replace(found, bound=0.9 * found.cost, optimal=True)
+
+    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=block(make, dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
+    plan = place_fleet(request, die).plan
+    assert (plan.status, plan.code, plan.detail) == ("hold", RefusalCode.SOLVER_LOST, "ZeroDivisionError: in a kernel")
+    plan = place_fleet(request, prove).plan
+    assert plan.status == "optimal" and plan.gap == pytest.approx(0.1)
+    assert place_fleet(request).plan.gap is None
+
+
 def wide(make: Any, vms: str, size: float) -> tuple[GroupSums, GroupSums]:
     spread = np.full((1, N_RESOURCES, 12), size, np.float32)
     one = GroupSums(names=("c",), mean=spread, stddev=spread)
