@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from coordinator.cycle import DecisionCycle
 from coordinator.placement.plan import Placed
@@ -12,6 +12,8 @@ from coordinator.placement.readings import HostAhead, hosts_ahead, parts_ahead, 
 from coordinator.placement.why_not import WhyNot, why, why_not
 from coordinator.service.placing import HostPlacement, MoveAdvice, PlacementView, VmPlacement, advice_of
 from shared.units import NS_PER_S
+
+_T = TypeVar("_T")
 
 
 class Placing(Protocol):
@@ -22,7 +24,7 @@ class Placing(Protocol):
 
 
 class LivePlacing:
-    """Explanations are worked out in a thread: seconds for a large fleet's books must not hold up the loop."""
+    """Readings and explanations are worked out in a thread: a large fleet's take tenths of a second, which must not hold up the loop."""
 
     def __init__(self, running: Placing) -> None:
         self._placing = running
@@ -35,26 +37,31 @@ class LivePlacing:
         placed = self._placing.cycle.placed
         return PlacementView(solved_s=self._solved_s(), plan=None if placed is None else placed.plan)
 
-    def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
-        placed = self._placing.cycle.placed
-        return () if placed is None else hosts_ahead(placed, limit=limit)
+    async def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
+        return await self._ask(hosts_ahead, None, limit) or ()
 
-    def placement_host(self, host_id: str) -> HostPlacement | None:
-        placed = self._placing.cycle.placed
-        found = () if placed is None else hosts_ahead(placed, (host_id,))
-        return HostPlacement(ahead=found[0], parts=parts_ahead(placed, host_id)) if placed is not None and found else None
+    async def placement_host(self, host_id: str) -> HostPlacement | None:
+        return await self._ask(_host, host_id)
 
     async def placement_vm(self, vm_id: str) -> VmPlacement | None:
-        placed = self._placing.cycle.placed
-        return None if placed is None else await asyncio.get_running_loop().run_in_executor(None, _vm, placed, vm_id)
+        return await self._ask(_vm, vm_id)
 
     async def why_not(self, vm_id: str, host_id: str) -> WhyNot | None:
+        return await self._ask(why_not, vm_id, host_id)
+
+    async def _ask(self, question: Callable[..., _T], *details: object) -> _T | None:
+        """The newest plan's answer; None where there is no plan."""
         placed = self._placing.cycle.placed
-        return None if placed is None else await asyncio.get_running_loop().run_in_executor(None, why_not, placed, vm_id, host_id)
+        return None if placed is None else await asyncio.get_running_loop().run_in_executor(None, question, placed, *details)
 
     def _solved_s(self) -> float | None:
         solved = self._placing.placed_ns
         return None if solved is None else solved / NS_PER_S
+
+
+def _host(placed: Placed, host_id: str) -> HostPlacement | None:
+    found = hosts_ahead(placed, (host_id,))
+    return HostPlacement(ahead=found[0], parts=parts_ahead(placed, host_id)) if found else None
 
 
 def _vm(placed: Placed, vm_id: str) -> VmPlacement | None:

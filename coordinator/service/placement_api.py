@@ -37,16 +37,16 @@ def placement(state: State) -> PlacementView:
     return _view(state).placement()
 
 
-@get("/placement/hosts", responses=_MISSING, sync_to_thread=False)
-def placement_hosts(state: State, limit: Limit = 100) -> list[HostAhead]:
+@get("/placement/hosts", responses=_MISSING)
+async def placement_hosts(state: State, limit: Limit = 100) -> list[HostAhead]:
     """Hosts as they are and as the plan leaves them, over 12 buckets; those that change first."""
-    return list(_view(state).placement_hosts(limit))
+    return list(await _view(state).placement_hosts(limit))
 
 
-@get("/placement/hosts/{host_id:str}", responses=_MISSING, sync_to_thread=False)
-def placement_host(state: State, host_id: Id) -> HostPlacement:
+@get("/placement/hosts/{host_id:str}", responses=_MISSING)
+async def placement_host(state: State, host_id: Id) -> HostPlacement:
     """One host in the plan, and what each client and application takes of it."""
-    found = _view(state).placement_host(host_id)
+    found = await _view(state).placement_host(host_id)
     if found is None:
         raise NotFound(RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "a host of the newest plan, /api/v1/placement/hosts")
     return found

@@ -54,11 +54,11 @@ class PlacingView(Protocol):
         """The newest plan."""
         ...
 
-    def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
+    async def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
         """Hosts of the plan, those that change first."""
         ...
 
-    def placement_host(self, host_id: str) -> HostPlacement | None:
+    async def placement_host(self, host_id: str) -> HostPlacement | None:
         """One host of the plan."""
         ...
 

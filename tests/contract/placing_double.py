@@ -26,10 +26,10 @@ class PlacingDouble:
         solved_s, plan = self._newest()
         return PlacementView(solved_s=solved_s, plan=plan)
 
-    def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
+    async def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
         return tuple(self._host(host_id) for host_id in sorted(set(self.home.values())))[:limit]
 
-    def placement_host(self, host_id: str) -> HostPlacement | None:
+    async def placement_host(self, host_id: str) -> HostPlacement | None:
         if host_id not in self.home.values():
             return None
         part = PartAhead(kind="client", name="aurora", vms=3, resources=ahead(0.4))

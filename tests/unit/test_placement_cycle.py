@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import numpy as np
 from plain_host import plain_capacity
@@ -84,16 +86,20 @@ def test_the_view_answers_from_the_newest_plan_and_with_nothing_before_it() -> N
     running.cycle, request = asked(1500.0)
     view = LivePlacing(running)
     assert view.placement().plan is None and view.moves().placements == ()
-    assert view.placement_hosts(5) == () and view.placement_host("h0") is None
+    assert asyncio.run(view.placement_hosts(5)) == () and asyncio.run(view.placement_host("h0")) is None
     placed = place_fleet(PlacementRequest(hosts=request.hosts, forecast=request.forecast))
     running.cycle.handle(cy.PlacementReady(placed=placed), 0)
     running.placed_ns = 7 * NS_PER_S
     assert (view.placement().solved_s, view.placement().plan) == (7.0, placed.plan)
     (whole,) = view.moves().placements
     assert whole.moves == placed.plan.moves and whole.objective < whole.incumbent
-    assert {host.host_id for host in view.placement_hosts(5)} == {"h0", "h1"}
-    told = view.placement_host("h1")
+    assert {host.host_id for host in asyncio.run(view.placement_hosts(5))} == {"h0", "h1"}
+    told = asyncio.run(view.placement_host("h1"))
     assert told is not None and told.ahead.vms_after == len(placed.plan.moves) and told.parts
+    moved = asyncio.run(view.placement_vm(placed.plan.moves[0].vm_id))
+    assert moved is not None and moved.ahead.host_after == "h1" and moved.why.text.startswith("moves from h0 to h1")
+    stays = asyncio.run(view.why_not("vm-0", "h9"))
+    assert stays is None
 
 
 def test_a_vm_that_shows_up_elsewhere_has_moved_whoever_tells_first() -> None:
