@@ -136,6 +136,29 @@ class Books:
             money[5] += self._rules(v)[0][h] * problem.broken_price
         return money
 
+    def back_money(self, vms: np.ndarray) -> F64:
+        """change_to(v, its home) of many VMs at once, [n, cause], each alone; all of them have a home and are on another host."""
+        problem = self.problem
+        home, here = problem.home[vms], self.place[vms]
+        mean, weight = problem.mean[vms], problem.weight[vms]
+        comes, goes = self._mates_of(vms, home), self._mates_of(vms, here)
+        own, stddev = problem.variance[vms], np.sqrt(problem.variance[vms])
+        rho = np.where(problem.group[vms] >= 0, problem.rho[problem.group[vms]] if len(problem.rho) else 0.0, 0.0)[:, None]
+        whole = self.variance + self.joint
+        money = np.zeros((len(vms), len(CAUSES)))
+        came = whole[home] + own + rho * 2.0 * comes * stddev
+        left = whole[here] - own - rho * 2.0 * goes * stddev
+        parts = self.host_money(home, self.mean[home] + mean, came, self.count[home] + 1, self.weight[home] + weight) - self.money[home]
+        parts += self.host_money(here, self.mean[here] - mean, left, self.count[here] - 1, self.weight[here] - weight) - self.money[here]
+        money[:, [0, 1, 5]] = parts
+        money[:, 2] = -problem.move_cost[vms]
+        money[:, 3] = problem.kind_cost[problem.kind[vms], home] - problem.kind_cost[problem.kind[vms], here]
+        money[:, 4] = problem.unplaced_cost[vms] * (problem.closed[home].astype(float) - problem.closed[here])
+        for i, v in enumerate(vms.tolist()):
+            if v in self._rules_of:
+                money[i, 5] += self._rules(v)[0][home[i]] * problem.broken_price
+        return money
+
     def gone(self, v: int) -> F64:
         """Money (hosts, overload, broken) that its own host saves (negative) when this VM goes."""
         return self._gone(v, int(self.place[v]))
@@ -235,6 +258,24 @@ class Books:
         if g < 0:
             return np.asarray(problem.variance[v])
         return np.asarray(problem.variance[v] + problem.rho[g] * 2.0 * self._mates(v, h) * np.sqrt(problem.variance[v]))
+
+    def _mates_of(self, vms: np.ndarray, at: np.ndarray) -> F64:
+        """_mates(v, h) [n, c] of many VMs, one host for each."""
+        problem, groups = self.problem, max(1, len(self.problem.rho))
+        on = np.flatnonzero((self.place != NOWHERE) & (problem.group >= 0))
+        found = np.zeros((len(vms), self.mean.shape[1]))
+        of = np.flatnonzero(problem.group[vms] >= 0)
+        if not len(of) or not len(on):
+            return found
+        keys, inverse = np.unique(self.place[on].astype(np.int64) * groups + problem.group[on], return_inverse=True)
+        spread = np.zeros((len(keys), self.mean.shape[1]))
+        np.add.at(spread, inverse, np.sqrt(problem.variance[on]))
+        wanted = at[of].astype(np.int64) * groups + problem.group[vms[of]]
+        slot = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found[of] = np.where((keys[slot] == wanted)[:, None], spread[slot], 0.0)
+        own = of[self.place[vms[of]] == at[of]]
+        found[own] -= np.sqrt(problem.variance[vms[own]])
+        return found
 
     def _mates(self, v: int, h: int) -> F64:
         """Sum of the stddevs [c] of the others of a VM's group on one host."""

@@ -109,15 +109,17 @@ def list_moves(fleet: FleetProblem, place: I32) -> tuple[Move, ...]:
     books = Books(problem, place)
     used = np.bincount(place[place != NOWHERE], minlength=len(problem.host_ids)) > 0
     short = shortages(problem, problem.home)
+    back = np.zeros((len(moved), len(CAUSES)))
+    housed = (problem.home[moved] != NOWHERE) & (place[moved] != NOWHERE)
+    back[housed] = books.back_money(moved[housed])
     moves = []
-    for v in moved.tolist():
+    for i, v in enumerate(moved.tolist()):
         home = int(problem.home[v])
         if home == NOWHERE:
             worth, why = float(problem.unplaced_cost[v]), "it runs nowhere"
         else:
-            money = books.change_to(v, home)
-            worth = float(money.sum()) + float(problem.move_cost[v])
-            why = move_reason(fleet, v, home, money=money, used=bool(used[home]), short=int(short[home]))
+            worth = float(back[i].sum()) + float(problem.move_cost[v])
+            why = move_reason(fleet, v, home, money=back[i], used=bool(used[home]), short=int(short[home]))
         source = "" if home == NOWHERE else problem.host_ids[home]
         target = "" if place[v] == NOWHERE else problem.host_ids[place[v]]
         moves.append(Move(vm_id=problem.vm_ids[v], from_host=source, to_host=target, gain=worth, cost=float(problem.move_cost[v]), why=why))

@@ -30,6 +30,19 @@ def test_every_change_is_worth_what_the_reference_says(seed: int) -> None:
         books.put(v, int(random.integers(len(problem.host_ids))))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_taking_many_back_is_worth_what_taking_each_back_alone_is(seed: int) -> None:
+    problem = make_problem(seed, pressure=0.9, groups=0 if seed == 3 else 3)
+    books = Books(problem, problem.home)
+    for v in np.random.default_rng(seed).permutation(len(problem.vm_ids))[:20].tolist():
+        books.put(v, (v * 7) % len(problem.host_ids))
+    moved = np.flatnonzero((books.place != problem.home) & (problem.home >= 0))
+    assert len(moved) > 5
+    together = books.back_money(moved)
+    for i, v in enumerate(moved.tolist()):
+        assert together[i] == pytest.approx(books.change_to(v, int(problem.home[v])), abs=1e-9)
+
+
 def test_nothing_is_allowed_that_breaks_more_than_the_incumbent() -> None:
     problem = make_problem(11, pressure=0.9)
     books = Books(problem, problem.home)

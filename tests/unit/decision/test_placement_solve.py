@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.cli import cli
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import N_RESOURCES, FleetPlacement, ForecastBlock, HostState, Move
 from coordinator.placement.check import Inputs, check_plan
@@ -285,6 +287,10 @@ def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any,
     problem, plan, answer = store.read(tmp_path / "1003.npz")
     assert isinstance(plan, FleetPlacement) and plan.moves == placed.plan.moves
     assert replay(problem, plan, answer) == ""
+    told = CliRunner().invoke(cli, ["placement", "replay", str(tmp_path / "1003.json")])
+    assert told.exit_code == 0 and told.output.startswith(f"the same: 6 VMs, {len(plan.moves)} moves, feasible, digest {plan.digest[:12]}")
+    (tmp_path / "1002.npz").write_bytes(write_problem(replace(problem, z=problem.z + 1.0)))
+    assert CliRunner().invoke(cli, ["placement", "replay", str(tmp_path / "1002.json")]).exit_code == 1
     assert "1 of 6 VMs elsewhere" in replay(problem, plan, np.where(np.arange(6) == 0, 1 - answer[0], answer).astype(np.int32))
     assert "has digest" in replay(replace(problem, z=problem.z + 1e-9), plan, answer)
     assert "here is 'plain'" in replay(problem, replace(plan, engine="other"), answer)
