@@ -33,14 +33,12 @@ from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
-from coordinator.placement.fleet_problem import PlacementRequest
 from coordinator.placement.plan import Placed
+from coordinator.placement_turns import PlacementTurns
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import forecast_options, sizing_policy
-from coordinator.sites import read_site
 from coordinator.store.history import ParquetHistory
-from coordinator.store.placements import PlacementReceipts
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
 from coordinator.store.wal import Wal
@@ -80,8 +78,6 @@ class Coordinator:
         self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.signal_log = SignalLog(state / "signals")
-        self.site = read_site(config)
-        self.placements = PlacementReceipts(state / "placements", config.placement.receipts)
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
@@ -93,8 +89,7 @@ class Coordinator:
         self.options = forecast_options(config)
         self._disk = ThreadPoolExecutor(1, "store")
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
-        self._placements: deque[cy.RequestPlacement] = deque(maxlen=1)
-        self._place_wanted = asyncio.Event()
+        self._placing = PlacementTurns(config, self.metrics, self.write)
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
@@ -194,8 +189,7 @@ class Coordinator:
                 case cy.RequestForecast():
                     self._requests.put_nowait(instruction)
                 case cy.RequestPlacement():
-                    self._placements.append(instruction)
-                    self._place_wanted.set()
+                    self._placing.ask(instruction)
                 case cy.StoreForecast():
                     self.write(self.history.append_forecast, instruction.forecast)
                 case cy.SendPlan():
@@ -374,43 +368,11 @@ class Coordinator:
             return await call()
 
     async def _place_loop(self) -> None:
-        while True:
-            await self._place_wanted.wait()
-            self._place_wanted.clear()
-            request = self._placements.pop()
-            with self._stage("place"):
-                placed = await self.pool.place(self._placement_request(request))
-            self.placed_ns = self.clock.wall_ns()
-            self._publish_placement(placed)
-            self.carry_out(self.cycle.handle(cy.PlacementReady(placed=placed), self.placed_ns))
+        await self._placing.run(self.pool, self._stage, self._on_placed)
 
-    def _placement_request(self, request: cy.RequestPlacement) -> PlacementRequest:
-        wanted = self.config.placement
-        return PlacementRequest(
-            hosts=request.hosts,
-            forecast=request.forecast,
-            site=self.site,
-            together=request.together,
-            asleep=request.asleep,
-            forbidden=request.forbidden,
-            cooling=request.cooling,
-            z=wanted.deviations,
-            seed=self.config.seed,
-            effort=wanted.effort,
-            deadline_s=wanted.deadline_s,
-        )
-
-    def _publish_placement(self, placed: Placed) -> None:
-        plan = placed.plan
-        self.metrics.add("tidegate_placements_total", status=plan.status)
-        self.metrics.set("tidegate_placement_moves", len(plan.moves))
-        self.metrics.set("tidegate_placement_cost", sum(plan.before.values()), state="now")
-        self.metrics.set("tidegate_placement_cost", sum(plan.after.values()), state="planned")
-        self.metrics.set("tidegate_placement_gap_ratio", float("nan") if plan.gap is None else plan.gap)
-        if plan.status == "hold":
-            log.warning("placement holds everything where it is", code=plan.code, detail=plan.detail)
-        if placed.fleet is not None and self.config.placement.receipts:
-            self.write(self.placements.keep, placed)
+    def _on_placed(self, placed: Placed) -> None:
+        self.placed_ns = self.clock.wall_ns()
+        self.carry_out(self.cycle.handle(cy.PlacementReady(placed=placed), self.placed_ns))
 
     async def _retrain_loop(self) -> None:
         """One training at a time; a request that comes while one runs is for data that it has not seen."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
+import pytest
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
@@ -14,10 +19,15 @@ from coordinator.fleet import LEFT_KEPT, Fleet
 from coordinator.live_placing import LivePlacing
 from coordinator.model import LEVELS, BucketBlock, ForecastBlock
 from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
 from coordinator.placement.solve import place_fleet
+from coordinator.placement_turns import PlacementTurns
+from coordinator.ports import Pool
 from coordinator.sizing.policy import SizingPolicy
-from shared.config import CycleConfig
+from shared.config import CoordinatorConfig, CycleConfig, PlacementConfig
+from shared.errors import ConfigError
 from shared.messages import Hello, Inventory, Status
+from shared.metrics import COORDINATOR_METRICS, Metrics
 from shared.model import Capabilities, Domain, HostSample, Mode, Policy, VmSample
 from shared.units import BUCKET_S, GIB, NS_PER_S
 
@@ -100,6 +110,43 @@ def test_the_view_answers_from_the_newest_plan_and_with_nothing_before_it() -> N
     assert moved is not None and moved.ahead.host_after == "h1" and moved.why.text.startswith("moves from h0 to h1")
     stays = asyncio.run(view.why_not("vm-0", "h9"))
     assert stays is None
+
+
+def test_turns_answer_the_newest_question_with_the_site_and_keep_its_receipt(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('[[pools]]\nname = "p"\nsleep = true\n')
+    config = CoordinatorConfig(state_dir=str(tmp_path), placement=PlacementConfig(site=str(path), deviations=2.0, effort=0.5, receipts=3))
+    metrics = Metrics(COORDINATOR_METRICS)
+    _, question = asked(1500.0)
+    answered: list[Placed] = []
+    seen: list[PlacementRequest] = []
+
+    class OnePool:
+        async def place(self, request: PlacementRequest) -> Placed:
+            seen.append(request)
+            return place_fleet(request)
+
+    async def run() -> None:
+        said: asyncio.Queue[Placed] = asyncio.Queue()
+        turns = PlacementTurns(config, metrics, lambda keep, placed: keep(placed))
+        turns.ask(replace(question, hosts=()))
+        turns.ask(question)
+        loop = asyncio.create_task(turns.run(cast("Pool", OnePool()), lambda _: contextlib.nullcontext(), said.put_nowait))
+        answered.append(await said.get())
+        turns.ask(replace(question, hosts=()))
+        answered.append(await said.get())
+        loop.cancel()
+
+    asyncio.run(run())
+    assert [len(request.hosts) for request in seen] == [2, 0], "the older of two questions that wait is not asked"
+    assert (seen[0].z, seen[0].effort, seen[0].site.pools[0].name) == (2.0, 0.5, "p")
+    assert [placed.plan.status for placed in answered] == ["feasible", "hold"]
+    assert sorted(path.suffix for path in (tmp_path / "placements").iterdir()) == [".json", ".npz"], "what was not solved has no receipt"
+    text = metrics.render().decode()
+    assert 'tidegate_placements_total{status="hold"} 1.0' in text and "tidegate_placement_gap_ratio NaN" in text
+    path.write_text("pools = 3")
+    with pytest.raises(ConfigError, match=r"site.toml: pools = 3: allowed"):
+        PlacementTurns(config, metrics, lambda keep, placed: keep(placed))
 
 
 def test_a_vm_that_shows_up_elsewhere_has_moved_whoever_tells_first() -> None:
