@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.report import Figure, options, publish
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, Placement, VmState
-from coordinator.placement.check import check_moves
+from coordinator.placement.check_moves import check_moves
 from coordinator.placement.descend import descend
 from coordinator.placement.instance import PERCENT_MINUTES, PlacementPolicy, build_instance, cost_of
 from coordinator.placement.shards import solve_shard

@@ -20,10 +20,11 @@ from bench.world_agent import AgentNode
 from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
 from bench.world_moves import Moves
-from coordinator.cycle import RequestPlacement
 from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
-from coordinator.model import HistoryBlock, Placement
+from coordinator.model import HistoryBlock
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CycleConfig, GuardConfig, ReactiveConfig
 from shared.model import Mode
@@ -78,7 +79,7 @@ class Settings:
     history: Sequence[HistoryBlock] = ()
     log_buckets: int = 3  # the coordinator's log is cut this many closed buckets behind, as coordinator/main does it
     place: bool = False
-    placer: Callable[[RequestPlacement], tuple[Placement, ...]] | None = None  # in place of the product's own placement
+    placer: Callable[[PlacementRequest], Placed] | None = None  # in place of the product's own placement
     execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
     movable: bool = False  # VMs can migrate between the hosts
     move_bits_per_s: int = 4_000_000_000

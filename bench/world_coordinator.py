@@ -19,7 +19,6 @@ from bench.world_history import extended, joined, merged
 from bench.world_wire import Wire
 from coordinator import cycle as cy
 from coordinator.compute.local_pool import LocalPool
-from coordinator.compute.solving import solve_sharded
 from coordinator.cycle import DecisionCycle
 from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
 from coordinator.forecast.challengers import MOST_STEPS, Turn
@@ -27,6 +26,8 @@ from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.solve import place_fleet
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import PowerOrder, PowerTold
 from shared.errors import Refusal
@@ -289,11 +290,20 @@ class CoordinatorNode:
                 case SwitchPower():
                     self._switch(instruction.order)
                 case cy.RequestPlacement():
+                    asked = PlacementRequest(
+                        hosts=instruction.hosts,
+                        forecast=instruction.forecast,
+                        together=instruction.together,
+                        asleep=instruction.asleep,
+                        forbidden=instruction.forbidden,
+                        cooling=instruction.cooling,
+                        seed=self.world.settings.seed,
+                        deadline_s=30.0,
+                    )
                     if self.world.settings.placer is not None:
-                        self._cycle(cy.PlacementReady(placements=self.world.settings.placer(instruction)))
+                        self._cycle(cy.PlacementReady(placed=self.world.settings.placer(asked)))
                     elif self.world.settings.place:
-                        placements = solve_sharded(instruction.hosts, instruction.forecast, self.world.settings.seed, 30.0)
-                        self._cycle(cy.PlacementReady(placements=placements))
+                        self._cycle(cy.PlacementReady(placed=place_fleet(asked)))
                 case cy.RequestRetrain():
                     self.world.count("drift")
                     if self.world.settings.retrain_every_cycles and (known := self._remembered()) is not None:

@@ -112,6 +112,29 @@ def pki_host(folder: Path, host_id: str) -> None:
     click.echo(f"certificate: {files.certificate}\nkey: {files.key}")
 
 
+@cli.group()
+def placement() -> None:
+    """Look into placements."""
+
+
+@placement.command("replay")
+@click.argument("receipt", type=click.Path(path_type=Path))
+def placement_replay(receipt: Path) -> None:
+    """Solve a stored placement again and compare it bit for bit.
+
+    RECEIPT: a file of STATE_DIR/placements. Ends with 1 where the answer differs.
+    """
+    # NumPy and the solver take a second to load, which no other command needs
+    from coordinator.placement.solve import replay  # noqa: PLC0415
+    from coordinator.store.placements import PlacementReceipts  # noqa: PLC0415
+
+    problem, plan, answer = PlacementReceipts.read(receipt)
+    differs = replay(problem, plan, answer)
+    if differs:
+        raise click.ClickException(differs)
+    click.echo(f"the same: {len(answer)} VMs, {len(plan.moves)} moves, {plan.status}, digest {plan.digest[:12]}")
+
+
 def main() -> None:
     """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
     try:

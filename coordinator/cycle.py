@@ -18,11 +18,13 @@ from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, 
 from coordinator.executing import Execution, ExecutionPolicy, Order, SendSteps, StoreDocument, StoreMigration, SwitchPower
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
+from coordinator.forecast.aggregate.answer import GroupSums, sums_of
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Receipt
+from coordinator.placement.plan import Placed
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import MAX_STEPS, plan_host
 from coordinator.planning.sleep import PowerTold
@@ -74,7 +76,7 @@ class ForecastReady:
 class PlacementReady:
     """The answer to RequestPlacement."""
 
-    placements: tuple[Placement, ...]
+    placed: Placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,8 @@ class RequestPlacement:
     forecast: ForecastBlock
     forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
     cooling: frozenset[str] = frozenset()  # VMs that have moved of late
+    asleep: frozenset[str] = frozenset()  # silent hosts that sleep and can be woken
+    together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +207,7 @@ class DecisionCycle:
         self.aggregator = Aggregator() if config.aggregates else None
         self.aggregates: AggregateForecast | None = None
         self.bucket: BucketBlock | None = None
-        self.placements: tuple[Placement, ...] = ()
+        self.placed: Placed | None = None
         self.execution = execution or Execution(ExecutionPolicy())
         self.signals = SignalFolder()
         self.cycles = 0
@@ -365,16 +369,26 @@ class DecisionCycle:
         if due or (self.execution.replan and not self.execution.running):
             self.execution.replan = ""
             forbidden, cooling = self.execution.forbidden(now_ns), self.execution.cooling(now_ns)
-            instructions.append(RequestPlacement(hosts=hosts, forecast=forecast, forbidden=forbidden, cooling=cooling))
+            sums = self.aggregates
+            instructions.append(
+                RequestPlacement(
+                    hosts=hosts,
+                    forecast=forecast,
+                    forbidden=forbidden,
+                    cooling=cooling,
+                    asleep=self.execution.asleep,
+                    together=() if sums is None else (sums_of(sums, "app"), sums_of(sums, "client")),
+                )
+            )
         return instructions
 
     def _placed(self, event: PlacementReady, now_ns: int) -> list[Instruction]:
         """The hook of execution: what placement answered, for the fleet as it is now."""
-        self.placements = event.placements
+        self.placed = event.placed
         if self.forecast is None:
             return []
         hosts = self.fleet.view(self.bucket, now_ns)
-        orders = self.execution.placed(event.placements, hosts, self.forecast, self.fleet, now_ns, self.outlook)
+        orders = self.execution.placed(event.placed.plan.moves, hosts, self.forecast, self.fleet, now_ns, self.outlook)
         return self._execute(orders, now_ns)
 
     def _execute(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:

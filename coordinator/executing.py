@@ -16,7 +16,7 @@ import numpy as np
 
 from coordinator.fleet import Fleet
 from coordinator.migration_plan import MigrationPlan, Patience, PlannedMove, Status, WaveLimits
-from coordinator.model import F64, ForecastBlock, HostState, Outlook, Placement
+from coordinator.model import F64, ForecastBlock, HostState, Move, Outlook
 from coordinator.placement.problem import I32, NOWHERE, Problem
 from coordinator.planning import sleep, waves
 from coordinator.planning.moves_problem import demand_ahead, goal_of
@@ -129,6 +129,11 @@ class Execution:
         """Whether a plan is under way."""
         return self.plan is not None and self.plan.status in (Status.RUNNING, Status.STOPPING)
 
+    @property
+    def asleep(self) -> frozenset[str]:
+        """Silent hosts that sleep and may be woken."""
+        return frozenset(host_id for host_id, host in self.book.hosts.items() if host.state in (Power.ASLEEP, Power.WAKING))
+
     def forbidden(self, now_ns: int) -> frozenset[tuple[str, str]]:
         """(VM, host) pairs that placement should not ask for, and hosts that could not be woken for any VM as ("", host)."""
         pairs = {(pair.vm_id, pair.host_id) for pair in self.memory.failed if pair.until_ns > now_ns}
@@ -141,7 +146,7 @@ class Execution:
 
     def placed(  # noqa: PLR0917  # what the cycle knows
         self,
-        placements: Sequence[Placement],
+        advised: Sequence[Move],
         hosts: Sequence[HostState],
         forecast: ForecastBlock,
         fleet: Fleet,
@@ -151,8 +156,7 @@ class Execution:
         """The hook: placement has answered for these hosts, and its moves become the next plan."""
         if not self.policy.execute:
             return []
-        asleep = frozenset(host_id for host_id, host in self.book.hosts.items() if host.state in (Power.ASLEEP, Power.WAKING))
-        problem, goal, seconds = goal_of(hosts, forecast, placements, self.policy.racks, asleep)
+        problem, goal, seconds = goal_of(hosts, forecast, advised, self.policy.racks, self.asleep)
         alive = [host for host in hosts if host.alive]
         self._ahead = demand_ahead(alive, forecast, outlook)
         ready = replace(Readiness.now(problem, seconds), held=_growing(problem, fleet), held_until_s=np.full(len(problem.host_ids), np.inf))

@@ -6,7 +6,7 @@ rebuilt from the registry, the log of frames and the agents' next messages.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +23,7 @@ from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S
 # No disk lever and no disk maximum yet: 10 GB/s bounds a forecast without ever binding.
 DISK_MAX_BYTES_PER_S = 1e10
 STRAIN_KEPT = 0.7  # of a VM's strain from sample to sample: half of it is of the newest two
+LEFT_KEPT = 10_000  # VMs that left a host and are remembered until another names them
 PRESSURE_PERMILLE = 50  # memory PSI "some" above 5 % of a sample's time: the guest waits for memory
 
 
@@ -38,6 +39,8 @@ class VmRecord:
     pressured: bool = False
     pressured_now: bool = False
     grown_ns: int = -(10**18)
+    moved_ns: int = -(10**18)  # first seen on this host, coming from another
+    dirty_bytes_per_s: float = float("nan")
     turns: TurnLog = field(default_factory=TurnLog)
     strain: float | None = None  # share of time in which it waited for CPU or memory of late, 0..1; None = not known where it is now
     peaks: deque[F64] = field(default_factory=lambda: deque(maxlen=RECENT_BUCKETS))  # [r] of the newest buckets
@@ -74,6 +77,7 @@ class Fleet:
         self.hosts: dict[str, HostRecord] = {}
         self.vms: dict[str, VmRecord] = {}
         self.policies: dict[str, Policy] = {}
+        self._left: OrderedDict[str, str] = OrderedDict()  # VM -> the host that no longer names it; who shows up elsewhere has moved
 
     def restore(self, hosts: Iterable[tuple[str, HostCapacity]], domains: Mapping[str, tuple[str, Domain]]) -> None:
         """Start from the registry: every host silent (so full) until its agent speaks."""
@@ -96,6 +100,9 @@ class Fleet:
         for vm_id in sorted(record.vm_ids - {domain.vm_id for domain in message.domains}):
             if self.vms[vm_id].host_id == host_id:
                 del self.vms[vm_id]
+                self._left[vm_id] = host_id
+                if len(self._left) > LEFT_KEPT:
+                    self._left.popitem(last=False)
         record.vm_ids = set()
         for domain in message.domains:
             self._place(domain.vm_id, host_id, domain)
@@ -129,6 +136,8 @@ class Fleet:
             waits = [each / 1000 for each in (cell.cpu_ready_permille, cell.psi_memory_some_permille) if each is not None]
             if waits:
                 vm.strain = max(waits) if vm.strain is None else STRAIN_KEPT * vm.strain + (1.0 - STRAIN_KEPT) * max(waits)
+            if cell.dirty_bytes_per_s is not None:
+                vm.dirty_bytes_per_s = float(cell.dirty_bytes_per_s)
             if cell.memory_used_bytes is not None:
                 vm.need_now = float(np.fmax(vm.need_now, cell.memory_used_bytes))
             vm.pressured_now |= (cell.psi_memory_some_permille or 0) > PRESSURE_PERMILLE or (cell.memory_swap_bytes_per_s or 0) > 0
@@ -171,6 +180,7 @@ class Fleet:
                 capacity=record.capacity,
                 mode=record.mode,
                 alive=record.alive,
+                paused=bool(record.paused_by),
                 vms=tuple(
                     self._vm_state(self.vms[vm_id], bucket, rows.get(vm_id), now_ns)
                     for vm_id in sorted(record.vm_ids)
@@ -192,12 +202,12 @@ class Fleet:
             domain = _with_policy(domain, policy)
         known = self.vms.get(vm_id)
         if known is None:
-            self.vms[vm_id] = VmRecord(domain=domain, host_id=host_id)
-            return
-        if known.host_id != host_id and known.host_id in self.hosts:
-            self.hosts[known.host_id].vm_ids.discard(vm_id)
+            known = self.vms[vm_id] = VmRecord(domain=domain, host_id=self._left.pop(vm_id, host_id))
         if known.host_id != host_id:
             known.strain = None
+            known.moved_ns = self.host(host_id).seen_ns
+            if known.host_id in self.hosts:
+                self.hosts[known.host_id].vm_ids.discard(vm_id)
         known.domain, known.host_id = domain, host_id
 
     def _vm_state(self, vm: VmRecord, bucket: BucketBlock | None, row: int | None, now_ns: int) -> VmState:
@@ -215,6 +225,8 @@ class Fleet:
             pressured=vm.pressured or vm.pressured_now,
             turns=vm.turns.view(now_ns),
             recent_peak=tuple(np.fmax.reduce([unknown, *vm.peaks]).tolist()),
+            since_move_s=min(1e9, (now_ns - vm.moved_ns) / NS_PER_S),
+            dirty_bytes_per_s=vm.dirty_bytes_per_s,
         )
 
 

@@ -15,6 +15,7 @@ from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.live_migrations import LiveMigrations
+from coordinator.live_placing import LivePlacing
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
@@ -39,7 +40,6 @@ from coordinator.service.view import (
     HistoryView,
     HostView,
     ModeScore,
-    MoveAdvice,
     OutcomeView,
     PauseView,
     ResourceHistory,
@@ -112,7 +112,7 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations):
+class LiveView(LiveMigrations, LivePlacing):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
@@ -287,10 +287,6 @@ class LiveView(LiveMigrations):
                 )
         until_s = self._of.clock.wall_ns() / NS_PER_S
         return Scores(since_s=self._of.started_ns / NS_PER_S, until_s=until_s, modes=tuple(modes))
-
-    def moves(self) -> MoveAdvice:
-        solved = self._of.placed_ns
-        return MoveAdvice(solved_s=None if solved is None else solved / NS_PER_S, placements=self._of.cycle.placements)
 
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
         record = self._of.cycle.fleet.host(host_id)

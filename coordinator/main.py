@@ -35,6 +35,8 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
 from coordinator.moving import MoveKeeper
+from coordinator.placement.plan import Placed
+from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
@@ -60,7 +62,6 @@ PRUNE_CYCLES: Final = 288
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
-PLACE_DEADLINE_S: Final = 10.0  # real seconds
 
 _T = TypeVar("_T")
 log = structlog.get_logger("coordinator")
@@ -93,8 +94,7 @@ class Coordinator:
         self.options = forecast_options(config)
         self._disk = ThreadPoolExecutor(1, "store")
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
-        self._placements: deque[cy.RequestPlacement] = deque(maxlen=1)
-        self._place_wanted = asyncio.Event()
+        self._placing = PlacementTurns(config, self.metrics, self.write)
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
@@ -195,8 +195,7 @@ class Coordinator:
                 case cy.RequestForecast():
                     self._requests.put_nowait(instruction)
                 case cy.RequestPlacement():
-                    self._placements.append(instruction)
-                    self._place_wanted.set()
+                    self._placing.ask(instruction)
                 case cy.StoreForecast():
                     self.write(self.history.append_forecast, instruction.forecast)
                 case cy.SendPlan():
@@ -382,14 +381,11 @@ class Coordinator:
             return await call()
 
     async def _place_loop(self) -> None:
-        while True:
-            await self._place_wanted.wait()
-            self._place_wanted.clear()
-            request = self._placements.pop()
-            with self._stage("place"):
-                placements = await self.pool.place(request.hosts, request.forecast, self.config.seed, PLACE_DEADLINE_S)
-            self.placed_ns = self.clock.wall_ns()
-            self.carry_out(self.cycle.handle(cy.PlacementReady(placements=placements), self.placed_ns))
+        await self._placing.run(self.pool, self._stage, self._on_placed)
+
+    def _on_placed(self, placed: Placed) -> None:
+        self.placed_ns = self.clock.wall_ns()
+        self.carry_out(self.cycle.handle(cy.PlacementReady(placed=placed), self.placed_ns))
 
     async def _retrain_loop(self) -> None:
         """One training at a time; a request that comes while one runs is for data that it has not seen."""

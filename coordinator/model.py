@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from shared.model import Allocation, Domain, HostCapacity, Mode
 from shared.plan import Step
+from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, HORIZON_STEPS, RESOURCES
 
 F32 = NDArray[np.float32]
@@ -182,6 +183,8 @@ class VmState:
     pressured: bool = False  # memory or swap pressure in the newest bucket
     turns: tuple[LeverTurns, ...] = (LeverTurns(),) * N_RESOURCES  # [r]
     recent_peak: tuple[float, ...] = (math.nan,) * N_RESOURCES  # [r] largest 5-second demand of the last hour's buckets
+    since_move_s: float = 1e9  # since it was first seen on this host, coming from another
+    dirty_bytes_per_s: float = math.nan  # newest measured dirty rate; NaN = never measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +197,7 @@ class HostState:
     alive: bool
     cpu_overhead_millicores: float = 0.0
     vms: tuple[VmState, ...] = ()
+    paused: bool = False  # its kill switch is on: nothing on it is changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +237,54 @@ class Placement:
     bound: float
     status: str  # "optimal", "feasible", "no_beneficial_move", "no_solution"
     wall_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolEnergy:
+    """Energy of one pool of hosts over the coming hour. Budgets of a day are spread evenly over its hours."""
+
+    pool: str
+    hosts: int
+    kwh_before: float
+    kwh_after: float
+    budget_kwh: float | None
+    hard: bool
+    price_before: float  # money of the pool's hosts over the hour: energy and price
+    price_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlacement:
+    """What placement decided for the whole fleet. Money over the hour that the forecast speaks of.
+
+    status: "optimal" (proven), "feasible", "no_beneficial_move", or "hold" (everything stays, `code` and `detail` say why).
+    before, after: money by cause (coordinator/placement/cost.py; energy_budget beside them); after.moves is what the moves cost.
+    """
+
+    issued_s: int
+    status: str
+    code: RefusalCode | None = None
+    detail: str = ""
+    moves: tuple[Move, ...] = ()
+    wake: tuple[str, ...] = ()  # hosts that sleep now and get VMs
+    empty: tuple[str, ...] = ()  # hosts that the moves leave without VMs
+    sleep: tuple[str, ...] = ()  # hosts without VMs once all moves are made that may be put to sleep
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    saving: float = 0.0  # before less after, moves included
+    bound: float | None = None  # no assignment costs less; None = not known
+    gap: float | None = None  # (after - bound) / after
+    hosts_before: int = 0  # with VMs
+    hosts_after: int = 0
+    energy: tuple[PoolEnergy, ...] = ()
+    notes: tuple[str, ...] = ()  # what the operator should know of the inputs
+    left_out: dict[str, str] = field(default_factory=dict)  # host -> why it is not part of it
+    engine: str = ""
+    seed: int = 0
+    effort: float = 1.0
+    cut: bool = False  # the deadline ended the search: another run may differ
+    digest: str = ""  # of the problem that was solved; the same digest, seed and effort give the same moves unless `cut`
+    wall_ms: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
 from coordinator.migration_plan import MigrationPlan
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
 
@@ -57,8 +59,8 @@ class Pool(Protocol):
         """Ask challengers about series of the history, away from the forecasts, and post what they say to the shards."""
         ...
 
-    async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-        """Solve placement shard by shard."""
+    async def place(self, request: PlacementRequest) -> Placed:
+        """Solve placement for the whole fleet. A solver that hangs or dies is a plan that holds, moments past the deadline."""
         ...
 
     async def close(self) -> None:

@@ -353,7 +353,7 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What becomes of placement's moves."""
+    """Where VMs run, and what becomes of placement's moves."""
 
     execute: Annotated[
         Literal["advise", "execute"], Meta(description="advise = nothing is migrated; execute = moves become plans of the hosts they leave")
@@ -379,6 +379,16 @@ class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     racks: Annotated[
         tuple[Annotated[str, Meta(pattern=HOST_VALUE, max_length=256)], ...], Meta(max_length=100_000, description='"HOST_ID=RACK"')
     ] = ()
+
+    site: Annotated[
+        str, Meta(max_length=4096, description="TOML file of pools, prices, power and rules (placement.md), read at start; empty = none")
+    ] = ""
+    deadline_s: Annotated[float, Meta(ge=0.1, le=600, description="real seconds that a placement's search may take")] = 10.0
+    deviations: Annotated[
+        float, Meta(ge=0, le=6, description="standard deviations of the sum of a host's VMs that are kept free on it")
+    ] = 1.5
+    effort: Annotated[float, Meta(ge=0, le=100, description="work of a search against the usual amount; 0 = its first answer")] = 1.0
+    receipts: Annotated[int, Meta(ge=0, le=10_000, description="newest placements whose inputs are kept on disk to be solved again")] = 48
 
 
 class PowerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -262,6 +262,10 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_challenge_cpu_seconds_total", "counter", "Processor time that challengers took", ("challenger",)),
     Metric("tidegate_challenge_failures_total", "counter", "Kinds of failures in turns of the challengers", ("challenger",)),
+    Metric("tidegate_placements_total", "counter", "Placements of the whole fleet, by status; hold = all stays, and why", ("status",)),
+    Metric("tidegate_placement_moves", "gauge", "Moves in the newest placement"),
+    Metric("tidegate_placement_cost", "gauge", "Money over the coming hour: of what runs now, and as planned", ("state",)),
+    Metric("tidegate_placement_gap_ratio", "gauge", "How far the newest placement is above the proven bound, of its cost"),
     Metric("tidegate_plans_total", "counter", "Plans sent to hosts"),
     Metric(
         "tidegate_steps_planned_total",

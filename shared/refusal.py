@@ -58,6 +58,11 @@ class RefusalCode(StrEnum):
     MIGRATION_BUSY = "migration_busy"
     NOT_CONVERGING = "not_converging"
     NOTHING_TO_UNDO = "nothing_to_undo"
+    EMPTY_FLEET = "empty_fleet"
+    NO_TARGET = "no_target"
+    CONTRADICTORY_RULES = "contradictory_rules"
+    SOLVER_LOST = "solver_lost"
+    PLAN_REFUSED = "plan_refused"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -108,4 +113,9 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.MIGRATION_BUSY: "as many migrations as this host allows are under way",
     RefusalCode.NOT_CONVERGING: "the migration made no progress and was given up; the VM stays where it was",
     RefusalCode.NOTHING_TO_UNDO: "no such step of ours to take back",
+    RefusalCode.EMPTY_FLEET: "no host is heard, or none of them has a VM: there is nothing to place",
+    RefusalCode.NO_TARGET: "every host is in maintenance, spare or silent: no VM can be placed anywhere",
+    RefusalCode.CONTRADICTORY_RULES: "rules of the site cannot all be kept; the detail names them",
+    RefusalCode.SOLVER_LOST: "the placement's solver died or gave no answer in time: everything stays where it is",
+    RefusalCode.PLAN_REFUSED: "the independent checker found fault with the plan: everything stays where it is",
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 EXPLAIN_S: Final = 5.0  # somebody looks at a page meanwhile; a tick takes less
+PLACE_GRACE_S: Final = 20.0  # beyond a placement's deadline: a process starts, libraries load, the plan is put into words
 
 
 class PoolLost(TidegateError):

@@ -11,17 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TypeVar
 
-from coordinator.compute import EXPLAIN_S, NotNow
+from coordinator.compute import EXPLAIN_S, PLACE_GRACE_S, NotNow
 from coordinator.compute.memory import ShardBudget, ShardMemory, machine_bytes
 from coordinator.compute.shard import Told, challenge
 from coordinator.compute.sharding import join_forecasts, shard_of, split_bucket, split_history, split_posts
-from coordinator.compute.solving import solve_sharded
+from coordinator.compute.solving import solve
 from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.why import ForecastWhy
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed, hold
+from shared.refusal import RefusalCode
 
 _T = TypeVar("_T")
 
@@ -35,6 +38,8 @@ class LocalPool:
         self._vms = [0] * shards
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forecast")
         self._trainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
+        self._placer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="place")
+        self._placing: asyncio.Future[Placed] | None = None
         self._told: Told | None = None
         self._closing = Event()
 
@@ -68,8 +73,17 @@ class LocalPool:
         await self._run(self._post, said)
         return reports
 
-    async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-        return await self._run(solve_sharded, hosts, forecast, seed, deadline_s)
+    async def place(self, request: PlacementRequest) -> Placed:
+        """In a thread of its own. A solver that hangs keeps it: nothing more is placed until it ends, and all stays where it is."""
+        issued_s = request.forecast.issued_s
+        if self._placing is not None and not self._placing.done():
+            return hold(issued_s, RefusalCode.SOLVER_LOST, "the placement before this one has not ended yet")
+        self._placing = asyncio.get_running_loop().run_in_executor(self._placer, solve, request)
+        seconds = request.deadline_s + PLACE_GRACE_S
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._placing), seconds)
+        except TimeoutError:
+            return hold(issued_s, RefusalCode.SOLVER_LOST, f"no answer in {seconds:g} s", wall_ms=1000.0 * seconds)
 
     async def memory(self) -> list[ShardMemory]:
         """As RayPool.memory; `resident_bytes` is this whole process, and the limit what the machine has."""
@@ -79,6 +93,7 @@ class LocalPool:
         self._closing.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._trainer.shutdown(wait=True, cancel_futures=True)
+        self._placer.shutdown(wait=self._placing is None or self._placing.done(), cancel_futures=True)
 
     def load_now(self, history: HistoryBlock) -> None:
         """The blocking form of `load`."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator.compute import EXPLAIN_S, FleetTooLarge, NotNow, PoolLost
+from coordinator.compute import EXPLAIN_S, PLACE_GRACE_S, FleetTooLarge, NotNow, PoolLost
 from coordinator.compute.memory import ShardBudget, ShardMemory
 from coordinator.compute.ray_session import RaySession, ray  # from there: it sets what Ray reads on import
 from coordinator.compute.shard import Shard, Told, challenge, train
@@ -24,7 +24,10 @@ from coordinator.forecast.challengers import ChallengerForecast, Report, Turn
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Placement
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed, hold
+from shared.refusal import RefusalCode
 from shared.units import GIB, MIB
 
 SHARD_BYTES: Final = 2 * GIB
@@ -65,7 +68,7 @@ class RayPool:
         self._train = ray.remote(num_cpus=0)(train)
         # one process a turn: what the libraries take (300 MiB and more) goes with it
         self._challenge = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_challenge)
-        self._solve = ray.remote(num_cpus=0)(_solve)
+        self._solve = ray.remote(num_cpus=0, max_retries=0)(_solve)  # a second try would come after the deadline
         self._model: Any = None  # reference to the newest global model in Ray's object store
         self._told: Any = None  # reference to the calendar and labels that new actors are told
         self._actors: list[Any] = []
@@ -157,12 +160,18 @@ class RayPool:
         self._told = ray.put((calendar, dict(labels)))
         _raise_bugs(await self._ask({i: actor.announce.remote(self._told) for i, actor in enumerate(self._actors)}, LOAD_S))
 
-    async def place(self, hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-        from coordinator.compute.solving import split  # noqa: PLC0415  # OR-tools; who never places need not load it
-
-        parts = split(hosts, seed)
-        said = ray.put(forecast)
-        return tuple(await asyncio.gather(*(self._solve.remote(part, said, seed, deadline_s, i) for i, part in enumerate(parts))))
+    async def place(self, request: PlacementRequest) -> Placed:
+        """In a task of its own, which is killed when it does not answer."""
+        # 10,000 VMs are 0.4 s to serialise: not in the event loop
+        question = await asyncio.get_running_loop().run_in_executor(None, ray.put, request.lean())
+        task = self._solve.remote(question)
+        seconds = request.deadline_s + PLACE_GRACE_S
+        try:
+            placed: Placed = await _answer(task, seconds)
+        except (*GONE, ray.exceptions.OutOfMemoryError) as error:
+            ray.cancel(task, force=True)
+            return hold(request.forecast.issued_s, RefusalCode.SOLVER_LOST, _first_line(error), wall_ms=1000.0 * seconds)
+        return placed
 
     async def warm(self) -> list[tuple[str, ...]]:
         """Have every kernel ready in every worker, as `load` does; names of those that each had to compile."""
@@ -256,10 +265,10 @@ async def _answer(call: Any, seconds: float) -> Any:
         raise TimeoutError(f"no answer in {seconds:g} s") from None
 
 
-def _solve(part: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float, index: int) -> Placement:
-    from coordinator.compute.solving import solve_shard  # noqa: PLC0415  # OR-tools only where it is used
+def _solve(request: PlacementRequest) -> Placed:
+    from coordinator.compute.solving import solve  # noqa: PLC0415  # OR-tools only where it is used
 
-    return solve_shard(part, forecast, seed, deadline_s, index)
+    return solve(request)
 
 
 def _challenge(history: HistoryBlock, turn: Turn, told: Told | None) -> tuple[tuple[ChallengerForecast, ...], tuple[Report, ...]]:

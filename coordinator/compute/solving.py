@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
+from coordinator.placement.solve import place_fleet
 
-from coordinator.model import ForecastBlock, HostState, Placement
-from coordinator.placement.shards import solve_shard, split
-
-__all__ = ["solve_shard", "solve_sharded", "split"]
+__all__ = ["solve"]
 
 
-def solve_sharded(hosts: Sequence[HostState], forecast: ForecastBlock, seed: int, deadline_s: float) -> tuple[Placement, ...]:
-    """Every shard one after another, the deadline shared evenly."""
-    shards = split(hosts, seed)
-    each = deadline_s / max(1, len(shards))
-    return tuple(solve_shard(part, forecast, seed, each, i) for i, part in enumerate(shards))
+def solve(request: PlacementRequest) -> Placed:
+    """The plan for a fleet. Blocks for as long as the request's deadline."""
+    return place_fleet(request)

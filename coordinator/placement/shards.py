@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.model import ForecastBlock, HostState, Move, Placement
-from coordinator.placement.check import check_moves
+from coordinator.placement.check_moves import check_moves
 from coordinator.placement.descend import descend
 from coordinator.placement.exact import solve_exactly
 from coordinator.placement.instance import (

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.model import F64, ForecastBlock, HostState, Outlook, Placement
+from coordinator.model import F64, ForecastBlock, HostState, Move, Outlook
 from coordinator.placement.instance import GRANTED, PlacementPolicy, fill, host_capacity, migration_s
 from coordinator.placement.problem import CURVE_POINTS, I32, NOWHERE, Problem
 from coordinator.sizing.levers import promised
@@ -24,7 +24,7 @@ Z_90: Final = 1.2816  # stddevs from a normal's median to its .9 quantile
 def goal_of(
     hosts: Sequence[HostState],
     forecast: ForecastBlock,
-    placements: Sequence[Placement],
+    advised: Sequence[Move],
     racks: Mapping[str, str],
     asleep: frozenset[str] = frozenset(),
 ) -> tuple[Problem, I32, F64]:
@@ -78,7 +78,7 @@ def goal_of(
     )
     goal = home.copy()
     at = {vm_id: v for v, vm_id in enumerate(vm_ids)}
-    for move in (move for placement in placements for move in placement.moves):
+    for move in advised:
         v, target = at.get(move.vm_id, NOWHERE), index.get(move.to_host, NOWHERE)
         if v >= 0 and target >= 0 and hosts[home[v]].host_id == move.from_host:
             goal[v] = target

@@ -29,6 +29,8 @@ from coordinator.service.explained import ForecastWhyView
 from coordinator.service.migrations import MigrationOrder, MigrationState
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
+from coordinator.service.placement_api import PLACEMENT_READS
+from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.view import (
@@ -45,7 +47,6 @@ from coordinator.service.view import (
     HistoryView,
     HostView,
     ModeOrder,
-    MoveAdvice,
     OutcomeView,
     PauseOrder,
     PauseView,
@@ -290,6 +291,7 @@ async def migrations(state: State, limit: Limit = 10) -> list[MigrationPlan]:
 _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves, migration, migrations),
+    *PLACEMENT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

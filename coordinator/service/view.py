@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from coordinator.model import Placement, Receipt
+from coordinator.model import Receipt
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.migrations import MigrationView
+from coordinator.service.placing import PlacingView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
@@ -335,14 +336,6 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     modes: tuple[ModeScore, ...]
 
 
-class MoveAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest placement per shard: advice. What comes of it: /migration."""
-
-    solved_s: float | None
-    placements: tuple[Placement, ...]
-    code: RefusalCode = RefusalCode.ADVICE_ONLY
-
-
 class AdjustRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """adjust_resources: what one VM shall get. At least one of the three; None = leave alone."""
 
@@ -397,7 +390,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(MigrationView, Protocol):
+class FleetView(MigrationView, PlacingView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:
@@ -469,10 +462,6 @@ class FleetView(MigrationView, Protocol):
 
     def scores(self) -> Scores:
         """Observed so far, by mode."""
-        ...
-
-    def moves(self) -> MoveAdvice:
-        """What placement advises."""
         ...
 
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:

@@ -63,6 +63,21 @@ def test_the_page_renders_the_fleet(watch: Any, served: Any, tmp_path: Path) -> 
     assert watched.complaints == []
 
 
+def test_the_page_shows_the_placement(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.page
+    expect(page.locator("#moves-count")).to_have_text("1 · advice only")
+    expect(page.locator("#moves li").first).to_contain_text(
+        "kvm-01 → kvm-04, worth 0.41 for a cost of 0.13: kvm-01 would run short of CPU at 14:10 UTC"
+    )
+    expect(page.locator("#placement-note")).to_contain_text(
+        "cost of the coming hour 20 → 17.2 · 0.41 → 0.36 kWh · 3 → 3 hosts in use · at most 1.7 %"
+    )
+    expect(page.locator("#hosts-ahead tbody tr")).to_have_count(4)
+    expect(page.locator("#hosts-ahead tbody tr").first).to_contain_text("6 → 5")
+    assert watched.complaints == []
+
+
 def test_the_page_follows_the_fleet(watch: Any, served: Any) -> None:
     watched = watch(served.url)
     page = watched.page

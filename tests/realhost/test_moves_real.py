@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from placed_moves import placed
 from real_host import Guest, RealHost, reason_to_skip, two_hosts, wait_for
 from test_migration import FAST, Agent, migration
 
@@ -22,7 +23,7 @@ from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.executing import Execution, ExecutionPolicy, StoreMigration, SwitchPower
 from coordinator.migration_plan import MigrationPlan, Patience, Phase, Status
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, Move, Placement
+from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy, PowerTold
 from coordinator.power import CommandSwitch
@@ -139,9 +140,8 @@ def test_a_move_that_placement_asks_for_is_carried_out_and_verified(hosts: tuple
         work = guest.work()
 
         coordinator.cycle.forecast = idle(guest.vm_id)
-        move = Move(vm_id=guest.vm_id, from_host=source.host.name, to_host=target.host.name, gain=1.0, cost=0.1, why="test")
-        placement = Placement(shard=0, moves=(move,), objective=0.0, incumbent=1.0, bound=0.0, status="feasible", wall_ms=0.0)
-        coordinator.handle(cy.PlacementReady(placements=(placement,)))
+        asked = placed((guest.vm_id, source.host.name, target.host.name))
+        coordinator.handle(cy.PlacementReady(placed=asked))
         assert [plan.status for plan in coordinator.plans] == [Status.RUNNING]
         coordinator.until(lambda: coordinator.plans[-1].over, "the plan to end", 150)
 

@@ -12,13 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from placed_moves import placed
 
 from bench.world import Settings, Weather, World
-from coordinator.cycle import RequestPlacement
 from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.migration_plan import OVER, Patience, Phase, Status, WaveLimits
-from coordinator.model import N_RESOURCES, HistoryBlock, Move, Placement
+from coordinator.model import N_RESOURCES, HistoryBlock
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy
 from shared.config import CycleConfig, GuardConfig
@@ -98,7 +100,7 @@ def history() -> HistoryBlock:
     )
 
 
-def packed(request: RequestPlacement) -> tuple[Placement, ...]:
+def packed(request: PlacementRequest) -> Placed:
     """Empty the least loaded host where its VMs fit elsewhere at 80 % by the hour's peak; else relieve hosts that will be over 90 %."""
     rows = {vm_id: i for i, vm_id in enumerate(request.forecast.vm_ids)}
     peak = {vm_id: float(request.forecast.mean[i, CPU].max()) for vm_id, i in rows.items()}
@@ -112,12 +114,12 @@ def packed(request: RequestPlacement) -> tuple[Placement, ...]:
         fits = [h for h in hosts if h != source and (hosts[h] or not used) and load[h] + peak[vm_id] <= most * CORES and allowed(vm_id, h)]
         return min(fits, key=lambda h: (not hosts[h], -load[h] if used else load[h], h), default=None)
 
-    moves: list[Move] = []
+    moves: list[tuple[str, str, str]] = []
 
     def move(vm_id: str, source: str, target: str) -> None:
         load[source] -= peak[vm_id]
         load[target] += peak[vm_id]
-        moves.append(Move(vm_id=vm_id, from_host=source, to_host=target, gain=1.0, cost=0.1, why="test"))
+        moves.append((vm_id, source, target))
 
     for source in sorted(hosts, key=lambda h: (-load[h], h)):
         for vm_id in sorted(hosts[source] & peak.keys()):
@@ -132,7 +134,7 @@ def packed(request: RequestPlacement) -> tuple[Placement, ...]:
             if len(moves) - count == len(hosts[source]):
                 break
             load, moves = before, moves[:count]
-    return (Placement(shard=0, moves=tuple(moves), objective=0.0, incumbent=1.0, bound=0.0, status="feasible", wall_ms=0.0),)
+    return placed(*moves)
 
 
 POLICY = ExecutionPolicy(
@@ -224,7 +226,8 @@ def test_the_same_seed_gives_the_same_history(calm: World) -> None:
 @pytest.mark.slow
 def test_advice_moves_nothing() -> None:
     advised = world(replace(POLICY, execute=False), hours=1.0)
-    assert advised.coordinator.cycle.placements
+    found = advised.coordinator.cycle.placed
+    assert found is not None and found.plan.moves
     assert (advised.moves.moved, advised.moves.slept, advised.coordinator.migrations) == ([], [], {})
     assert advised.violations == []
 

@@ -11,10 +11,11 @@ import random
 from collections.abc import Sequence
 
 from explained_double import PARTS, resource_why
+from placing_double import PlacingDouble
 
 from coordinator.forecast.events.model import Labels
 from coordinator.migration_plan import MigrationPlan, PlannedMove
-from coordinator.model import LEVELS, Move, Placement, Receipt
+from coordinator.model import LEVELS, Receipt
 from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
 from coordinator.service.migrations import HostPowerView, MigrationState
@@ -34,7 +35,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble:
+class FleetDouble(PlacingDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:
@@ -414,13 +415,6 @@ class FleetDouble:
             seconds=20.0,
         )
         return MigrationPlan(id="m1", created_ns=START_S * 10**9, moves=(move,))
-
-    def moves(self) -> vw.MoveAdvice:
-        if not self.home:
-            return vw.MoveAdvice(solved_s=None, placements=())
-        move = Move(vm_id="vm-01-01", from_host="kvm-01", to_host="kvm-04", gain=4.1, cost=1.3, why="peaks at 14:00 with vm-01-00")
-        placed = Placement(shard=0, moves=(move,), objective=17.2, incumbent=20.0, bound=16.9, status="feasible", wall_ms=96.0)
-        return vw.MoveAdvice(solved_s=float(self.now_s), placements=(placed,))
 
     async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
         readings = readings_of(batch, self.home, self._labels, (self.now_s - 900, self.now_s + 60))

@@ -228,9 +228,26 @@ def test_scores_and_moves(client: Client) -> None:
     assert client.get("/api/v1/moves").json()["code"] == "advice_only"
 
 
+def test_the_placement_reads_three_ways_and_says_why_not(client: Client) -> None:
+    plan = client.get("/api/v1/placement").json()["plan"]
+    assert plan["moves"][0]["to_host"] == "kvm-04" and plan["energy"][0]["kwh_after"] < plan["energy"][0]["kwh_before"]
+    hosts = client.get("/api/v1/placement/hosts?limit=2").json()
+    assert [host["host_id"] for host in hosts] == ["kvm-01", "kvm-02"]
+    assert len(hosts[0]["after"]) == len(RESOURCES) and len(hosts[0]["after"][0]["mean"]) == 12
+    assert client.get("/api/v1/placement/hosts/kvm-01").json()["parts"][0]["kind"] == "client"
+    assert client.get("/api/v1/placement/vms/vm-01-00").json()["why"]["others"]
+    told = client.get("/api/v1/placement/why-not?vm=vm-01-00&host=kvm-02").json()
+    assert told["bindings"][0]["change"].startswith("2.10 GiB more")
+    problem(client.get("/api/v1/placement/hosts/kvm-99"), 404, "host_unknown_state")
+    problem(client.get("/api/v1/placement/vms/nobody"), 404, "unknown_vm")
+    problem(client.get("/api/v1/placement/why-not?vm=nobody&host=kvm-02"), 404, "unknown_vm")
+    problem(client.get("/api/v1/placement/why-not?vm=vm-01-00"), 400, "invalid_value")
+    problem(client.get("/api/v1/placement/hosts?limit=0"), 400, "invalid_value")
+
+
 def test_an_empty_fleet_answers_everything() -> None:
     with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
-        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves"):
+        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves", "placement"):
             assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 

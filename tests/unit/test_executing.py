@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from placed_moves import placed
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
@@ -22,7 +23,7 @@ from coordinator.executing import (
     SwitchPower,
 )
 from coordinator.migration_plan import MigrationPlan, Phase, Status, WaveLimits
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, Move, Placement
+from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
 from coordinator.planning.sleep import HostPower, Power, PowerBook, PowerPolicy, PowerTold
 from coordinator.planning.waves import Aborted, Approved
 from coordinator.settings import execution_policy
@@ -104,9 +105,7 @@ class Run:
         return self.handle(cy.Tick())
 
     def placed(self, *moves: tuple[str, str, str]) -> list[cy.Instruction]:
-        found = tuple(Move(vm_id=v, from_host=a, to_host=b, gain=1.0, cost=0.1, why="") for v, a, b in moves)
-        one = Placement(shard=0, moves=found, objective=0.0, incumbent=1.0, bound=0.0, status="feasible", wall_ms=0.0)
-        return self.handle(cy.PlacementReady(placements=(one,)))
+        return self.handle(cy.PlacementReady(placed=placed(*moves)))
 
     def outcome(self, host_id: str, step: Step, state: OutcomeState = OutcomeState.VERIFIED) -> list[cy.Instruction]:
         outcome = Outcome(step=step, state=state, detail="as told", started_ns=self.now_ns, finished_ns=self.now_ns)
@@ -192,7 +191,7 @@ def test_only_predictive_hosts_send_and_what_cannot_migrate_stays() -> None:
 def test_advice_stays_advice() -> None:
     run = Run(replace(POLICY, execute=False), switchable=True)
     assert run.placed(("v1", "a", "b")) == []
-    assert run.cycle.placements
+    assert run.cycle.placed is not None and run.cycle.placed.plan.moves
     assert not [each for each in run.tick(1000) if isinstance(each, StoreMigration | SwitchPower | cy.SendPlan)]
     assert run.execution.plan is None
 

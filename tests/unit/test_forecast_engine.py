@@ -230,14 +230,15 @@ def test_a_network_that_does_worse_is_not_taken() -> None:
     values = np.frombuffer(weights["data"], dtype="<f4").copy()
     values[-100:] += 5.0  # the last biases: five spreads too high
     bad = msgspec.msgpack.encode(Models(None, zlib.compress(msgspec.msgpack.encode({**weights, "data": values.tobytes()}))))
-    now = bucket(T0 + BUCKET_S, noise(12, 1)[..., 0])
+    now = noise(12, 36, seed=2)
 
     def leaders(*models: bytes) -> set[str]:
         engine = ForecastEngine(options)
         engine.load(past)
         for each in models:
             engine.install(each)
-        block = engine.advance(now, {})
+        for k in range(36):  # nobody leads before it was heard for a while
+            block = engine.advance(bucket(T0 + (k + 1) * BUCKET_S, now[..., k]), {})
         return {block.models[k] for k in block.model.ravel()}
 
     assert "network" in leaders(good)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from placed_moves import placed
 from plain_host import plain_capacity
 
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, Move, Outlook, Placement, VmState
+from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, Outlook, VmState
 from coordinator.planning.moves_problem import demand_ahead, goal_of
 from coordinator.planning.order_moves import soft_steps
 from shared.model import Allocation, Capabilities, Domain, Mode, Policy
@@ -52,15 +53,10 @@ def forecast(vm_ids: tuple[str, ...], cpu: float, stddev: float = 0.0) -> Foreca
     )
 
 
-def placement(*moves: tuple[str, str, str]) -> tuple[Placement, ...]:
-    found = tuple(Move(vm_id=v, from_host=a, to_host=b, gain=1.0, cost=0.1, why="") for v, a, b in moves)
-    return (Placement(shard=0, moves=found, objective=0.0, incumbent=1.0, bound=0.0, status="feasible", wall_ms=0.0),)
-
-
 def test_a_goal_from_moves() -> None:
     full = host("a", vm("v1", "a"), vm("v2", "a", policy=Policy(excluded=True)))
     hosts = [full, host("b"), host("c", alive=False), host("d", alive=False)]
-    moves = placement(("v1", "a", "b"), ("v2", "b", "a"), ("v9", "a", "b"), ("v1", "z", "c"))
+    moves = placed(("v1", "a", "b"), ("v2", "b", "a"), ("v9", "a", "b"), ("v1", "z", "c")).plan.moves
     racks = {"a": "r1", "b": "r2", "c": "r1"}
     problem, goal, seconds = goal_of(hosts, forecast(("v1", "v2"), 500.0, 30.0), moves, racks, frozenset({"d"}))
     assert problem.home.tolist() == [0, 0]

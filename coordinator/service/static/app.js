@@ -246,14 +246,36 @@
     $("receipts").replaceChildren(...(cards.length ? cards : [el("p", { class: "receipt muted" }, "No decision about this VM yet.")]));
   }
 
-  function showMoves(advice, migration) {
-    const moves = advice.placements.flatMap((placement) => placement.moves);
-    const plan = migration.plan;
-    const done = plan ? plan.moves.filter((move) => move.phase === "done").length : 0;
-    const fate = !migration.execute ? "advice only" : plan ? `plan ${plan.status}: ${done} of ${plan.moves.length} moved` : "no plan yet";
-    $("moves-count").textContent = `${moves.length} · ${fate}`;
-    const lines = moves.map((move) => el("li", {}, el("b", {}, state.names.get(move.vm_id) || move.vm_id), ` ${move.from_host} → ${move.to_host}, gain ${number(move.gain)} for cost ${number(move.cost)}: `, el("span", { class: "muted" }, move.why)));
+  const total = (money) => Object.values(money).reduce((sum, part) => sum + part, 0);
+  function showPlacement({ plan }, hosts, migration) {
+    const moves = plan ? plan.moves : [];
+    const course = migration.plan;
+    const done = course ? course.moves.filter((move) => move.phase === "done").length : 0;
+    const fate = !migration.execute ? "advice only" : course ? `plan ${course.status}: ${done} of ${course.moves.length} moved` : "no plan yet";
+    $("moves-count").textContent = plan ? `${moves.length} · ${fate}` : "none yet";
+    const kwh = (when) => plan.energy.reduce((sum, pool) => sum + pool[when], 0);
+    $("placement-note").textContent = !plan ? "" : plan.status === "hold" ? `Everything is held: ${plan.code}: ${plan.detail}` : [
+      `cost of the coming hour ${number(total(plan.before))} → ${number(total(plan.after))}`, `${number(kwh("kwh_before"))} → ${number(kwh("kwh_after"))} kWh`,
+      `${plan.hosts_before} → ${plan.hosts_after} hosts in use`, plan.gap === null ? "gap to the bound not known" : `at most ${number(plan.gap * 100)} % above the bound`,
+      ...(plan.wake.length ? [`wake ${plan.wake.join(", ")}`] : []), ...(plan.sleep.length ? [`may sleep: ${plan.sleep.join(", ")}`] : []), ...plan.notes,
+    ].join(" · ");
+    const lines = moves.map((move) => el("li", {}, el("b", {}, state.names.get(move.vm_id) || move.vm_id), ` ${move.from_host} → ${move.to_host}, worth ${number(move.gain)} for a cost of ${number(move.cost)}: `, el("span", { class: "muted" }, move.why)));
     $("moves").replaceChildren(...(lines.length ? lines : [el("li", { class: "muted" }, "No move beats staying by more than it costs.")]));
+    const peak = (resources, name) => {
+      const found = resources.find((entry) => entry.resource === name);
+      return [Math.max(...found.high), found.room];
+    };
+    const cellOf = (ahead, name) => {
+      const [now, room] = peak(ahead.before, name);
+      const [then] = peak(ahead.after, name);
+      return cell(meter(then, room, room ? `${percent(now / room)} → ${percent(then / room)}` : "–", "", now));
+    };
+    syncRows($("hosts-ahead").tBodies[0], hosts, (ahead) => ahead.host_id, (row, ahead) => {
+      const name = setCells(row, () => el("span", {}), [
+        cell(`${ahead.vms_before} → ${ahead.vms_after}`, "num"), cellOf(ahead, "cpu_millicores"), cellOf(ahead, "memory_bytes"),
+      ]);
+      name.replaceChildren(el("b", {}, ahead.host_id), el("span", { class: "sub" }, ahead.closed ? "kept empty" : ahead.pool));
+    }, "No placement yet.");
   }
 
   function sumCell(outlook, limit) {
@@ -399,13 +421,13 @@
     running = true;
     try {
       const filter = state.host ? `&host=${encodeURIComponent(state.host)}` : "";
-      const [fleet, scores, hosts, vms, steps, moves, migration] = await Promise.all(["fleet", "scores", "hosts", `vms?limit=${PAGE}${filter}`, "outcomes?limit=60", "moves", "migration"].map(api));
+      const [fleet, scores, hosts, vms, steps, placement, ahead, migration] = await Promise.all(["fleet", "scores", "hosts", `vms?limit=${PAGE}${filter}`, "outcomes?limit=60", "placement", "placement/hosts?limit=12", "migration"].map(api));
       showFleet(fleet);
       showScores(scores);
       showHosts(hosts);
       showVms(vms);
       showSteps(steps);
-      showMoves(moves, migration);
+      showPlacement(placement, ahead, migration);
       state.hosts = new Map(hosts.map((host) => [host.id, host.capacity]));
       await showLearned(fleet.cycle);
       await showChosen(fleet.cycle);

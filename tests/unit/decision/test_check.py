@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coordinator.model import Move
-from coordinator.placement.check import check_moves
+from coordinator.placement.check_moves import check_moves
 from shared.units import GIB
 
 
