@@ -99,7 +99,7 @@ def run_day(world: World, policy: str | Planner) -> None:
 
 
 def days(folder: Path) -> dict[str, NDArray[np.int64]]:
-    """Every day in the folder: file stem -> traces [v, 288], VMs in plain byte order of their names, as the experiment's files are sorted."""
+    """Every day in the folder: file stem -> traces [v, 288], VMs in plain byte order of their names."""
     found = {}
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)

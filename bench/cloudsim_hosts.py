@@ -117,7 +117,7 @@ def utilisation(load: float, capacity: float) -> float:
 @njit(cache=True)
 def power(watts: F64, share: float) -> float:
     """Watts at a share of the load, linear between tenths."""
-    low, high = int(math.floor(share * 10.0)), int(math.ceil(share * 10.0))
+    low, high = math.floor(share * 10.0), math.ceil(share * 10.0)
     if low == high:
         return float(watts[min(low, 10)])
     slope = (watts[high] - watts[low]) / 10.0
@@ -146,7 +146,7 @@ def remove(world: World, h: int, v: int) -> None:
 @njit(cache=True)
 def want(world: World, t: float) -> None:
     """What every VM wants at time t: its samples with straight lines between them."""
-    low, high = int(math.floor(t / STEP_S)), int(math.ceil(t / STEP_S))
+    low, high = math.floor(t / STEP_S), math.ceil(t / STEP_S)
     for v in range(len(world.mips)):
         use = world.use[v, low]
         if high > low:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from bench.cloudsim_hosts import HOST_RAM_MB, I32, NOWHERE, REMEMBERED, F64, World, append, power, remove, utilisation
+from bench.cloudsim_hosts import F64, HOST_RAM_MB, I32, NOWHERE, REMEMBERED, World, append, power, remove, utilisation
 
 THR: Final = 0
 IQR: Final = 1
@@ -90,8 +90,8 @@ def overloaded(policy: int, wanted: float, capacity: float, past: F64) -> bool:
     elif policy in (IQR, MAD) and n >= SPREAD_VALUES:
         values = np.sort(past[:n])
         if policy == IQR:
-            low = int(math.floor(0.25 * (n + 1) + 0.5)) - 1
-            high = int(math.floor(0.75 * (n + 1) + 0.5)) - 1
+            low = math.floor(0.25 * (n + 1) + 0.5) - 1
+            high = math.floor(0.75 * (n + 1) + 0.5) - 1
             threshold = 1.0 - SAFETY[IQR] * (values[high] - values[low])
         else:
             threshold = 1.0 - SAFETY[MAD] * median(np.sort(np.abs(median(values) - values)))
