@@ -1,0 +1,94 @@
+"""Consolidation tick by tick: few moves, cheap ones, at quiet moments. Repair often, empty hosts only when it pays.
+
+Where the engines of placement look for the best place of everybody, this looks at what little must or should move now, and so runs at every
+tick on the incumbent. Two halves. *Repair*: a host whose `sum(mean) + repair * z * root(sum(variance))` passes a capacity gives up VMs
+until `relief * z` fits again, those first whose move is cheap for what it relieves; a closed host gives up all. *Empty*: a host is emptied
+whole or not at all, and only when the money saved until it is likely to be needed again (`payback_hours`) is more than its moves cost. A
+move costs what it costs now (memory, present load), so a host whose VMs are busy is left for a quieter tick. Targets are filled to z:
+between filling and repairing lies a margin in which nothing happens. That, a rest after each move, and never going straight back, is the
+hysteresis. Dear capacity is emptied first and woken last, money per unit of a full host's CPU: a large new host beats two small old ones.
+
+Sources: repair often and consolidate seldom, as measured on CloudSim's PlanetLab experiment (bench/planetlab.py); the margin on the host's
+sum instead of each VM as "GPA" has it (SoCC 2017). Invariants: nothing that fits is made not to fit; no rule is broken further; fixed VMs
+stay; VMs that run nowhere are not this planner's to place; the same problem gives the same moves. Hot parts: consolidate_kernels.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from coordinator.placement import consolidate_kernels as kernels
+from coordinator.placement.problem import I32, NOWHERE, Bool, Problem
+from shared.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsolidationPolicy:
+    """How eager. Raises ConfigError naming the field when a value is out of its range."""
+
+    repair: float = 0.7  # share of the problem's z at which a host is repaired; below 1, or filling a host would call for its repair
+    relief: float = 0.9  # share of z that fits after a repair
+    payback_hours: float = 3.0  # for how long an emptied host is expected to stay so
+    receiver_cost: float = 0.0  # money of a host's taking in VMs in one tick, however many: so they go to few hosts
+    tightness: float = 0.1  # money by which a host with no room left is the better target than an empty one
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, top = getattr(self, each.name), 1.0 if each.name in ("repair", "relief") else float("inf")
+            if not 0.0 <= value <= top or value == float("inf"):
+                raise ConfigError(f"consolidation.{each.name} = {value}: allowed 0 to {top:g}")
+        if self.relief < self.repair:
+            raise ConfigError(f"consolidation.relief = {self.relief}: allowed repair ({self.repair}) to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consolidation:
+    """What should move now. `place` is where everybody is then; a VM that nothing has room for stays."""
+
+    place: I32  # [v]
+    repaired: I32  # VMs moved because their host is, or is about to be, short of something, or is closed; in the order of decision
+    emptied: I32  # VMs moved to free their host
+    freed: I32  # hosts emptied
+    woken: I32  # hosts that had no VM and get one
+    stuck: I32  # hosts that no repair could help
+
+    @property
+    def moves(self) -> I32:
+        """All VMs that move, repairs first."""
+        return np.concatenate([self.repaired, self.emptied])
+
+
+def consolidate(
+    problem: Problem,
+    policy: ConsolidationPolicy | None = None,
+    *,
+    empty: bool = True,
+    resting: Bool | None = None,
+    left: I32 | None = None,
+) -> Consolidation:
+    """Moves of this tick from the incumbent. `empty` False: repairs only.
+
+    `resting` [v]: moved not long ago, so not moved again just to save (a repair may). `left` [v]: the host that a VM left not long ago,
+    where it is not sent back to; NOWHERE = none.
+    """
+    policy = policy or ConsolidationPolicy()
+    v = len(problem.vm_ids)
+    state = kernels.make_state(problem, np.full(v, NOWHERE, np.int32) if left is None else left.astype(np.int32))
+    asleep = state.residents == 0
+    prices = kernels.Prices(hours=policy.payback_hours, receiver=policy.receiver_cost, tightness=policy.tightness)
+    moved, stuck = kernels.repair(state, policy.repair, policy.relief, prices)
+    emptied, freed = np.zeros(0, np.int32), np.zeros(0, np.int32)
+    if empty:
+        rest = np.zeros(v, np.bool_) if resting is None else resting.astype(np.bool_)
+        rest |= state.place != problem.home
+        emptied, freed = kernels.empty(state, rest, prices)
+    return Consolidation(
+        place=state.place,
+        repaired=moved,
+        emptied=emptied,
+        freed=freed,
+        woken=np.flatnonzero(asleep & (state.residents > 0)).astype(np.int32),
+        stuck=stuck,
+    )
