@@ -1,10 +1,10 @@
 """The product's consolidation planner as a policy of the CloudSim experiment: each tick's figures made into a placement problem.
 
 What is told to the planner is what CloudSim's policies see: MIPS wanted at the ticks so far. A VM's level is an exponentially fading mean
-of them (PlanetLab is near noise around a level that drifts over hours: weights .95 a tick predict the next hours with a seventh less squared
-error than the last hour's mean), its variance fades alike; both start from a prior worth a few ticks, the same for all VMs. A problem has two
-cells: the level with the host's margin, and the MIPS wanted right now without one. Money is kWh; a move costs by RAM and by present MIPS,
-the two things that the experiment charges a move for.
+of them (PlanetLab is near noise around a level that drifts over hours: weights of .95 a tick predict the next hours with a seventh less
+squared error than the last hour's mean), its variance fades alike; both start from a prior worth a few ticks, the same for all VMs. A
+problem has two cells: the level with the host's margin, and the MIPS wanted right now without one. Money is kWh; a move costs by RAM and
+by present MIPS, the two things that the experiment charges a move for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_SMALL_CORE: Final = np.stack([np.zeros(hosts.HOSTS), np.where(ODD == 0, np.in
 class Knobs:
     """Settled on three of the days, see bench/planetlab.py."""
 
-    z: float = 2.2
+    z: float = 2.1
     fade: float = 0.05  # weight of the newest tick
     prior: tuple[float, float] = (0.10, 0.15)  # mean and stddev of a VM not seen yet, shares of its MIPS
     prior_ticks: tuple[float, float] = (1.0, 3.0)  # what they count for
@@ -39,7 +39,7 @@ class Knobs:
     kwh_per_mb: float = 1e-5
     kwh_per_mb_mips: float = 1e-8
     policy: ConsolidationPolicy = field(
-        default_factory=lambda: ConsolidationPolicy(repair=0.8, relief=0.9, payback_hours=3.0, receiver_cost=0.05, tightness=0.1)
+        default_factory=lambda: ConsolidationPolicy(repair=0.65, relief=0.8, payback_hours=3.0, receiver_cost=0.03, tightness=0.1)
     )
 
 
