@@ -50,6 +50,7 @@ def pareto_plot(curves: Sequence[Curve], title: str, path: Path) -> None:
         parts.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" font-size="9" text-anchor="middle">{i * step:g}</text>')
     parts.append(f'<text x="{LEFT + 180}" y="{HEIGHT - 10}" font-size="10">energy, kWh a day</text>')
     parts.append(f'<text x="14" y="{HEIGHT / 2}" font-size="10" transform="rotate(-90 14 {HEIGHT / 2})">ESV (lower is better)</text>')
+    labels: list[tuple[float, float]] = []
     for curve, colour in zip(curves, (COLOURS * (len(curves) // len(COLOURS) + 1))[: len(curves)], strict=True):
         places = [at(x, y) for x, y in curve.points]
         if len(places) > 1:
@@ -57,8 +58,12 @@ def pareto_plot(curves: Sequence[Curve], title: str, path: Path) -> None:
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
         x, y = places[0]
+        y -= 5.0
+        while any(abs(x - a) < 60 and abs(y - b) < 11 for a, b in labels):
+            y += 11.0
+        labels.append((x, y))
         none = " (ESV 0)" if curve.points[0][1] == 0.0 else ""
-        parts.append(f'<text x="{x + 6:.1f}" y="{y - 5:.1f}" font-size="10" fill="{colour}">{escape(curve.name + none)}</text>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y:.1f}" font-size="10" fill="{colour}">{escape(curve.name + none)}</text>')
     body = "\n".join(parts)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
