@@ -16,12 +16,14 @@ import numpy as np
 
 from bench import cloudsim_hosts as hosts
 from bench.cloudsim_hosts import F64, I32
-from coordinator.placement.consolidate import ConsolidationPolicy, consolidate
+from coordinator.placement.consolidate import ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.problem import NOWHERE, Problem
+from shared.units import BUCKET_S
 
 ODD: Final = np.arange(hosts.HOSTS) % 2
 CAPACITY: Final = hosts.CORES * np.array(hosts.CORE_MIPS)[ODD]
 CURVE: Final = np.array(hosts.WATTS)[ODD] / 1000.0  # kWh in an hour
+HOST_IDS: Final = tuple(f"host{h}" for h in range(hosts.HOSTS))
 SMALL_CORE: Final = min(hosts.CORE_MIPS)
 NO_SMALL_CORE: Final = np.stack([np.zeros(hosts.HOSTS), np.where(ODD == 0, np.inf, 0.0)])  # by kind: anywhere; not on a G4
 
@@ -52,26 +54,19 @@ class TickPlanner:
         self.mips, self.ram = np.array(hosts.VM_MIPS)[kind], np.array(hosts.VM_RAM_MB)[kind]
         self.ticks, self.weight = 0, 0.0
         self.sum, self.squares, self.top = np.zeros(vms), np.zeros(vms), np.zeros(vms)
-        self.moved, self.left = np.full(vms, -(10**6)), np.full(vms, NOWHERE, np.int32)
-        self.repairs = 0
+        self.ids = np.array([f"vm{v}" for v in range(vms)])
+        self.recent = RecentMoves()
 
     def __call__(self, past: F64, host_of: I32) -> tuple[I32, I32]:
         """See the protocol."""
         self._see(past[:, -1])
         here = np.flatnonzero(host_of != NOWHERE).astype(np.int32)
-        resting = self.ticks - self.moved[here] < self.knobs.rest
-        told = consolidate(
-            self._problem(here, past[here, -1], host_of[here]),
-            self.knobs.policy,
-            empty=self.ticks % self.knobs.period == 0,
-            resting=resting,
-            left=np.where(resting, self.left[here], NOWHERE),
-        )
+        problem, now_s, rest_s = self._problem(here, past[here, -1], host_of[here]), self.ticks * BUCKET_S, self.knobs.rest * BUCKET_S
+        resting, left = self.recent.of(problem, now_s, rest_s)
+        told = consolidate(problem, self.knobs.policy, empty=self.ticks % self.knobs.period == 0, resting=resting, left=left)
+        self.recent = self.recent.after(problem, told.place, now_s, rest_s)
         self.ticks += 1
-        self.repairs += len(told.repaired)
-        vms = here[told.moves]
-        self.moved[vms], self.left[vms] = self.ticks, host_of[vms]
-        return vms, told.place[told.moves]
+        return here[told.moves], told.place[told.moves]
 
     def _see(self, wanted: F64) -> None:
         share, keep = wanted / self.mips, 1.0 - self.knobs.fade
@@ -93,8 +88,8 @@ class TickPlanner:
         mean, variance = self.levels()
         knobs = self.knobs
         return Problem(
-            vm_ids=("",) * n,
-            host_ids=("",) * h,
+            vm_ids=tuple(self.ids[here].tolist()),
+            host_ids=HOST_IDS,
             home=home,
             fixed=np.zeros(n, np.bool_),
             why_fixed=("",) * n,

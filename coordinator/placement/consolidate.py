@@ -15,7 +15,8 @@ stay; VMs that run nowhere are not this planner's to place; the same problem giv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -58,6 +59,31 @@ class Consolidation:
     def moves(self) -> I32:
         """All VMs that move, repairs first."""
         return np.concatenate([self.repaired, self.emptied])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentMoves:
+    """Who moved not long ago, and from where: so that one tick's plan is not taken back by the next. A value; `after` makes the next."""
+
+    moves: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # VM id -> (when, in s; the host that it left)
+
+    def after(self, problem: Problem, place: I32, now_s: int, rest_s: int) -> RecentMoves:
+        """With the moves of a plan that was carried out at `now_s`, without those older than `rest_s`."""
+        kept = {vm: told for vm, told in self.moves.items() if now_s - told[0] < rest_s}
+        moved = np.flatnonzero((place != problem.home) & (problem.home != NOWHERE))
+        return RecentMoves(moves=kept | {problem.vm_ids[v]: (now_s, problem.host_ids[problem.home[v]]) for v in moved})
+
+    def of(self, problem: Problem, now_s: int, rest_s: int) -> tuple[Bool, I32]:
+        """(resting [v], left [v]) as `consolidate` takes them; a host that is not in the problem any more is nobody's to go back to."""
+        resting, left = np.zeros(len(problem.vm_ids), np.bool_), np.full(len(problem.vm_ids), NOWHERE, np.int32)
+        if not self.moves:
+            return resting, left
+        host = {name: h for h, name in enumerate(problem.host_ids)}
+        for v, name in enumerate(problem.vm_ids):
+            told = self.moves.get(name)
+            if told is not None and now_s - told[0] < rest_s:
+                resting[v], left[v] = True, host.get(told[1], NOWHERE)
+        return resting, left
 
 
 def consolidate(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.consolidate import Consolidation, ConsolidationPolicy, consolidate
+from coordinator.placement.consolidate import Consolidation, ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, SLACK, Problem, RuleKind, Rules
 from shared.errors import ConfigError
@@ -143,6 +143,19 @@ def test_resting_vms_stay_and_nobody_goes_straight_back() -> None:
     # host 1 alone may be emptied, and its VM came from host 0
     told = consolidate(problem, resting=np.array([True, True, False]), left=np.array([NOWHERE, NOWHERE, 0], np.int32))
     assert not len(told.moves)
+
+
+def test_moves_are_remembered_for_their_rest_and_then_forgotten() -> None:
+    problem = fleet([0, 0, 1, NOWHERE], [4.0, 2.0, 3.0, 1.0])
+    told = RecentMoves().after(problem, np.array([0, 0, 0, 2], np.int32), 1000, 3600)
+    assert dict(told.moves) == {"v2": (1000, "h1")}  # who ran nowhere left nothing
+    later = replace(problem, vm_ids=("v2", "new", "v0", "v1"), host_ids=("h3", "h1", "h2", "h0"))
+    resting, left = told.of(later, 4599, 3600)
+    assert resting.tolist() == [True, False, False, False] and left.tolist() == [1, NOWHERE, NOWHERE, NOWHERE]
+    assert not told.of(later, 4600, 3600)[0].any() and not RecentMoves().of(later, 0, 3600)[0].any()
+    gone = replace(later, host_ids=("h3", "h4", "h2", "h0"))
+    assert told.of(gone, 4599, 3600)[1].tolist() == [NOWHERE] * 4
+    assert not told.after(problem, problem.home, 4600, 3600).moves
 
 
 @pytest.mark.parametrize(
