@@ -40,9 +40,7 @@ class Knobs:
     rest: int = 12  # ticks after a move in which a VM is not moved to save, nor sent back
     kwh_per_mb: float = 1e-5
     kwh_per_mb_mips: float = 1e-8
-    policy: ConsolidationPolicy = field(
-        default_factory=lambda: ConsolidationPolicy(repair=0.65, relief=0.8, payback_hours=3.0, receiver_cost=0.03, tightness=0.1)
-    )
+    policy: ConsolidationPolicy = field(default_factory=ConsolidationPolicy)
 
 
 class TickPlanner:

@@ -27,13 +27,17 @@ from shared.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ConsolidationPolicy:
-    """How eager. Raises ConfigError naming the field when a value is out of its range."""
+    """How eager. Hours are those of a full host's mean cost, so that no default depends on the currency.
 
-    repair: float = 0.7  # share of the problem's z at which a host is repaired; below 1, or filling a host would call for its repair
-    relief: float = 0.9  # share of z that fits after a repair
+    Raises ConfigError naming the field when a value is out of its range. Worked: hosts of .15 an hour when full; taking in VMs is then
+    worth .03 a host and tick, and emptying one that idles at .09 is worth up to 3 x .09 - .03 = .24 of moves.
+    """
+
+    repair: float = 0.65  # share of the problem's z at which a host is repaired; below 1, or filling a host would call for its repair
+    relief: float = 0.8  # share of z that fits after a repair
     payback_hours: float = 3.0  # for how long an emptied host is expected to stay so
-    receiver_cost: float = 0.0  # money of a host's taking in VMs in one tick, however many: so they go to few hosts
-    tightness: float = 0.1  # money by which a host with no room left is the better target than an empty one
+    receiver_hours: float = 0.2  # what a host's taking in VMs in one tick costs, however many: so they go to few hosts
+    tightness_hours: float = 0.65  # by which a host with no room left is the better target than an empty one
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -103,7 +107,10 @@ def consolidate(
     v = len(problem.vm_ids)
     state = kernels.make_state(problem, np.full(v, NOWHERE, np.int32) if left is None else left.astype(np.int32))
     asleep = state.residents == 0
-    prices = kernels.Prices(hours=policy.payback_hours, receiver=policy.receiver_cost, tightness=policy.tightness)
+    hour = float(state.dear.mean()) if len(state.dear) else 0.0
+    prices = kernels.Prices(
+        hours=policy.payback_hours, receiver=policy.receiver_hours * hour, tightness=max(policy.tightness_hours * hour, 1e-9)
+    )
     moved, stuck = kernels.repair(state, policy.repair, policy.relief, prices)
     emptied, freed = np.zeros(0, np.int32), np.zeros(0, np.int32)
     if empty:

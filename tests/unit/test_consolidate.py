@@ -98,7 +98,7 @@ def test_a_host_is_emptied_when_the_saving_pays_for_its_moves() -> None:
     assert not len(consolidate(problem, empty=False).moves)
     assert not len(consolidate(replace(problem, move_cost=np.full(3, 2.5))).moves)
     assert not len(consolidate(problem, ConsolidationPolicy(payback_hours=0.1)).moves)
-    assert not len(consolidate(problem, ConsolidationPolicy(receiver_cost=2.5)).moves)
+    assert not len(consolidate(problem, ConsolidationPolicy(receiver_hours=2.5)).moves)
     assert not len(consolidate(replace(problem, empty_cost=np.ones(4))).moves)
 
 
@@ -122,7 +122,7 @@ def test_arrivals_are_sent_to_few_hosts_when_receiving_costs() -> None:
     # two hosts to relieve; the tightest fits are two, but one host has room for both
     problem = fleet([0, 0, 1, 1, 2, 3], [8.0, 3.0, 8.0, 3.5, 6.5, 2.0])
     assert set(consolidate(problem, empty=False).place[[1, 3]].tolist()) == {2, 3}
-    told = consolidate(problem, ConsolidationPolicy(receiver_cost=1.0), empty=False)
+    told = consolidate(problem, ConsolidationPolicy(receiver_hours=1.0), empty=False)
     assert len({int(told.place[v]) for v in told.repaired}) <= 2
 
 
@@ -202,7 +202,7 @@ def test_forbidden_kinds_and_groups_that_peak_together_bind() -> None:
     assert not len(consolidate(replace(together, z=np.array([1.5]))).moves)
 
 
-@pytest.mark.parametrize(("field", "value"), [("repair", 1.2), ("relief", 0.1), ("payback_hours", -1.0), ("receiver_cost", float("nan"))])
+@pytest.mark.parametrize(("field", "value"), [("repair", 1.2), ("relief", 0.1), ("payback_hours", -1.0), ("receiver_hours", float("nan"))])
 def test_bad_knobs_are_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"consolidation.{field}"):
         ConsolidationPolicy(**{field: value})
