@@ -9,8 +9,9 @@ between filling and repairing lies a margin in which nothing happens. That, a re
 hysteresis. Dear capacity is emptied first and woken last, money per unit of a full host's CPU: a large new host beats two small old ones.
 
 Sources: repair often and consolidate seldom, as measured on CloudSim's PlanetLab experiment (bench/planetlab.py); the margin on the host's
-sum instead of each VM as "GPA" has it (SoCC 2017). Invariants: nothing that fits is made not to fit; no rule is broken further; fixed VMs
-stay; VMs that run nowhere are not this planner's to place; the same problem gives the same moves. Hot parts: consolidate_kernels.py.
+sum instead of each VM as "GPA" has it (SoCC 2017). Invariants: what fits with `relief` of the margin is not made not to fit; no rule is
+broken further; fixed VMs stay; VMs that run nowhere are not this planner's to place; the same problem gives the same moves. Hot parts:
+consolidate_kernels.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ConsolidationPolicy:
     """
 
     repair: float = 0.65  # share of the problem's z at which a host is repaired; below 1, or filling a host would call for its repair
-    relief: float = 0.8  # share of z that fits after a repair
+    relief: float = 0.8  # share of z that fits after a repair; where no host has room for a mended VM at z, this much of z will do
     payback_hours: float = 3.0  # for how long an emptied host is expected to stay so
     receiver_hours: float = 0.2  # what a host's taking in VMs in one tick costs, however many: so they go to few hosts
     tightness_hours: float = 0.65  # by which a host with no room left is the better target than an empty one

@@ -237,13 +237,13 @@ def keeps_rules(s: State, v: int, target: int) -> bool:
 
 
 @njit(cache=True)
-def room(s: State, v: int, h: int) -> float:
-    """Share of capacity that is left in the scarcest cell once the VM is there, at the problem's z; negative = it does not fit."""
+def room(s: State, v: int, h: int, level: float) -> float:
+    """Share of capacity left in the scarcest cell once the VM is there, at `level` times the problem's z; negative = it does not fit."""
     least = np.inf
     for c in range(len(s.z)):
         load = s.sums[h, c] + s.mean[v, c]
         if s.z[c] > 0.0:
-            load += s.z[c] * math.sqrt(s.spread[h, c] + s.variance[v, c] + covariance(s, v, h, c))
+            load += level * s.z[c] * math.sqrt(s.spread[h, c] + s.variance[v, c] + covariance(s, v, h, c))
         free = s.capacity[h, c] - load
         if free < 0.0:
             return -1.0
@@ -281,17 +281,17 @@ def on_cost(s: State, h: int) -> float:
 
 
 @njit(cache=True)
-def find_target(s: State, v: int, barred: Bool, prices: Prices, wake: bool) -> int:
-    """The cheapest host with room for the VM; NOWHERE if there is none. Sleeping hosts only if `wake`, and only when no other has room."""
+def find_target(s: State, v: int, barred: Bool, prices: Prices, level: float) -> int:
+    """The cheapest host with room for the VM at `level` times z; NOWHERE if there is none. Sleeping hosts only when no other has room."""
     source = s.place[v]
     best, least, best_asleep, least_asleep = NOWHERE, np.inf, NOWHERE, np.inf
     for h in range(len(s.residents)):
         if h == source or barred[h] or s.closed[h] or s.arrivals[h] <= 0 or h == s.left[v] or s.kind_cost[s.kind[v], h] == np.inf:
             continue
         asleep = s.residents[h] == 0
-        if asleep and not (wake and best == NOWHERE):
+        if asleep and best != NOWHERE:
             continue
-        free = room(s, v, h)
+        free = room(s, v, h, level)
         if free < 0.0:
             continue
         score = s.kind_cost[s.kind[v], h] + (0.0 if s.receiving[h] else prices.receiver)
@@ -344,7 +344,9 @@ def repair(s: State, level: float, relief: float, prices: Prices) -> tuple[I32, 
             if v == NOWHERE:
                 break
             tried[v] = True
-            target = find_target(s, v, barred, prices, True)
+            target = find_target(s, v, barred, prices, 1.0)
+            if target == NOWHERE:
+                target = find_target(s, v, barred, prices, relief)  # part of a margin is given up before demand is
             if target != NOWHERE:
                 move(s, v, target)
                 s.receiving[target] = True
@@ -381,7 +383,7 @@ def empty(s: State, resting: Bool, prices: Prices) -> tuple[I32, I32]:
             v = s.after[v]
         if not stays and cost < prices.hours * (on_cost(s, h) - s.empty_cost[h]):
             key[h] = cost - prices.hours * s.dear[h]
-    barred = s.closed.copy()
+    barred = s.closed | (s.residents == 0)
     tries = np.empty((2, v_n), np.int32)
     for h in np.argsort(key, kind="mergesort"):
         if key[h] == np.inf:
@@ -422,7 +424,7 @@ def try_to_empty(s: State, h: int, barred: Bool, prices: Prices, tries: I32) -> 
     saved = prices.hours * (on_cost(s, h) - s.empty_cost[h])
     for i in range(n):
         v = vms[i]
-        target = find_target(s, v, barred, prices, False)
+        target = find_target(s, v, barred, prices, 1.0)
         if target == NOWHERE:
             return 0.0, i
         saved -= s.move_cost[v] + s.kind_cost[s.kind[v], target] - s.kind_cost[s.kind[v], h]
