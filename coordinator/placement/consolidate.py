@@ -2,11 +2,12 @@
 
 Where the engines of placement look for the best place of everybody, this looks at what little must or should move now, and so runs at every
 tick on the incumbent. Two halves. *Repair*: a host whose `sum(mean) + repair * z * root(sum(variance))` passes a capacity gives up VMs
-until `relief * z` fits again, those first whose move is cheap for what it relieves; a closed host gives up all. *Empty*: a host is emptied
-whole or not at all, and only when the money saved until it is likely to be needed again (`payback_hours`) is more than its moves cost. A
-move costs what it costs now (memory, present load), so a host whose VMs are busy is left for a quieter tick. Targets are filled to z:
-between filling and repairing lies a margin in which nothing happens. That, a rest after each move, and never going straight back, is the
-hysteresis. Dear capacity is emptied first and woken last, money per unit of a full host's CPU: a large new host beats two small old ones.
+until `relief * z` fits again, those first whose move is cheap for what it relieves; a closed host gives up all, and any host those that
+their kind forbids there. *Empty*: a host is emptied whole or not at all, and only when the money saved until it is likely to be needed
+again (`payback_hours`) is more than its moves cost. A move costs what it costs now (memory, present load), so a host whose VMs are busy is
+left for a quieter tick. Targets are filled to z: between filling and repairing lies a margin in which nothing happens. That, a rest after
+each move, and never going straight back, is the hysteresis. Dear capacity is emptied first and woken last, by the money of a unit of a full
+host's CPU: a large new host beats two small old ones.
 
 Sources: repair often and consolidate seldom, as measured on CloudSim's PlanetLab experiment (bench/planetlab.py); the margin on the host's
 sum instead of each VM as "GPA" has it (SoCC 2017). Invariants: what fits with `relief` of the margin is not made not to fit; no rule is
@@ -54,7 +55,7 @@ class Consolidation:
     """What should move now. `place` is where everybody is then; a VM that nothing has room for stays."""
 
     place: I32  # [v]
-    repaired: I32  # VMs moved because their host is, or is about to be, short of something, or is closed; in the order of decision
+    repaired: I32  # VMs moved because their host is, or is about to be, short of something, or is closed, or not for them
     emptied: I32  # VMs moved to free their host
     freed: I32  # hosts emptied
     woken: I32  # hosts that had no VM and get one

@@ -328,43 +328,73 @@ def pick_to_relieve(s: State, h: int, tried: Bool, relief: float) -> int:
 
 @njit(cache=True)
 def repair(s: State, level: float, relief: float, prices: Prices) -> tuple[I32, I32]:
-    """(VMs moved, hosts that could not be helped)."""
+    """(VMs moved, hosts that could not be helped). Those that may not stay go first, then what the others have too much of."""
     n, v_n = len(s.residents), len(s.home)
     moved, stuck, m, k = np.empty(v_n, np.int32), np.empty(n, np.int32), 0, 0
     barred, tried = np.zeros(n, np.bool_), np.zeros(v_n, np.bool_)
     for h in range(n):
         barred[h] = s.closed[h] or (s.residents[h] > 0 and excess(s, h, level, NOWHERE) > 0.0)
     for h in range(n):
-        if not barred[h] or s.residents[h] == 0:
-            continue
-        while s.residents[h] > 0 and (s.closed[h] or excess(s, h, relief, NOWHERE) > 0.0):
-            if s.budget[0] <= 0 or s.departures[h] <= 0:
-                break
-            v = pick_to_relieve(s, h, tried, relief) if not s.closed[h] else next_of_closed(s, h, tried)
-            if v == NOWHERE:
-                break
+        v = next_to_leave(s, h, tried)
+        while v != NOWHERE:
             tried[v] = True
-            target = find_target(s, v, barred, prices, 1.0)
-            if target == NOWHERE:
-                target = find_target(s, v, barred, prices, relief)  # part of a margin is given up before demand is
-            if target != NOWHERE:
-                move(s, v, target)
-                s.receiving[target] = True
+            if send_away(s, v, barred, relief, prices):
                 moved[m] = v
                 m += 1
-        if s.residents[h] > 0 and (s.closed[h] or excess(s, h, level, NOWHERE) > 0.0):
+            v = next_to_leave(s, h, tried)
+    for h in range(n):
+        if s.residents[h] == 0:
+            continue
+        if barred[h] and not s.closed[h]:
+            while excess(s, h, relief, NOWHERE) > 0.0:
+                v = pick_to_relieve(s, h, tried, relief)
+                if v == NOWHERE:
+                    break
+                tried[v] = True
+                if send_away(s, v, barred, relief, prices):
+                    moved[m] = v
+                    m += 1
+        if s.closed[h] or misplaced(s, h) or excess(s, h, level, NOWHERE) > 0.0:
             stuck[k] = h
             k += 1
     return moved[:m], stuck[:k]
 
 
 @njit(cache=True)
-def next_of_closed(s: State, h: int, tried: Bool) -> int:
-    """Any VM that may leave."""
+def send_away(s: State, v: int, barred: Bool, relief: float, prices: Prices) -> bool:
+    """Move the VM to the best host; whether that could be done."""
+    if s.budget[0] <= 0 or s.departures[s.place[v]] <= 0:
+        return False
+    target = find_target(s, v, barred, prices, 1.0)
+    if target == NOWHERE:
+        target = find_target(s, v, barred, prices, relief)  # part of a margin is given up before demand is
+    if target == NOWHERE:
+        return False
+    move(s, v, target)
+    s.receiving[target] = True
+    return True
+
+
+@njit(cache=True)
+def next_to_leave(s: State, h: int, tried: Bool) -> int:
+    """A VM that may move and may not stay: the host is closed, or not for VMs of its kind. NOWHERE = none."""
     v = s.first[h]
-    while v != NOWHERE and (s.fixed[v] or tried[v]):
+    while v != NOWHERE:
+        if not s.fixed[v] and not tried[v] and (s.closed[h] or s.kind_cost[s.kind[v], h] == np.inf):
+            return int(v)
         v = s.after[v]
-    return int(v)
+    return NOWHERE
+
+
+@njit(cache=True)
+def misplaced(s: State, h: int) -> bool:
+    """Whether some VM is on the host that its kind may not be on."""
+    v = s.first[h]
+    while v != NOWHERE:
+        if s.kind_cost[s.kind[v], h] == np.inf:
+            return True
+        v = s.after[v]
+    return False
 
 
 @njit(cache=True)

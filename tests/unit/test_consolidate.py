@@ -132,6 +132,15 @@ def test_a_closed_host_gives_up_all_that_may_leave() -> None:
     assert sorted(told.repaired.tolist()) == [0, 1] and told.place.tolist() == [1, 1, 0, 1] and told.stuck.tolist() == [0]
 
 
+def test_a_vm_leaves_a_host_that_its_kind_may_not_use() -> None:
+    kinds = np.array([[0.0] * 4, [np.inf, 0.0, 0.0, 0.0]])
+    problem = fleet([0, 0, 1], [1.0, 1.0, 1.0], kind=np.array([0, 1, 1], np.int32), kind_cost=kinds)
+    told = consolidate(problem, empty=False)
+    assert told.repaired.tolist() == [1] and told.place.tolist() == [0, 1, 1] and not len(told.stuck)
+    pinned = consolidate(replace(problem, fixed=np.array([0, 1, 0], bool)), empty=False)
+    assert not len(pinned.moves) and pinned.stuck.tolist() == [0]
+
+
 def test_what_no_repair_can_help_is_named() -> None:
     told = consolidate(fleet([0, 0], [8.0, 8.0], hosts=1))
     assert told.stuck.tolist() == [0] and not len(told.moves)
@@ -199,8 +208,8 @@ def test_allowances_are_kept() -> None:
 
 
 def test_forbidden_kinds_and_groups_that_peak_together_bind() -> None:
-    kinds = np.array([[0.0, np.inf, 0.0, 0.0]])
-    told = consolidate(fleet([0, 0, 1], [6.0, 6.0, 1.0], kind_cost=kinds), empty=False)
+    kinds = np.array([[0.0, np.inf, 0.0, 0.0], [0.0] * 4])
+    told = consolidate(fleet([0, 0, 1], [6.0, 6.0, 1.0], kind=np.array([0, 0, 1], np.int32), kind_cost=kinds), empty=False)
     assert told.place[told.repaired].tolist() == [2]
     variance = np.full((2, 1), 4.0)
     alone = fleet([0, 1], [2.5, 2.5], variance=variance, hosts=2)
