@@ -30,9 +30,9 @@ NO_SMALL_CORE: Final = np.stack([np.zeros(hosts.HOSTS), np.where(ODD == 0, np.in
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
-    """Settled on three of the days, see bench/planetlab.py."""
+    """Settled on four of the days, see bench/planetlab.py."""
 
-    z: float = 2.1
+    z: float = 2.25
     fade: float = 0.05  # weight of the newest tick
     prior: tuple[float, float] = (0.10, 0.15)  # mean and stddev of a VM not seen yet, shares of its MIPS
     prior_ticks: tuple[float, float] = (1.0, 3.0)  # what they count for

@@ -32,12 +32,12 @@ class ConsolidationPolicy:
     """How eager. Hours are those of a full host's mean cost, so that no default depends on the currency.
 
     Raises ConfigError naming the field when a value is out of its range. Worked: hosts of .15 an hour when full; taking in VMs is then
-    worth .03 a host and tick, and emptying one that idles at .09 is worth up to 3 x .09 - .03 = .24 of moves.
+    worth .03 a host and tick, and emptying one that idles at .09 is worth up to 5 x .09 - .03 = .42 of moves.
     """
 
     repair: float = 0.65  # share of the problem's z at which a host is repaired; below 1, or filling a host would call for its repair
     relief: float = 0.8  # share of z that fits after a repair; where no host has room for a mended VM at z, this much of z will do
-    payback_hours: float = 3.0  # for how long an emptied host is expected to stay so
+    payback_hours: float = 5.0  # for how long an emptied host is expected to stay so
     receiver_hours: float = 0.2  # what a host's taking in VMs in one tick costs, however many: so they go to few hosts
     tightness_hours: float = 0.65  # by which a host with no room left is the better target than an empty one
 

@@ -93,12 +93,12 @@ def test_between_repairing_and_filling_nothing_happens() -> None:
 def test_a_host_is_emptied_when_the_saving_pays_for_its_moves() -> None:
     problem = fleet([0, 0, 1], [4.0, 2.0, 3.0])
     told = consolidate(problem)
-    # emptying host 1 saves about .7 an hour for three hours and costs one move
+    # emptying host 1 saves about .7 an hour for five hours and costs one move
     assert told.freed.tolist() == [1] and told.emptied.tolist() == [2] and told.place.tolist() == [0, 0, 0]
     assert not len(consolidate(problem, empty=False).moves)
-    assert not len(consolidate(replace(problem, move_cost=np.full(3, 2.5))).moves)
+    assert not len(consolidate(replace(problem, move_cost=np.full(3, 4.0))).moves)
     assert not len(consolidate(problem, ConsolidationPolicy(payback_hours=0.1)).moves)
-    assert not len(consolidate(problem, ConsolidationPolicy(receiver_hours=2.5)).moves)
+    assert not len(consolidate(problem, ConsolidationPolicy(receiver_hours=4.0)).moves)
     assert not len(consolidate(replace(problem, empty_cost=np.ones(4))).moves)
 
 
