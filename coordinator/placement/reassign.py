@@ -124,24 +124,22 @@ class Reassigned:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One fall of the temperature. Temperatures in units of what an average process costs where every unit of it costs (`dear`)."""
+    """One fall of the temperature and rise of the prices, each geometric from its first to its last value.
+
+    All are in units of what an average process costs where every unit of it costs (see `scales`).
+    """
 
     share: float  # of the whole effort
-    hot: float
-    cold: float
-    soft: float  # price of holding an average process's need of one resource too much, at the beginning, in units of `dear`
-    stiff: float  # the same at the end
+    temperature: tuple[float, float]
+    excess: tuple[float, float]  # price of holding an average process's need of one resource beyond a capacity
+    passing: tuple[float, float]  # price of passing a capacity at all: without it, the last few units would stay
+    broken: tuple[float, float]  # price of a broken rule
 
 
-# The first stage finds the big processes' machines, with capacities that can be passed at about the price of the load itself; measured on
-# instances with transient resources that is worth a factor of two in score against capacities as walls. The later ones start from the
-# best of all threads, each less hot.
 STAGES: Final = (
-    Stage(share=0.6, hot=0.5, cold=2e-4, soft=1.0, stiff=100.0),
-    Stage(share=0.2, hot=0.02, cold=1e-4, soft=1.0, stiff=100.0),
-    Stage(share=0.2, hot=0.01, cold=1e-5, soft=1.0, stiff=100.0),
+    Stage(share=0.6, temperature=(0.1, 2e-3), excess=(0.1, 100.0), passing=(1e-3, 3.0), broken=(0.3, 10.0)),
+    Stage(share=0.4, temperature=(0.01, 1e-5), excess=(1.0, 100.0), passing=(0.1, 3.0), broken=(1.0, 10.0)),
 )
-BROKEN_PRICE: Final = 0.1  # of a broken rule, in units of `dear`, at a price of 1 for capacities
 SWAPS: Final = 0.5
 EJECTIONS: Final = 0.1
 
@@ -194,19 +192,25 @@ def fall(model: Model, stage: Stage, proposals: int, seconds: float, books: Book
             at, late = spent, True
         if at >= 1.0:
             break
-        temperature = dear * stage.hot * (stage.cold / stage.hot) ** at
-        set_prices(model, books, scale * stage.soft * (stage.stiff / stage.soft) ** at)
+        fixed = [dear * between(stage.passing, at), dear * between(stage.broken, at)]
+        set_prices(model, books, np.append(scale * between(stage.excess, at), fixed))
+        temperature = dear * between(stage.temperature, at)
         steps = min(chunk, proposals - made)
-        anneal(model, books, steps, temperature, temperature, SWAPS, EJECTIONS)
+        anneal(model, books, steps, temperature, SWAPS, EJECTIONS)
         made += steps
     return made, late
 
 
+def between(ends: tuple[float, float], at: float) -> float:
+    """The value at a share of the way from the first to the last, geometrically."""
+    return float(ends[0] * (ends[1] / ends[0]) ** at)
+
+
 def scales(model: Model) -> tuple[float, F64]:
-    """(what an average process costs where every unit of it costs, prices [r + 1] that make its need of any one resource as dear)."""
+    """(what an average process costs where every unit of it costs, prices [r] that make its need of any one resource as dear)."""
     need = np.maximum(model.need.mean(axis=0), 1e-9)
     dear = max(float((need * model.weight).sum()), 1.0)
-    return dear, np.append(dear / need, dear * BROKEN_PRICE)
+    return dear, dear / need
 
 
 def adopt(model: Model, books: Books, other: Books) -> None:

@@ -74,7 +74,7 @@ class Books(NamedTuple):
     bill: I64  # [m] load and balance cost
     over: I64  # [m] units held beyond capacities
     fine: F64  # [m] the same at the prices of the moment
-    lam: F64  # [r + 1] price of one unit beyond a capacity; last: of passing one at all, and of one broken rule
+    lam: F64  # [r + 2] price of one unit beyond a capacity; then of passing one at all, and of one broken rule
     row: I32  # [m, slots] processes on each machine
     crowd: I32  # [m] how many these are
     slot: I32  # [p] column of each process in its row
@@ -106,7 +106,7 @@ def open_books(model: Model, place: I32, seed: int) -> Books:
         bill=np.zeros(machines, np.int64),
         over=np.zeros(machines, np.int64),
         fine=np.zeros(machines),
-        lam=np.zeros(resources + 1),
+        lam=np.zeros(resources + 2),
         row=np.zeros((machines, min(processes, 4 * most + SPARE_SLOTS)), np.int32),
         crowd=np.zeros(machines, np.int32),
         slot=np.zeros(processes, np.int32),
@@ -155,7 +155,7 @@ def fine_of(model: Model, books: Books, m: int) -> tuple[int, float]:
         over = books.held[m, r] - model.capacity[m, r]
         if over > 0:
             units += over
-            price += books.lam[r] * over + books.lam[-1]
+            price += books.lam[r] * over + books.lam[-2]
     return units, price
 
 
@@ -228,7 +228,7 @@ def recount(model: Model, books: Books) -> None:
 
 @njit(cache=True, nogil=True)
 def set_prices(model: Model, books: Books, lam: F64) -> None:
-    """New prices [r + 1], see Books.lam."""
+    """New prices [r + 2], see Books.lam."""
     books.lam[:] = lam
     for m in range(len(model.capacity)):
         books.version[m] += 1

@@ -11,7 +11,8 @@ from reassign_problems import random_problem
 from bench.roadef_check import judge
 from coordinator.placement.reassign import model_of
 from coordinator.placement.reassign_books import BEST, BROKEN, COST, OVER, TAKEN, TOP, Books, open_books, set_prices
-from coordinator.placement.reassign_kernels import anneal, ejection_price, refresh_gain, shift_price, swap_price
+from coordinator.placement.reassign_kernels import anneal
+from coordinator.placement.reassign_prices import ejection_price, refresh_gain, shift_price, swap_price
 
 LOOSE, STIFF = 0.001, 1e9  # prices of what is held too much: nothing stops, nothing passes
 
@@ -20,8 +21,8 @@ def walked(seed: int, price: float, steps: int = 2000, swaps: float = 0.4, eject
     """Books after a warm walk, and fresh ones of the same place."""
     model = model_of(random_problem(seed))
     books = open_books(model, model.home, seed)
-    set_prices(model, books, np.full(len(model.weight) + 1, price))
-    anneal(model, books, steps, 500.0, 50.0, swaps, ejections)
+    set_prices(model, books, np.full(len(model.weight) + 2, price))
+    anneal(model, books, steps, 200.0, swaps, ejections)
     fresh = open_books(model, books.place, seed)
     set_prices(model, fresh, books.lam)
     return books, fresh
@@ -57,9 +58,9 @@ def test_costs_and_faults_are_the_checkers(seed: int, price: float) -> None:
 def test_the_price_of_a_move_is_the_difference_of_two_counts_from_scratch(seed: int, kind: str) -> None:
     model = model_of(random_problem(seed % 50))
     walk = open_books(model, model.home, seed)
-    prices = np.append(np.random.default_rng(seed).uniform(0, 50, len(model.weight)), 333.0)
+    prices = np.append(np.random.default_rng(seed).uniform(0, 50, len(model.weight)), [77.0, 333.0])
     set_prices(model, walk, np.full_like(prices, LOOSE))
-    anneal(model, walk, 200, 500.0, 500.0, 0.4, 0.3)
+    anneal(model, walk, 200, 500.0, 0.4, 0.3)
     set_prices(model, walk, prices)
     random = np.random.default_rng(seed)
     p, q = random.choice(len(model.home), 2, replace=False).tolist()
@@ -109,6 +110,6 @@ def test_the_same_seed_walks_the_same_way_and_another_does_not() -> None:
     assert places[0] == places[1]
     model = model_of(random_problem(5))
     other = open_books(model, model.home, 6)
-    set_prices(model, other, np.full(len(model.weight) + 1, 1.0))
-    anneal(model, other, 2000, 500.0, 50.0, 0.4, 0.3)
+    set_prices(model, other, np.full(len(model.weight) + 2, 1.0))
+    anneal(model, other, 2000, 200.0, 0.4, 0.3)
     assert other.place.tolist() != places[0]

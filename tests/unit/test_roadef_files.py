@@ -97,8 +97,8 @@ def test_the_checker_names_broken_rules(folder: Callable[..., Path], place: list
 
 
 def test_a_moved_process_still_holds_a_transient_resource(folder: Callable[..., Path]) -> None:
-    model = MODEL.replace("0 0  10 240   8 160", "0 0  10 240   8 160").replace("6 200 1", "6 200 1").replace("0  10 20  100", "0  10 220  100")
-    problem = read_instance(*next(instances(folder(model.replace("10 100   8 80   5", "10 300   8 80   5"))))[1:])
+    roomy = MODEL.replace("0  10 20  100", "0  10 220  100").replace("1 2  10 100", "1 2  10 300")
+    problem = read_instance(*next(instances(folder(roomy)))[1:])
     assert judge(problem, problem.home).faults == ()
     # process 2 leaves machine 0 (400) and process 1 comes: 10 + 220 used there, and 200 still held
     assert judge(problem, np.array([3, 0, 0])).faults != ()
