@@ -140,8 +140,8 @@ STAGES: Final = (
     Stage(share=0.6, temperature=(0.1, 2e-3), excess=(0.1, 100.0), passing=(1e-3, 3.0), broken=(0.3, 10.0)),
     Stage(share=0.4, temperature=(0.01, 1e-5), excess=(1.0, 100.0), passing=(0.1, 3.0), broken=(1.0, 10.0)),
 )
-SWAPS: Final = 0.5
-EJECTIONS: Final = 0.1
+SWAPS: Final = 0.3
+EJECTIONS: Final = 0.4
 
 
 def reassign(

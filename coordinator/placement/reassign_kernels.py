@@ -39,6 +39,7 @@ from coordinator.placement.reassign_books import (
 from coordinator.placement.reassign_prices import ejection_price, refresh_gain, shift_price, swap_price, travel
 from coordinator.placement.reassign_rules import recount_back, recount_both, service_change, tally
 
+HOMEWARD: Final = 0.1  # of a moved process's draws: home costs no move, and holds its share of transient resources already
 TRIES: Final = 12  # draws of a machine for a process before the turn is given up, where pairs are too many to list
 
 
@@ -74,7 +75,9 @@ def may(model: Model, p: int, m: int) -> bool:
 
 @njit(cache=True, nogil=True, _nrt=False)
 def somewhere(model: Model, books: Books, p: int) -> int:
-    """Another machine that p could ever be on; -1 = none drawn."""
+    """Another machine that p could ever be on, home more often than others; -1 = none drawn."""
+    if books.place[p] != model.home[p] and share(books.random) <= HOMEWARD:
+        return model.home[p]
     if len(model.target_start) > 1:
         start = model.target_start[p]
         m = model.targets[start + below(books.random, model.target_start[p + 1] - start)]

@@ -8,32 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reassign_problems import FIRST, MODEL
 
 from bench.roadef_check import judge
 from bench.roadef_files import instances, read_instance, references
 from shared.errors import ConfigError
-
-# two resources (the second transient), four machines, three services, three processes, one balance objective
-MODEL = """2
-0 100  1 10
-4
-0 0  30 400  16 80   0 1 4 5
-0 0  10 240   8 160  1 0 3 4
-1 1  15 100  12 80   4 3 0 2
-1 2  10 100   8 80   5 4 2 0
-3
-2 0
-1 0
-1 1 0
-3
-0  12 10  1000
-0  10 20  100
-1   6 200 1
-1
-0 1  20  10
-1 10 100
-"""
-FIRST = "0 3 0\n"
 
 
 @pytest.fixture
