@@ -31,10 +31,10 @@ def data(tmp_path: Path) -> Path:
 def test_an_instance_is_solved_and_judged(data: Path) -> None:
     warm_up()
     folder = data / "roadef2012"
-    row = solve("a2_7", folder / "model_a2_7.txt", folder / "assignment_a2_7.txt", Reference(initial_cost=4200), 2.0, 1)
+    row = solve("a2_7", folder / "model_a2_7.txt", folder / "assignment_a2_7.txt", Reference(initial_cost=4200), 10_000, 60.0, 1)
     assert (row.first, row.faults) == (4200, ())
     assert row.cost <= 3900  # one shift, of process 1 to machine 2, already gives that
-    wrong = solve("a2_7", folder / "model_a2_7.txt", folder / "assignment_a2_7.txt", Reference(initial_cost=4201), 0.5, 1)
+    wrong = solve("a2_7", folder / "model_a2_7.txt", folder / "assignment_a2_7.txt", Reference(initial_cost=4201), 10_000, 60.0, 1)
     assert wrong.faults == ("the first assignment costs 4200, reference.csv says 4201",)
 
 
