@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
+from itertools import count
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -123,12 +123,12 @@ class Reassigned:
 
 
 class Knot(NamedTuple):
-    """Temperature and prices at one time of a round; between knots they change geometrically.
+    """Temperature and prices at one time of a fall; between knots they change geometrically.
 
     All are in units of what an average process costs where every unit of it costs (see `scales`).
     """
 
-    at: float  # share of the round
+    at: float  # share of the fall
     temperature: float
     excess: float  # price of holding an average process's need of one resource beyond a capacity
     passing: float  # price of passing a capacity at all: without it, the last few units would stay
@@ -146,41 +146,41 @@ EAGER: Final[Path] = (
     Knot(0.8, 0.01, 20.0, 0.3, 5.0),
     Knot(1.0, 2e-3, 100.0, 3.0, 10.0),
 )
-AGAIN: Final[Path] = (Knot(0.0, 0.02, 1.0, 0.03, 1.0), Knot(1.0, 5e-4, 100.0, 3.0, 10.0))
 LAST: Final[Path] = (Knot(0.0, 5e-3, 10.0, 0.3, 3.0), Knot(1.0, 1e-7, 100.0, 3.0, 10.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """A part of the effort, after which all searches go on from the best of them; search i takes path i (modulo their number)."""
-
-    share: float
-    paths: tuple[Path, ...]
-
-
-ROUNDS: Final = (Round(share=0.6, paths=(PATIENT, EAGER)), Round(share=0.25, paths=(AGAIN,)), Round(share=0.15, paths=(LAST,)))
+# Four times the effort in one fall ended no lower (a2_2: 807 M against 804 M); as much again from the best, with capacities made cheap
+# once more, did (798 M). So falls have a length, and what effort is left goes into more of them, from mild to strong.
+AGAIN: Final[tuple[Path, ...]] = tuple(
+    (Knot(0.0, hot, cheap, 0.03 * cheap, min(cheap, 1.0)), Knot(1.0, 5e-4, 100.0, 3.0, 10.0))
+    for hot, cheap in ((0.01, 2.0), (0.03, 0.5), (0.02, 1.0), (0.05, 0.25))
+)
+FALL: Final = 10_000  # proposals of one fall, for each process
+FIRST_SHARE: Final = 0.6  # most of the effort that the first fall, twice as long, may take
+LAST_FROM: Final = 0.9  # the rest of the effort mends small things, such as moves that earn nothing
 SWAPS: Final = 0.3
 EJECTIONS: Final = 0.4
 
 
-def reassign(
-    problem: Reassignment, *, seed: int, proposals: int, deadline_s: float, threads: int = 1, rounds: tuple[Round, ...] = ROUNDS
-) -> Reassigned:
-    """The best assignment that `threads` searches found, which meet after each round: `proposals` moves each, or until the deadline."""
+def reassign(problem: Reassignment, *, seed: int, proposals: int, deadline_s: float, threads: int = 1) -> Reassigned:
+    """The best assignment that `threads` searches found, which meet after each fall: `proposals` moves each, or until the deadline."""
     begun = time.monotonic()
     model = model_of(problem)
     searches = [open_books(model, model.home, seed + i) for i in range(threads)]
     first = int(searches[0].sums[COST])
-    done, cut = 0, False
+    made, done, cut = 0, 0, False
     with ThreadPoolExecutor(threads) as pool:
-        for i, one in enumerate(rounds if len(model.free) else ()):
-            share = one.share / sum(later.share for later in rounds[i:])
-            now = time.monotonic()
-            job = partial(walk, model, int(proposals * one.share), (begun + deadline_s - now) * share)
-            paths = [one.paths[k % len(one.paths)] for k in range(threads)]
-            for made, late in pool.map(job, paths, searches):
-                done += made
-                cut |= late
+        for turn in count():
+            at = made / max(proposals, 1)
+            spent = (time.monotonic() - begun) / max(deadline_s, 1e-9)
+            if spent > at and (made or spent >= 1.0):
+                at, cut = spent, True
+            if at >= 1.0 or not len(model.free):
+                break
+            steps, share = next_fall(turn, at, proposals, FALL * len(model.home))
+            jobs = [pool.submit(walk, model, books, path_of(turn, at, i), steps, share * deadline_s) for i, books in enumerate(searches)]
+            results = [job.result() for job in jobs]
+            cut |= any(late for _, late in results)
+            made += max(number for number, _ in results)
+            done += sum(number for number, _ in results)
             best = min(searches, key=lambda books: int(books.sums[BEST]))
             for books in searches:
                 adopt(model, books, best)
@@ -195,8 +195,26 @@ def reassign(
     )
 
 
-def walk(model: Model, proposals: int, seconds: float, path: Path, books: Books) -> tuple[int, bool]:
-    """(proposals made, whether time ran out first): one round of one search.
+def next_fall(turn: int, at: float, proposals: int, usual: int) -> tuple[int, float]:
+    """(proposals, most of the whole time) of the fall that begins after a share `at` of the effort."""
+    if at >= LAST_FROM:
+        return max(int((1.0 - at) * proposals), 1), 1.0 - at
+    left = LAST_FROM - at
+    if turn == 0:
+        return max(min(int(FIRST_SHARE * proposals), 2 * usual), 1), FIRST_SHARE
+    rest = max(int(left * proposals), 1)
+    return rest if rest < 1.5 * usual else usual, left
+
+
+def path_of(turn: int, at: float, search: int) -> Path:
+    """What a search does in a fall: first from far above, then mild and strong in turn, each search another, at last the small things."""
+    if at >= LAST_FROM:
+        return LAST
+    return (PATIENT, EAGER)[search % 2] if turn == 0 else AGAIN[(turn + search) % len(AGAIN)]
+
+
+def walk(model: Model, books: Books, path: Path, proposals: int, seconds: float) -> tuple[int, bool]:
+    """(proposals made, whether time ran ahead of them): one fall of one search.
 
     Temperature and prices follow the share of the proposals made, or of the time where that is further on, so that a search that is short
     of time cools down all the same.
@@ -221,7 +239,7 @@ def walk(model: Model, proposals: int, seconds: float, path: Path, books: Books)
 
 
 def between(path: Path, at: float) -> tuple[float, ...]:
-    """(temperature, excess, passing, broken) at a share of the round."""
+    """(temperature, excess, passing, broken) at a share of the fall."""
     times = [knot.at for knot in path]
     return tuple(float(np.exp(np.interp(at, times, np.log([knot[k] for knot in path])))) for k in range(1, len(Knot._fields)))
 
