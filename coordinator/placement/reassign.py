@@ -135,21 +135,21 @@ class Knot(NamedTuple):
     broken: float  # price of a broken rule
 
 
-Path = tuple[Knot, ...]
+Course = tuple[Knot, ...]
 # Capacities that cost next to nothing let big processes find machines where there is no room for them yet: 15 M proposals on instances of
 # 1,000 processes and 100 machines with transient resources end 5 % of the first cost lower than with capacities dear from the beginning.
-# How fast the prices should then rise depends on the instance, so searches side by side take different paths.
-PATIENT: Final[Path] = (Knot(0.0, 0.1, 0.1, 1e-3, 0.3), Knot(1.0, 2e-3, 100.0, 3.0, 10.0))
-EAGER: Final[Path] = (
+# How fast the prices should then rise depends on the instance, so searches side by side take different courses.
+PATIENT: Final[Course] = (Knot(0.0, 0.1, 0.1, 1e-3, 0.3), Knot(1.0, 2e-3, 100.0, 3.0, 10.0))
+EAGER: Final[Course] = (
     Knot(0.0, 0.1, 0.1, 1e-3, 0.3),
     Knot(0.3, 0.04, 5.0, 0.03, 0.9),
     Knot(0.8, 0.01, 20.0, 0.3, 5.0),
     Knot(1.0, 2e-3, 100.0, 3.0, 10.0),
 )
-LAST: Final[Path] = (Knot(0.0, 5e-3, 10.0, 0.3, 3.0), Knot(1.0, 1e-7, 100.0, 3.0, 10.0))
+LAST: Final[Course] = (Knot(0.0, 5e-3, 10.0, 0.3, 3.0), Knot(1.0, 1e-7, 100.0, 3.0, 10.0))
 # Four times the effort in one fall ended no lower (a2_2: 807 M against 804 M); as much again from the best, with capacities made cheap
 # once more, did (798 M). So falls have a length, and what effort is left goes into more of them, from mild to strong.
-AGAIN: Final[tuple[Path, ...]] = tuple(
+AGAIN: Final[tuple[Course, ...]] = tuple(
     (Knot(0.0, hot, cheap, 0.03 * cheap, min(cheap, 1.0)), Knot(1.0, 5e-4, 100.0, 3.0, 10.0))
     for hot, cheap in ((0.01, 2.0), (0.03, 0.5), (0.02, 1.0), (0.05, 0.25))
 )
@@ -176,7 +176,7 @@ def reassign(problem: Reassignment, *, seed: int, proposals: int, deadline_s: fl
             if at >= 1.0 or not len(model.free):
                 break
             steps, share = next_fall(turn, at, proposals, FALL * len(model.home))
-            jobs = [pool.submit(walk, model, books, path_of(turn, at, i), steps, share * deadline_s) for i, books in enumerate(searches)]
+            jobs = [pool.submit(walk, model, books, course_of(turn, at, i), steps, share * deadline_s) for i, books in enumerate(searches)]
             results = [job.result() for job in jobs]
             cut |= any(late for _, late in results)
             made += max(number for number, _ in results)
@@ -206,14 +206,14 @@ def next_fall(turn: int, at: float, proposals: int, usual: int) -> tuple[int, fl
     return rest if rest < 1.5 * usual else usual, left
 
 
-def path_of(turn: int, at: float, search: int) -> Path:
+def course_of(turn: int, at: float, search: int) -> Course:
     """What a search does in a fall: first from far above, then mild and strong in turn, each search another, at last the small things."""
     if at >= LAST_FROM:
         return LAST
     return (PATIENT, EAGER)[search % 2] if turn == 0 else AGAIN[(turn + search) % len(AGAIN)]
 
 
-def walk(model: Model, books: Books, path: Path, proposals: int, seconds: float) -> tuple[int, bool]:
+def walk(model: Model, books: Books, course: Course, proposals: int, seconds: float) -> tuple[int, bool]:
     """(proposals made, whether time ran ahead of them): one fall of one search.
 
     Temperature and prices follow the share of the proposals made, or of the time where that is further on, so that a search that is short
@@ -230,7 +230,7 @@ def walk(model: Model, books: Books, path: Path, proposals: int, seconds: float)
             at, late = spent, True
         if at >= 1.0:
             break
-        temperature, excess, passing, broken = between(path, at)
+        temperature, excess, passing, broken = between(course, at)
         set_prices(model, books, np.append(scale * excess, [dear * passing, dear * broken]))
         steps = min(chunk, proposals - made)
         anneal(model, books, steps, dear * temperature, SWAPS, EJECTIONS)
@@ -238,10 +238,10 @@ def walk(model: Model, books: Books, path: Path, proposals: int, seconds: float)
     return made, late
 
 
-def between(path: Path, at: float) -> tuple[float, ...]:
+def between(course: Course, at: float) -> tuple[float, ...]:
     """(temperature, excess, passing, broken) at a share of the fall."""
-    times = [knot.at for knot in path]
-    return tuple(float(np.exp(np.interp(at, times, np.log([knot[k] for knot in path])))) for k in range(1, len(Knot._fields)))
+    times = [knot.at for knot in course]
+    return tuple(float(np.exp(np.interp(at, times, np.log([knot[k] for knot in course])))) for k in range(1, len(Knot._fields)))
 
 
 def scales(model: Model) -> tuple[float, F64]:

@@ -90,6 +90,7 @@ class Books(NamedTuple):
     gain_fine: F64  # [p]
     best: I32  # [p]
     journal: I32  # [p] processes that may differ from `best`
+    sent: I32  # [slots] processes sent away by a push, to take back
     sums: I64  # [SUMS]
     random: U64  # [1] state of the generator
 
@@ -122,6 +123,7 @@ def open_books(model: Model, place: I32, seed: int) -> Books:
         gain_fine=np.zeros(processes),
         best=place.astype(np.int32),
         journal=np.zeros(processes, np.int32),
+        sent=np.zeros(min(processes, 4 * most + SPARE_SLOTS), np.int32),
         sums=np.zeros(SUMS, np.int64),
         random=np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1),
     )

@@ -1,10 +1,10 @@
 """Moves of a machine reassignment, and annealing over them. All kernels release the GIL and share nothing.
 
-Three moves. Shift: a process to another machine that could ever take it. Swap: two processes exchange machines. Ejection: a process pushes
-another off its machine, which goes to a third. Capacities are not walls but have prices, for every unit held beyond one and for passing it
-at all: big processes could otherwise never pass each other on full machines. The prices rise as the temperature falls; only what passes no
-capacity and breaks no rule becomes `best`. A move is judged against a threshold drawn first, so that most are given up after one or two
-resources.
+Four moves. Shift: a process to another machine that could ever take it. Swap: two processes exchange machines. Ejection: a process pushes
+another off its machine, which goes to a third. Push: a process that costs its machine much is forced onto another, from which all goes
+that is then cheaper elsewhere. Capacities are not walls but have prices, for every unit held beyond one and for passing it at all: big
+processes could otherwise never pass each other on full machines. The prices rise as the temperature falls; only what passes no capacity
+and breaks no rule becomes `best`. A move is judged against a threshold drawn first, so that most are given up after one or two resources.
 
 The kernels are compiled without numba's reference counts (`_nrt=False`): counting every array of two tuples of some thirty at every call
 took nine tenths of the time (1,090 ns a shift instead of 104). In exchange they may not allocate.
@@ -40,6 +40,8 @@ from coordinator.placement.reassign_prices import ejection_price, refresh_gain, 
 from coordinator.placement.reassign_rules import recount_back, recount_both, service_change, tally
 
 HOMEWARD: Final = 0.1  # of a moved process's draws: home costs no move, and holds its share of transient resources already
+PUSHES: Final = 0.002  # share of proposals; one looks at a hundred moves
+LOOKS: Final = 8  # processes, and machines for each, that a push looks at
 TRIES: Final = 12  # draws of a machine for a process before the turn is given up, where pairs are too many to list
 
 
@@ -176,6 +178,82 @@ def propose(model: Model, books: Books, p: int, b: int, q: int, c: int, bound: f
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def note_best(books: Books) -> None:
+    """Keep `place` if it breaks nothing and is the cheapest so far."""
+    if books.sums[OVER] == 0 and books.sums[BROKEN] == 0 and books.sums[COST] < books.sums[BEST]:
+        keep_best(books)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def force(model: Model, books: Books, p: int, b: int) -> None:
+    """Take p to b, whatever it costs."""
+    a = books.place[p]
+    recount_both(model, books, p, a, b, -1, 0)
+    carry(model, books, p, a, b, -1, 0)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def worth(model: Model, books: Books) -> float:
+    """All costs, fines and prices of broken rules."""
+    total = books.sums[COST] + books.lam[-1] * books.sums[BROKEN]
+    for m in range(len(model.capacity)):
+        total += books.fine[m]
+    return total
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def dearest(model: Model, books: Books) -> int:
+    """Of some processes drawn, the one without which its machine would save most."""
+    chosen = model.free[below(books.random, len(model.free))]
+    most = -1.0
+    for _ in range(LOOKS):
+        p = model.free[below(books.random, len(model.free))]
+        if books.seen[p] != books.version[books.place[p]]:
+            refresh_gain(model, books, p)
+        if books.gain[p] + books.gain_fine[p] > most:
+            chosen, most = p, books.gain[p] + books.gain_fine[p]
+    return chosen
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def push(model: Model, books: Books, p: int, b: int, bound: float) -> bool:
+    """Force p onto b, send away from there whatever then costs less elsewhere, and take all back if that costs more than `bound`."""
+    if books.crowd[b] == books.row.shape[1]:
+        return False
+    before = worth(model, books)
+    a = books.place[p]
+    force(model, books, p, b)
+    sent = 0
+    for i in range(books.crowd[b] - 1, -1, -1):  # downwards: the one that takes a leaver's slot has been looked at
+        q = books.row[b, i]
+        if q == p:
+            continue
+        refresh_gain(model, books, q)
+        goal = -1
+        least = 0.0
+        for _ in range(LOOKS):
+            c = somewhere(model, books, q)
+            if c >= 0 and books.crowd[c] < books.row.shape[1]:
+                price = shift_price(model, books, q, b, c, least)
+                if price < least:
+                    goal, least = c, price
+        if goal < 0:
+            continue
+        if least + books.lam[-1] * recount_both(model, books, q, b, goal, -1, 0) < 0.0:
+            carry(model, books, q, b, goal, -1, 0)
+            books.sent[sent] = q
+            sent += 1
+        else:
+            recount_back(model, books, q, b, goal, -1, 0)
+    if worth(model, books) - before <= bound:
+        return True
+    for i in range(sent - 1, -1, -1):
+        force(model, books, books.sent[i], b)
+    force(model, books, p, a)
+    return False
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def anneal(model: Model, books: Books, steps: int, temperature: float, swaps: float, ejections: float) -> None:
     """`steps` proposals at one temperature; the two shares of swaps and ejections among them, the rest are shifts.
 
@@ -188,6 +266,13 @@ def anneal(model: Model, books: Books, steps: int, temperature: float, swaps: fl
         if b < 0:
             continue
         kind = share(books.random)
+        bound = -temperature * np.log(share(books.random))
+        if kind > 1.0 - PUSHES:
+            p = dearest(model, books)
+            b = somewhere(model, books, p)
+            if b >= 0 and push(model, books, p, b, bound):
+                note_best(books)
+            continue
         q = -1
         c = 0
         if kind <= swaps + ejections and books.crowd[b] > 0:
@@ -199,7 +284,5 @@ def anneal(model: Model, books: Books, steps: int, temperature: float, swaps: fl
                     continue
             elif not may(model, q, c):
                 continue
-        if not propose(model, books, p, b, q, c, -temperature * np.log(share(books.random))):
-            continue
-        if books.sums[OVER] == 0 and books.sums[BROKEN] == 0 and books.sums[COST] < books.sums[BEST]:
-            keep_best(books)
+        if propose(model, books, p, b, q, c, bound):
+            note_best(books)
