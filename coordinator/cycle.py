@@ -23,8 +23,12 @@ from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
+from coordinator.sizing.draft import Evidence
+from coordinator.sizing.feasible import Objectives
+from coordinator.sizing.foresight import NOTHING_KEPT, Foresight, look_at_fleet
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import Evidence, size_host
+from coordinator.sizing.size import size_host
+from coordinator.sizing.weigh import Terms
 from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
@@ -177,11 +181,21 @@ Instruction = (
 class DecisionCycle:
     """State of the whole coordinator between events. `epoch` grows with every start of a coordinator."""
 
-    def __init__(self, config: CycleConfig, sizing: SizingPolicy, epoch: int, closed_until_s: int | None = None) -> None:
+    def __init__(
+        self,
+        config: CycleConfig,
+        sizing: SizingPolicy,
+        epoch: int,
+        closed_until_s: int | None = None,
+        objectives: Objectives | None = None,
+    ) -> None:
         self.config = config
         self.epoch = epoch
         self.fleet = Fleet()
-        self.ledger = Ledger()
+        self.objectives = objectives or Objectives()
+        self.ledger = Ledger(self.objectives)
+        self.pools: dict[str, str] = {}  # host_id -> pool of hosts that stand in for each other; hosts that are not named are one
+        self.foresight: Foresight | None = None
         self.forecast: ForecastBlock | None = None
         self.outlook: Outlook | None = None  # the newest; the forecast brings one twice an hour
         self.aggregator = Aggregator() if config.aggregates else None
@@ -193,6 +207,7 @@ class DecisionCycle:
         self._sizing = sizing
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
+        self._burn_rate: dict[str, float] = {}
         self._calibration = CalibrationWatch()
 
     def memberships(self) -> dict[str, Membership]:
@@ -328,6 +343,7 @@ class DecisionCycle:
             capacity = self.fleet.capacity_of(event.bucket.vm_ids)
             self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
+        self._look_ahead(hosts, forecast)
         evidence: Evidence = {}
         for host in hosts:
             if not host.alive or host.mode is Mode.OFF:
@@ -337,6 +353,13 @@ class DecisionCycle:
         if self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1:
             instructions.append(RequestPlacement(hosts=hosts, forecast=forecast))
         return instructions
+
+    def _look_ahead(self, hosts: tuple[HostState, ...], forecast: ForecastBlock) -> None:
+        """What the whole fleet has before it: budgets used up, hosts short, hosts that may fail."""
+        clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
+        self._burn_rate = self.ledger.budgets.burn_rates(clients)
+        terms = Terms(policy=self._sizing, burn_rate=self._burn_rate)
+        self.foresight = look_at_fleet(hosts, forecast, self.aggregates, terms, objectives=self.objectives, pools=self.pools)
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
         """A host that was just turned predictive need not wait for the next cycle: the newest forecast still holds."""
@@ -349,7 +372,17 @@ class DecisionCycle:
 
     def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
         lead_s = self.ledger.lead_times_s(host.host_id)
-        sizes, seen = size_host(host, forecast, self._sizing, self._evidence, measured_lead_s=lead_s)
+        foresight = self.foresight
+        kept_free = NOTHING_KEPT if foresight is None else foresight.kept_free(host.host_id, self._sizing.spare_hosts)
+        sizes, seen = size_host(
+            host,
+            forecast,
+            self._sizing,
+            self._evidence,
+            measured_lead_s=lead_s,
+            burn_rate=self._burn_rate,
+            kept_free=kept_free,
+        )
         evidence.update(seen)
         record = self.fleet.host(host.host_id)
         plan, receipts = plan_host(
@@ -358,6 +391,7 @@ class DecisionCycle:
             forecast,
             policy=self._sizing,
             measured_lead_s=lead_s,
+            loads=None if foresight is None else foresight.loads,
             epoch=self.epoch,
             sequence=record.plan_sequence + 1,
             now_ns=now_ns,

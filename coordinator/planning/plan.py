@@ -13,9 +13,10 @@ from coordinator.model import ForecastBlock, HostState, Receipt, VmSize, VmState
 from coordinator.planning.diff import changes_of, facts_of
 from coordinator.planning.order import Slot, room_of, schedule
 from coordinator.planning.receipt import build_receipt, noteworthy
+from coordinator.sizing.ahead import rows_of
 from coordinator.sizing.levers import KIND, SIZED, in_force, lead_time_s
+from coordinator.sizing.margin import HostLoads, host_loads
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import rows_of
 from coordinator.sizing.target import interpolate, last_step
 from shared.plan import Plan, StepKind
 from shared.units import BUCKET_S, CPU, NS_PER_S, RESOURCES
@@ -36,13 +37,18 @@ def plan_host(
     shadow: bool,
     policy: SizingPolicy = DEFAULT_POLICY,
     measured_lead_s: Mapping[StepKind, float] | None = None,
+    loads: HostLoads | None = None,
 ) -> tuple[Plan | None, tuple[Receipt, ...]]:
-    """The plan (None when there is nothing to do or in shadow) and the receipts, whose steps are those of the plan."""
+    """The plan (None when there is nothing to do or in shadow) and the receipts, whose steps are those of the plan.
+
+    `loads`: what hosts must carry, this one among them; None = as sums of independent VMs.
+    """
     if not host.alive:
         return None, ()
     vms = {vm.domain.vm_id: vm for vm in host.vms}
     sized = sorted((size for size in sizes if size.vm_id in vms), key=lambda size: size.vm_id)
-    rows, hot = rows_of(forecast.vm_ids), contended(host, forecast, policy)
+    rows = rows_of(forecast.vm_ids)
+    hot = contended(host, loads or host_loads([host], forecast, None, policy.client_rho), policy)
     facts = {
         size.vm_id: facts_of(
             vms[size.vm_id], size, policy, ramps(vms[size.vm_id], rows.get(size.vm_id), forecast, policy, measured_lead_s), contended=hot
@@ -104,11 +110,10 @@ def ramps(
     return tuple(found)
 
 
-def contended(host: HostState, forecast: ForecastBlock, policy: SizingPolicy) -> bool:
-    """True when the forecast means of the host's VMs, within two steps, come near its physical CPUs."""
-    rows = rows_of(forecast.vm_ids)
-    found = [rows[vm.domain.vm_id] for vm in host.vms if vm.domain.vm_id in rows]
-    if not found:
+def contended(host: HostState, loads: HostLoads, policy: SizingPolicy, r: int = CPU) -> bool:
+    """True when the margin of the host's sum, within two steps, comes near what its hardware has. False where nothing is known."""
+    if host.host_id not in loads.host_ids:
         return False
-    load = float(np.nansum(forecast.mean[found, CPU, :2], axis=0).max()) + host.cpu_overhead_millicores
-    return load > policy.contended_at * host.capacity.cpu_millicores
+    h = loads.host_ids.index(host.host_id)
+    load = float((loads.mean[h, r, :2] + policy.margin_z * loads.stddev[h, r, :2]).max())
+    return load > policy.contended_at * float(loads.capacity[h, r])

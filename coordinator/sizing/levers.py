@@ -7,13 +7,13 @@ Disk is forecast but has no lever yet. Limits in force that are UNLIMITED count 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from coordinator.model import HostState, VmState
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import StepKind
-from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, UNLIMITED
+from shared.units import CPU, DISK, GIB, MBIT, MEMORY, MIB, NET_RX, NET_TX, UNLIMITED
 
 NAN: Final = math.nan
 SIZED: Final = (CPU, MEMORY, NET_RX, NET_TX)
@@ -23,6 +23,11 @@ KIND: Final[Mapping[int, StepKind]] = {
     NET_RX: StepKind.NET_RX,
     NET_TX: StepKind.NET_TX,
 }
+# Levers of which one step takes back a worthwhile share at once; a balloon gives a twentieth a minute.
+FAST: Final = frozenset({CPU, NET_RX, NET_TX})
+# An amount of each resource that people think in, for shadow prices.
+GRAIN: Final = (1000.0, float(GIB), 10.0 * MIB, 100.0 * MBIT, 100.0 * MBIT)
+GRAIN_NAME: Final = ("1 vCPU", "1 GiB", "10 MiB/s", "100 Mbit/s", "100 Mbit/s")
 SHORT: Final = ("cpu", "memory", "disk", "net_rx", "net_tx")  # names in trails and receipts
 
 
@@ -45,6 +50,11 @@ def promised(vm: VmState, r: int) -> float:
     if not math.isnan(held):
         return held
     return 0.0 if r in (NET_RX, NET_TX) and incapable(vm)[r] is not None else ceilings(vm)[r]
+
+
+def held_by_others(host: HostState, taken: Collection[str], r: int) -> float:
+    """What running VMs of the host hold that are not among `taken`."""
+    return sum(promised(vm, r) for vm in host.vms if vm.domain.running and vm.domain.vm_id not in taken)
 
 
 def limit(value: int | None, top: float) -> float:
@@ -109,6 +119,13 @@ def commit_limits(host: HostState) -> tuple[float, ...]:
     capacity = host.capacity
     net = float(capacity.net_commit_bits_per_s)
     return (float(capacity.cpu_commit_millicores), float(capacity.memory_commit_bytes), NAN, net, net)
+
+
+def physical_limits(host: HostState) -> tuple[float, ...]:
+    """What the hardware has for VMs, [r]: CPUs less the host's own use, memory as far as it may be promised, disks not known."""
+    capacity = host.capacity
+    net = float(capacity.net_bits_per_s)
+    return (max(0.0, capacity.cpu_millicores - host.cpu_overhead_millicores), float(capacity.memory_commit_bytes), NAN, net, net)
 
 
 def round_up(value: float, granule: float) -> float:

@@ -63,13 +63,17 @@ class SizingPolicy:
     working_set_margin: float = 0.03  # the guard keeps its own, larger one over the newest use
     floor: ByResource = (100.0, 64.0 * MIB, 0.0, 1.0 * MBIT, 1.0 * MBIT)  # for VMs whose policy sets none
     granule: ByResource = (10.0, 4.0 * MIB, 1.0, 100_000.0, 100_000.0)  # sizes are whole multiples
-    strict_from: int = 3  # priorities from here on get their whole target before anybody's mean; 4 = means of all come first
+    penalty: ByPriority = (0.5, 1.0, 2.0, 8.0)  # money a minute of a VM that lacks all it wants of a resource; a tenth costs a tenth
+    critical_pool: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # share of the host's limit that is the critical VMs', where there are any
     spare_share: float = 0.0  # share of the room left that is handed out beyond the targets
     burn_full: float = 4.0  # error-budget burn rate at which the quantile reaches the top level (it starts to rise at 1)
     cycle_s: float = 300.0
     lead_s: Mapping[StepKind, float] = field(default_factory=lambda: dict(LEAD_S))  # where nothing was measured
     early_s: ByResource = (180.0, 300.0, 180.0, 180.0, 180.0)  # growth ends so long before its bucket: ramps begin in the one before
-    contended_at: float = 0.90  # forecast CPU over physical CPU from which on shares follow priority
+    margin_z: float = 1.5  # deviations of a host's sum that count as its load, as in placement
+    client_rho: float = 0.3  # correlation within a client's VMs on one host, where the sums themselves are not forecast
+    spare_hosts: int = 0  # 1: growth leaves so much free on every host that any one of its pool may fail
+    contended_at: float = 0.90  # host margin over physical CPU (or uplink, for guarantees) from which on weights follow priority
     shares: tuple[int, int, int, int] = (512, 1024, 2048, 4096)  # cgroup v1 CPU shares by priority
 
     def __post_init__(self) -> None:
@@ -90,7 +94,8 @@ class SizingPolicy:
         within("recent_cycles", (self.recent_cycles,), 1, 2016)
         within("max_shrink", self.max_shrink, 0.0, 1.0)
         within("early_s", self.early_s, 0.0, 3600.0)
-        within("strict_from", (self.strict_from,), 0, 4)
+        within("penalty", self.penalty, 1e-9, 1e9)
+        within("critical_pool", self.critical_pool, 0.0, 1.0)
         within("memory_stride", (self.memory_stride,), 0.001, 1.0)
         within("memory_spacing_s", (self.memory_spacing_s,), 0.0, 3600.0)
         for name in ("spare_share", "censored_threshold", "reserve_share"):
@@ -102,10 +107,14 @@ class SizingPolicy:
         within("shrink_cooldown_s", (self.shrink_cooldown_s,), 0.0, 86_400.0)
         within("cycle_s", (self.cycle_s,), 1.0, 3600.0)
         within("burn_full", (self.burn_full,), 1.001, 1000.0)
+        within("margin_z", (self.margin_z,), 0.0, 10.0)
+        within("client_rho", (self.client_rho,), 0.0, 1.0)
+        within("spare_hosts", (self.spare_hosts,), 0, 1)
         within("contended_at", (self.contended_at,), 0.0, 10.0)
         ordered("size_quantile", self.size_quantile)
         ordered("lower_quantile", self.lower_quantile)
         ordered("priority_weight", self.priority_weight)
+        ordered("penalty", self.penalty)
         ordered("confidence_multiplier", tuple(-k for k in self.confidence_multiplier))
         if any(low > size for low, size in zip(self.lower_quantile, self.size_quantile, strict=True)):
             raise ConfigError(f"sizing.lower_quantile {self.lower_quantile!r}: each must be <= size_quantile {self.size_quantile!r}")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from coordinator.model import Receipt
 from coordinator.planning.plan import plan_host
 from coordinator.planning.receipt import replay
+from coordinator.sizing.draft import VmEvidence
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import VmEvidence, size_host
+from coordinator.sizing.size import size_host
 from shared.plan import Plan, StepKind
 from shared.units import CPU, GIB, MBIT, MEMORY, NS_PER_S
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.model import NoForecast, VmSize
+from coordinator.sizing.draft import VmEvidence
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import VmEvidence, size_host
+from coordinator.sizing.size import size_host
 from shared.units import CPU, DISK, GIB, MEMORY, MIB, NET_RX, UNLIMITED
 
 # Fixed quantiles by priority: each step of the stack by itself, whatever it would cost.
@@ -133,7 +134,7 @@ def test_what_cannot_be_changed_is_left_alone_but_counts(make: Any) -> None:
     assert np.isnan(sizes[1].target[MEMORY])
     assert sizes[0].target[MEMORY] == 3 * GIB
     assert sizes[0].clipped == ("memory_bytes",)
-    assert 0 < sizes[0].shadow_price["memory_bytes"] < 1
+    assert sizes[0].shadow_price["memory_bytes"] == pytest.approx(60 / 5, rel=0.05)  # lacking all 5 GiB costs 1 a minute
 
 
 def test_an_unlimited_quota_counts_as_the_vcpus(make: Any) -> None:

@@ -1,0 +1,53 @@
+"""Sizes of all VMs of a host bought at the price of capacity, resource by resource, and what a VM's shortage weighs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from coordinator.model import HostState, VmState
+from coordinator.sizing.ahead import Outlook
+from coordinator.sizing.levers import SIZED, ceilings, commit_limits, floors, held_by_others, in_force
+from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.price import buy, curves_of
+from coordinator.sizing.stack import left_alone
+from coordinator.sizing.turns import spent
+from coordinator.sizing.weigh import Terms, weight_of
+
+
+def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms) -> Outlook:
+    """The outlook with its sizes bought at the price of capacity, for every resource that has one: all VMs of the host at once."""
+    policy = terms.policy
+    size, lower, quantile = outlook.size.copy(), outlook.lower.copy(), outlook.quantile.copy()
+    price = list(outlook.price)
+    low, high = np.array([floor_to_buy(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
+    weight = np.array([weight_of(vm, terms) for vm in vms])
+    for r in SIZED:
+        limit = commit_limits(host)[r]
+        whole = [bool(np.isfinite(curve).all()) for curve in outlook.peaks[:, r]]  # a curve with a hole keeps its fixed quantile
+        priced = policy.price[r] > 0.0 and limit > 0.0
+        rows = [i for i, vm in enumerate(vms) if priced and whole[i] and left_alone(vm, outlook, i, r) is None]
+        if not rows:
+            continue
+        mine = {vms[i].domain.vm_id for i in rows}
+        room = limit * (1.0 - max(policy.reserve_share, terms.kept_free[r])) - held_by_others(host, mine, r)
+        bought = buy(
+            curves_of(outlook.peaks[rows, r], outlook.levels),
+            weight=weight[rows],
+            floor=low[rows, r],
+            top=high[rows, r],
+            price=policy.price[r],
+            capacity=limit,
+            room=room,
+        )
+        size[rows, r] = lower[rows, r] = bought.size
+        quantile[rows, r] = 1.0 - bought.exceed
+        price[r] = bought.price
+    return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price))
+
+
+def floor_to_buy(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:
+    """The least each resource may get, [r]; a lever without a turn keeps what it holds, so that the others share the room that is there."""
+    levels = zip(floors(vm, policy), ceilings(vm), in_force(vm), strict=True)
+    return tuple(min(max(low, now), top) if spent(vm, r, policy) and now > low else low for r, (low, top, now) in enumerate(levels))
