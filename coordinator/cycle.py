@@ -210,6 +210,11 @@ class DecisionCycle:
         self._burn_rate: dict[str, float] = {}
         self._calibration = CalibrationWatch()
 
+    @property
+    def margin_z(self) -> float:
+        """Deviations of a host's sum that count as its load."""
+        return self._sizing.margin_z
+
     def memberships(self) -> dict[str, Membership]:
         """The groups of every known VM."""
         return {

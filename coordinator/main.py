@@ -35,7 +35,7 @@ from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock, NoForecast
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import forecast_options, sizing_policy
+from coordinator.settings import forecast_options, objectives, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -80,7 +80,7 @@ class Coordinator:
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
-        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s())
+        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), objectives(config.sla))
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
         self.cycle_done_ns: int | None = None

@@ -10,8 +10,9 @@ from coordinator.forecast.challengers import find
 from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.learning.challenging import ChallengeSchedule
+from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
-from shared.config import CoordinatorConfig, PriorityTable, SizingConfig
+from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, SlaConfig
 from shared.errors import ConfigError
 
 HOLIDAY_YEARS: Final = range(2005, 2055)  # fixed: no clock here, and simulated ones run in the past; fifty years are 0.5 MB of a worker
@@ -22,6 +23,7 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
     default = SizingPolicy()
     cpu, memory, disk, rx, tx = (config.price * each for each in default.price)
     size = _by_priority(config.size_quantile)
+    pool = config.critical_pool_permille / 1000
     low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
     return dataclasses.replace(
         default,
@@ -34,7 +36,23 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
         dead_band=(config.dead_band_permille / 1000,) * 5,
         turns=config.flap_reversals,
         turn_window_s=float(config.flap_window_s),
+        penalty=_by_priority(config.penalty),
+        critical_pool=(pool, pool, 0.0, pool, pool),
+        spare_hosts=config.spare_hosts,
     )
+
+
+def objectives(config: SlaConfig) -> Objectives:
+    """Clients' error budgets. Raises ConfigError for a client that is named twice or a share out of range."""
+    clients: dict[str, float] = {}
+    for i, line in enumerate(config.clients):
+        name, _, permille = line.rpartition("=")
+        if name in clients:
+            raise ConfigError(f"sla.clients[{i}] = {line!r}: {name!r} is named twice")
+        if not 0.01 <= float(permille) <= 1000.0:
+            raise ConfigError(f"sla.clients[{i}] = {line!r}: allowed 0.01 to 1000 permille")
+        clients[name] = float(permille) / 1000.0
+    return Objectives(budget=config.budget_permille / 1000.0, clients=clients, period_s=config.period_s)
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:

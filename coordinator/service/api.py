@@ -29,6 +29,7 @@ from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
+from coordinator.service.sizing import SizingView
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -59,7 +60,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.2.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -273,9 +274,15 @@ def moves(state: State) -> MoveAdvice:
     return _view(state).moves()
 
 
+@get("/sizing", responses=_REFUSED, sync_to_thread=False)
+def sizing(state: State, limit: Limit = 100) -> SizingView:
+    """Hosts that will be short and what more would save, clients' error budgets, objectives that cannot be met, room for a failed host."""
+    return _view(state).sizing(limit)
+
+
 _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
-    *(plans, receipts, receipt, outcomes, scores, moves),
+    *(plans, receipts, receipt, outcomes, scores, moves, sizing),
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

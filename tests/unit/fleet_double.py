@@ -18,6 +18,7 @@ from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
 from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from coordinator.service.signals import SignalBatch, SignalsTaken
+from coordinator.service.sizing import ClientBudget, HostScarcity, SizingView
 from coordinator.service.telling import readings_of
 from shared.errors import Refusal
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy, Priority
@@ -383,6 +384,21 @@ class FleetDouble:
 
         modes = (score(Mode.REACTIVE, 214.0, 1.62, 1840), score(Mode.PREDICTIVE, 61.0, 1.55, 1322)) if self.modes else ()
         return vw.Scores(since_s=float(START_S), until_s=float(self.now_s), modes=modes)
+
+    def sizing(self, limit: int) -> SizingView:
+        scarce = HostScarcity(
+            host_id="kvm-01",
+            resource="memory_bytes",
+            from_s=self.now_s,
+            until_s=self.now_s + 600,
+            missing=3.0 * GIB,
+            penalty=14.0,
+            grain=float(GIB),
+            grain_price=5.1,
+            grain_saves=4.9,
+        )
+        budget = ClientBudget(client="aurora", budget=0.01, violated=0.004, burn_rate=0.4, spent=0.1)
+        return SizingView(issued_s=self.now_s, scarce=(scarce,)[:limit], budgets=(budget,)[:limit], infeasible=(), spare=())
 
     def moves(self) -> vw.MoveAdvice:
         if not self.home:

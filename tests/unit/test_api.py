@@ -229,7 +229,7 @@ def test_scores_and_moves(client: Client) -> None:
 
 def test_an_empty_fleet_answers_everything() -> None:
     with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
-        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves"):
+        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves", "sizing"):
             assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 
