@@ -31,7 +31,11 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
         if not rows:
             continue
         mine = {vms[i].domain.vm_id for i in rows}
-        room = limit * (1.0 - max(policy.reserve_share, terms.kept_free[r])) - held_by_others(host, mine, r)
+        others = held_by_others(host, mine, r)
+        room = limit * (1.0 - policy.reserve_share) - others
+        if terms.kept_free[r] > policy.reserve_share:  # growth stays below that; what is held already is not taken away for it
+            held = sum(in_force(vms[i])[r] for i in rows)
+            room = max(limit * (1.0 - terms.kept_free[r]) - others, min(room, held))
         bought = buy(
             curves_of(outlook.peaks[rows, r], outlook.levels),
             weight=weight[rows],

@@ -55,7 +55,10 @@ def worst_failure(loads: HostLoads, upper: F64, rows: NDArray[np.intp], pool: st
     load, capacity = upper[rows, r], loads.capacity[rows, r]
     free = np.maximum(capacity[:, None] - load, 0.0)
     others = free.sum(axis=0) - free
-    h, step = np.unravel_index(int(np.argmax(load - others)), load.shape)
+    lacking = load - others
+    # hosts of one size lack the same whoever fails: of those, the one that carries most
+    worst = np.where(lacking >= lacking.max() - 1e-9 * capacity.max(), load, -np.inf)
+    h, step = np.unravel_index(int(np.argmax(worst)), load.shape)
     rest = capacity.sum() - capacity
     keep = np.divide(load.max(axis=1), rest, out=np.ones(len(rows)), where=rest > 0.0)
     return Spare(
