@@ -14,6 +14,7 @@ from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, SlaConfig
 from shared.errors import ConfigError
+from shared.units import DISK
 
 HOLIDAY_YEARS: Final = range(2005, 2055)  # fixed: no clock here, and simulated ones run in the past; fifty years are 0.5 MB of a worker
 
@@ -23,6 +24,7 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
     default = SizingPolicy()
     cpu, memory, disk, rx, tx = (config.price * each for each in default.price)
     size = _by_priority(config.size_quantile)
+    evidence = config.shrink_evidence_buckets
     pool = config.critical_pool_permille / 1000
     low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
     return dataclasses.replace(
@@ -32,7 +34,7 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
         reserve_share=config.reserve_permille / 1000,
         size_quantile=size,
         lower_quantile=(low, normal, high, critical),
-        shrink_evidence=(config.shrink_evidence_buckets,) * 5,
+        shrink_evidence=(evidence, evidence, max(evidence, default.shrink_evidence[DISK]), evidence, evidence),
         dead_band=(config.dead_band_permille / 1000,) * 5,
         turns=config.flap_reversals,
         turn_window_s=float(config.flap_window_s),

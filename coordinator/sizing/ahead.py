@@ -29,7 +29,9 @@ class Outlook:
     peaks: F64  # [v, r, q] all quantiles of the same peaks
     levels: tuple[float, ...]  # [q]
     hour: F64  # what a turning shrink must leave for the next hour
-    price: tuple[float, ...] = (NAN,) * N_RESOURCES  # [r] at which the sizes fit the host; NaN = fixed quantiles, inf = at none
+    price: tuple[float, ...] = (NAN,) * N_RESOURCES  # [r] at which the sizes were bought; NaN = fixed quantiles
+    short: tuple[bool, ...] = (False,) * N_RESOURCES  # [r] the host cannot hold them
+    worth: tuple[float, ...] = (0.0,) * N_RESOURCES  # [r] then: money an hour that one grain more of the host would save
 
 
 @lru_cache(maxsize=4)  # all hosts of a cycle are sized from one block

@@ -8,22 +8,26 @@ import numpy as np
 
 from coordinator.model import HostState, VmState
 from coordinator.sizing.ahead import Outlook
-from coordinator.sizing.levers import SIZED, ceilings, commit_limits, floors, held_by_others, in_force
+from coordinator.sizing.levers import GRAIN, PROMISED, ceilings, commit_limits, floors, held_by_others, in_force
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.price import buy, curves_of
+from coordinator.sizing.price import buy, curves_of, exceed_at
+from coordinator.sizing.shortage import Cell, relieve
 from coordinator.sizing.stack import left_alone
 from coordinator.sizing.turns import spent
-from coordinator.sizing.weigh import Terms, weight_of
+from coordinator.sizing.weigh import MINUTES_PER_HOUR, Terms, money_weight, weight_of
 
 
 def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms) -> Outlook:
-    """The outlook with its sizes bought at the price of capacity, for every resource that has one: all VMs of the host at once."""
+    """The outlook with its sizes bought at the price of capacity, for every resource that has one: all VMs of the host at once.
+
+    Where they pass what the host may promise, less a reserve, they are cut at the least expected SLA penalty.
+    """
     policy = terms.policy
     size, lower, quantile = outlook.size.copy(), outlook.lower.copy(), outlook.quantile.copy()
-    price = list(outlook.price)
+    price, short, worth = list(outlook.price), list(outlook.short), list(outlook.worth)
     low, high = np.array([floor_to_buy(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
     weight = np.array([weight_of(vm, terms) for vm in vms])
-    for r in SIZED:
+    for r in PROMISED:
         limit = commit_limits(host)[r]
         whole = [bool(np.isfinite(curve).all()) for curve in outlook.peaks[:, r]]  # a curve with a hole keeps its fixed quantile
         priced = policy.price[r] > 0.0 and limit > 0.0
@@ -36,19 +40,20 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
         if terms.kept_free[r] > policy.reserve_share:  # growth stays below that; what is held already is not taken away for it
             held = sum(in_force(vms[i])[r] for i in rows)
             room = max(limit * (1.0 - terms.kept_free[r]) - others, min(room, held))
-        bought = buy(
-            curves_of(outlook.peaks[rows, r], outlook.levels),
-            weight=weight[rows],
-            floor=low[rows, r],
-            top=high[rows, r],
-            price=policy.price[r],
-            capacity=limit,
-            room=room,
-        )
-        size[rows, r] = lower[rows, r] = bought.size
-        quantile[rows, r] = 1.0 - bought.exceed
-        price[r] = bought.price
-    return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price))
+        peaks = outlook.peaks[rows, r]
+        curves = curves_of(peaks, outlook.levels)
+        bought = buy(curves, weight=weight[rows], floor=low[rows, r], top=high[rows, r], price=policy.price[r], capacity=limit)
+        price[r], worth[r] = policy.price[r], 0.0
+        if bought.sum() > room:
+            chance = np.broadcast_to(1.0 - np.asarray(outlook.levels), peaks.shape)
+            money = np.array([money_weight(vms[i], terms, float(top)) for i, top in zip(rows, peaks[:, -1], strict=True)])
+            floor = low[rows, r]
+            (relief,) = relieve((Cell(least=floor, floor=floor, most=bought, size=peaks, exceed=chance, weight=money, room=room),))
+            bought, worth[r] = relief.grant, relief.price * GRAIN[r] * MINUTES_PER_HOUR
+            short[r] = True
+        size[rows, r] = lower[rows, r] = bought
+        quantile[rows, r] = 1.0 - exceed_at(curves, bought)
+    return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price), short=tuple(short), worth=tuple(worth))
 
 
 def floor_to_buy(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:

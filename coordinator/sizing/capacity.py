@@ -24,11 +24,10 @@ from coordinator.sizing.levers import FAST, GRAIN, GRAIN_NAME, commit_limits, he
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.shortage import Cell, Relief, relieve
 from coordinator.sizing.turns import spent
-from coordinator.sizing.weigh import Terms, money_weight
+from coordinator.sizing.weigh import MINUTES_PER_HOUR, Terms, money_weight
 from shared.model import Priority
 from shared.refusal import RefusalCode
 
-MINUTES_PER_HOUR: Final = 60.0
 # Of VMs without quantiles: the chance of a demand above the forecast mean, and above the target.
 ROUGH: Final = (0.5, 0.05)
 
@@ -61,7 +60,7 @@ def fit_host(host: HostState, drafts: Sequence[Draft], r: int, outlook: Outlook,
         return
     (relief,) = relieve((cell,))
     for draft, grant, low in zip(sized, relief.grant, cell.least, strict=True):
-        cut(draft, max(float(low), round_down(float(grant), policy.granule[r])), relief, limit, pool)
+        cut(draft, max(float(low), round_down(float(grant), draft.granule)), relief, limit, pool)
 
 
 def critical(priority: int) -> bool:
@@ -92,7 +91,7 @@ def bounds_of(draft: Draft, policy: SizingPolicy) -> tuple[float, float, float]:
     """(what cannot be taken, what comes first, what it is left with where there is room) of one draft."""
     settled = draft.settled
     if draft.may_shrink:
-        least = round_up(draft.allocation * (1.0 - policy.max_shrink[draft.resource]), policy.granule[draft.resource])
+        least = round_up(draft.allocation * (1.0 - policy.max_shrink[draft.resource]), draft.granule)
         floor = min(settled, max(draft.floor, least))
     else:
         floor = min(settled, draft.allocation)
@@ -139,7 +138,7 @@ def hand_out_spare(sized: Sequence[Draft], spare: float, r: int, policy: SizingP
         return
     for draft in sized:
         settled = draft.settled
-        grant = max(settled, min(draft.ceiling, round_down(settled + spare * settled / total, policy.granule[r])))
+        grant = max(settled, min(draft.ceiling, round_down(settled + spare * settled / total, draft.granule)))
         if grant > settled:
             draft.note(f"spare room: {settled:.0f} to {grant:.0f}")
             draft.lower = max(draft.lower, grant * (1.0 - min(1.0, policy.dead_band[r])))

@@ -31,6 +31,7 @@ class Draft:
     allocation: float
     floor: float
     ceiling: float
+    granule: float = 1.0
     need: float = NAN
     lower: float = NAN
     target: float = NAN

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.model import F64
-from coordinator.sizing.levers import SIZED, ceilings
+from coordinator.sizing.levers import PROMISED, ceilings
 from coordinator.sizing.margin import HostLoads
 
 Cause = Literal["ceiling", "host", "fleet"]
@@ -73,7 +73,7 @@ def infeasible(loads: HostLoads, objectives: Objectives) -> tuple[Infeasible, ..
         ("host", loads.owner, loads.capacity, loads.host_ids),
         ("fleet", everywhere, total, ("",)),
     ):
-        for r in SIZED:
+        for r in PROMISED:
             found += crowded(loads, z, r, cause=cause, owner=owner, capacity=capacity[:, r], names=names)  # type: ignore[arg-type]
     return tuple(sorted(found, key=lambda each: (("ceiling", "host", "fleet").index(each.cause), each.client, each.where, each.resource)))
 
@@ -86,7 +86,7 @@ def above_ceilings(loads: HostLoads, z: F64) -> list[Infeasible]:
     return [
         entry(loads.vms[v].domain.policy.client, r, "ceiling", loads.vms[v].domain.vm_id, over[v, r])
         for v, r in zip(*np.nonzero((over > 1e-3 * np.nan_to_num(top, nan=1.0)).any(axis=2)), strict=True)
-        if r in SIZED
+        if r in PROMISED
     ]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coordinator.model import F64, N_RESOURCES, ForecastBlock, HostState
 from coordinator.sizing.ahead import rows_of
-from coordinator.sizing.levers import GRAIN, SIZED, ceilings, commit_limits, floors
+from coordinator.sizing.levers import GRAIN, PROMISED, ceilings, commit_limits, floors
 from coordinator.sizing.margin import HostLoads
 from coordinator.sizing.shortage import Cell, relieve
 from coordinator.sizing.target import interpolate
@@ -54,7 +54,7 @@ def scarcities(hosts: Sequence[HostState], loads: HostLoads, forecast: ForecastB
         rows = np.flatnonzero(loads.owner == h)
         parts = [
             scarcity(loads, rows, r, wants[rows, r], quantiles[rows, r], limit=float(limits[h, r, 0]), terms=terms, levels=forecast.levels)
-            for r in SIZED
+            for r in PROMISED
             if short[h, r].any()
         ]
         found[hosts[h].host_id] = tuple(parts)

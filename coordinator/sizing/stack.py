@@ -10,8 +10,9 @@ import math
 
 from coordinator.model import N_RESOURCES, NoForecast, VmState
 from coordinator.sizing.ahead import Outlook
+from coordinator.sizing.choice import granule_of, only_grows
 from coordinator.sizing.draft import Draft, VmEvidence
-from coordinator.sizing.levers import NAN, SIZED, ceilings, floors, in_force, incapable, round_up
+from coordinator.sizing.levers import GRAIN_NAME, NAN, SIZED, ceilings, floors, in_force, incapable, round_up
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.target import UNUSABLE
 from coordinator.sizing.trigger import confidence, fires
@@ -23,7 +24,9 @@ from shared.units import MEMORY
 def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, evidence: VmEvidence) -> list[Draft]:
     """The stack up to the host's capacity, for every resource of one VM."""
     now, low, high, cannot = in_force(vm), floors(vm, policy), ceilings(vm), incapable(vm)
-    drafts = [Draft(vm, r, now[r], low[r], high[r], need=float(outlook.mean[i, r])) for r in range(N_RESOURCES)]
+    drafts = [
+        Draft(vm, r, now[r], low[r], high[r], granule=granule_of(vm, r, policy), need=float(outlook.mean[i, r])) for r in range(N_RESOURCES)
+    ]
     for r in SIZED:
         draft = drafts[r]
         if cannot[r] is not None:
@@ -37,6 +40,7 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
             draft.note(f"left alone: {why_not}")
             continue
         take_quantile(draft, outlook, i, policy)
+        boost(draft, policy)
         add_margin(draft, policy)
         clip(draft, policy)
         pull_trigger(draft, outlook, i, policy)
@@ -81,16 +85,30 @@ def no_forecast(outlook: Outlook, i: int, r: int) -> str | None:
 
 
 def take_quantile(draft: Draft, outlook: Outlook, i: int, policy: SizingPolicy) -> None:
-    """Target and lower end from the forecast. A price above the policy's says that the host is short."""
+    """Target and lower end from the forecast, as bought at the price of capacity where there is one."""
     r = draft.resource
     draft.target = draft.upper = float(outlook.size[i, r])
     draft.lower = min(float(outlook.lower[i, r]), draft.target)
-    price, wanted = outlook.price[r], policy.price[r]
+    price = outlook.price[r]
     at = "" if math.isnan(price) else f" at price {price:.3g}"
     draft.note(f"quantile {outlook.quantile[i, r]:.3g} of peak in {outlook.steps[r]} steps = {draft.target:.0f}{at}")
-    if price > wanted:
-        draft.clipped, draft.price = True, 1.0 - wanted / price
-        draft.refuse(RefusalCode.HOST_CAPACITY, f"price {wanted:.3g} asks for more than the host has")
+    if outlook.short[r]:
+        draft.clipped, draft.price = True, outlook.worth[r]
+        what = f"{GRAIN_NAME[r]} more here would save {outlook.worth[r]:.3g} an hour"
+        draft.refuse(RefusalCode.HOST_CAPACITY, f"price {price:.3g} asks for more than the host has; {what}")
+
+
+def boost(draft: Draft, policy: SizingPolicy) -> None:
+    """A VM that has just booted or moved gets more than its steady state for a while: its caches are cold and its work has waited."""
+    vm, r = draft.vm, draft.resource
+    for what, since_s, lasts_s, shares in (
+        ("booted", vm.since_start_s, policy.boot_boost_s, policy.boot_boost),
+        ("moved", vm.since_move_s, policy.move_boost_s, policy.move_boost),
+    ):
+        if since_s < lasts_s and shares[r] > 0.0:
+            draft.target *= 1.0 + shares[r]
+            draft.lower = max(draft.lower, draft.target / (1.0 + shares[r]))
+            draft.note(f"{what} {since_s:.0f} s ago: {100 * shares[r]:.0f} % more = {draft.target:.0f}")
 
 
 def add_margin(draft: Draft, policy: SizingPolicy) -> None:
@@ -107,7 +125,7 @@ def add_margin(draft: Draft, policy: SizingPolicy) -> None:
 def clip(draft: Draft, policy: SizingPolicy) -> None:
     """Whole granules within [floor, ceiling]. A floor in force makes everything under it a reason to act."""
     wanted = draft.target
-    draft.target = min(max(round_up(draft.target, policy.granule[draft.resource]), draft.floor), draft.ceiling)
+    draft.target = min(max(round_up(draft.target, draft.granule), draft.floor), draft.ceiling)
     draft.lower = min(max(draft.lower, draft.floor), draft.target)
     draft.upper = max(draft.upper, draft.target)
     if wanted < draft.floor:
@@ -165,6 +183,10 @@ def veto_shrink(draft: Draft, *, cold: bool, policy: SizingPolicy) -> None:
         code, veto = RefusalCode.READING_STALE, "no fresh guest reading"
     elif cold:
         code, veto = RefusalCode.READING_STALE, "cold start, too little history"
+    elif min(vm.since_start_s - policy.boot_boost_s, vm.since_move_s - policy.move_boost_s) < 0.0:
+        code, veto = RefusalCode.COOLDOWN, "just booted or moved"
+    elif (grows := only_grows(vm, r)) is not None:
+        code, veto = RefusalCode.NOT_CAPABLE, grows
     else:
         return
     draft.may_shrink = False
@@ -187,7 +209,7 @@ def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
         return
     if not wanted:
         return
-    lasting = max(draft.target, round_up(turn_size(vm, r, hour), policy.granule[r]))
+    lasting = max(draft.target, round_up(turn_size(vm, r, hour), draft.granule))
     above = lasting * (1.0 + policy.upper_slack[r])
     if draft.allocation <= above:
         draft.upper = draft.allocation
@@ -199,7 +221,7 @@ def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
 
 def limit_shrink(draft: Draft, policy: SizingPolicy) -> None:
     """At most `max_shrink` of the allocation per cycle."""
-    least = round_up(draft.allocation * (1.0 - policy.max_shrink[draft.resource]), policy.granule[draft.resource])
+    least = round_up(draft.allocation * (1.0 - policy.max_shrink[draft.resource]), draft.granule)
     if draft.settled < least < draft.allocation:
         draft.target = least
         draft.upper = max(draft.upper, least)

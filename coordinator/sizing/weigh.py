@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from coordinator.model import N_RESOURCES, VmState
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import StepKind
+
+MINUTES_PER_HOUR: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

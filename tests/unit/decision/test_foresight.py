@@ -11,7 +11,7 @@ import pytest
 from coordinator.forecast.aggregate import AggregateForecast
 from coordinator.forecast.aggregate.groups import GroupKey
 from coordinator.model import LEVELS, N_RESOURCES
-from coordinator.planning.plan import contended
+from coordinator.planning.weights import contended
 from coordinator.sizing.feasible import Objectives, infeasible
 from coordinator.sizing.foresight import look_at_fleet
 from coordinator.sizing.margin import host_loads
