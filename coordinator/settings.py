@@ -24,6 +24,7 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
     default = SizingPolicy()
     cpu, memory, disk, rx, tx = (config.price * each for each in default.price)
     size = _by_priority(config.size_quantile)
+    boot, move = config.boot_boost_permille / 1000, config.move_boost_permille / 1000
     evidence = config.shrink_evidence_buckets
     pool = config.critical_pool_permille / 1000
     low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
@@ -41,6 +42,10 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
         penalty=_by_priority(config.penalty),
         critical_pool=(pool, pool, 0.0, pool, pool),
         spare_hosts=config.spare_hosts,
+        boot_boost=(boot, 0.0, boot, boot / 2, boot / 2),
+        boot_boost_s=float(config.boot_boost_s),
+        move_boost=(move, 0.0, move, move, move),
+        move_boost_s=float(config.move_boost_s),
     )
 
 

@@ -363,6 +363,14 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int,
         Meta(ge=0, le=1000, description="share of a host that is its critical VMs'; others borrow what one step takes back"),
     ] = 0
+    boot_boost_permille: Annotated[
+        int, Meta(ge=0, le=4000, description="CPU and disk on top of the size of a VM that has just booted; of the network half as much")
+    ] = 500
+    boot_boost_s: Annotated[int, Meta(ge=0, le=86_400, description="for so long; nothing is taken from it meanwhile")] = 600
+    move_boost_permille: Annotated[
+        int, Meta(ge=0, le=4000, description="CPU, disk and network on top of the size of a VM that was just migrated")
+    ] = 250
+    move_boost_s: Annotated[int, Meta(ge=0, le=86_400, description="for so long; nothing is taken from it meanwhile")] = 300
     spare_hosts: Annotated[int, Meta(ge=0, le=1, description="1 = growth leaves so much free that any one host of a pool may fail")] = 0
 
 

@@ -1,10 +1,12 @@
 """SLA error budgets by client: how much of the time its VMs may lack something, and how fast that is used up.
 
 The burn rate of a window is the violated share of VM time in it over the client's budgeted share; 1 = just used up at the period's end.
-Alone, a short window cries wolf and a long one comes late, so two windows must agree, as in the SRE workbook's multi-window alerts (ch. 5):
-the rate that counts is the larger of min(5 min, 1 h) and min(30 min, 6 h). A client that has used more than its share over the whole period
-counts with at least that overdraft, so that it comes back within.
-Pure, in memory: the period begins with the coordinator. Bounded: windows hold buckets, clients that are gone are dropped after a period.
+Alone, a short window cries wolf and a long one comes late, so two windows must agree, and the shorter they are the faster they must burn,
+as in the SRE workbook's multi-window alerts (ch. 5): an hour that burns six times too fast has used up 4 % of a week's budget, and a fast
+hour once a week is what a budget is for. What counts is the largest over the pairs of  min(rate of short, rate of long) / how fast they
+must burn; above 1 the client's VMs weigh more. A client that has overdrawn the whole period's budget counts with at least that overdraft.
+Time not observed yet counts as good. Pure, in memory: the period begins with the coordinator. Bounded: windows hold buckets, clients that
+are gone are dropped after a period.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ from coordinator.learning.sla import SlaSums
 from coordinator.sizing.feasible import Objectives
 from shared.units import BUCKET_S
 
-PAIRS: Final = ((1, 12), (6, 72))  # buckets of the short and the long window
-# Over the whole period an overdraft is believed once so much of it was observed.
-BELIEVED: Final = 12
+# Buckets of the short and the long window, and how many times too fast both must burn: 5 min and 1 h, 30 min and 6 h, 6 h and 3 days.
+PAIRS: Final = ((1, 12, 6.0), (6, 72, 3.0), (72, 864, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class Standing:
     client: str
     budget: float  # share that it may lack something
     violated: float  # share that it did, over the period
-    burn: float  # the rate that counts
-    spent: float  # of the whole period's budget; above 1 = it cannot end within any more unless its VMs grow in number
+    burn: float  # what counts: above 1 its VMs weigh more
+    spent: float  # of the whole period's budget; above 1 = overdrawn
     observed_s: float  # VM time
 
 
@@ -79,7 +80,7 @@ class ErrorBudgets:
     @property
     def period(self) -> int:
         """In buckets."""
-        return max(PAIRS[-1][1], self.objectives.period_s // BUCKET_S)
+        return max(1, self.objectives.period_s // BUCKET_S)
 
     def standing(self, client: str) -> Standing | None:
         """None = not one of its VMs was observed."""
@@ -89,13 +90,14 @@ class ErrorBudgets:
         budget = self.objectives.of(client)
         violated = account.violated / account.observed
         whole = account.observed * self.period / len(account.newest)
-        overdraft = violated / budget if len(account.newest) >= BELIEVED and violated > budget else 0.0
+        spent = account.violated / (budget * whole)
+        rates = [min(rate(account, short, budget), rate(account, long, budget)) / fast for short, long, fast in PAIRS]
         return Standing(
             client=client,
             budget=budget,
             violated=violated,
-            burn=max(overdraft, *(min(rate(account, short, budget), rate(account, long, budget)) for short, long in PAIRS)),
-            spent=account.violated / (budget * whole),
+            burn=max(spent if spent > 1.0 else 0.0, *rates),
+            spent=spent,
             observed_s=account.observed / 1e9,
         )
 
@@ -122,8 +124,9 @@ class ErrorBudgets:
 
 
 def rate(account: Account, buckets: int, budget: float) -> float:
-    """Burn rate over the newest buckets; 0 where nothing was observed in them."""
+    """Burn rate over the newest buckets, as far as the period reaches; 0 where nothing was observed in them."""
     newest = account.newest
-    parts = [newest[i] for i in range(max(0, len(newest) - buckets), len(newest))]
+    whole = min(buckets, newest.maxlen or buckets)
+    parts = [newest[i] for i in range(max(0, len(newest) - whole), len(newest))]
     observed = sum(part[0] for part in parts)
-    return sum(part[1] for part in parts) / observed / budget if observed else 0.0
+    return sum(part[1] for part in parts) * len(parts) / (observed * whole * budget) if observed else 0.0

@@ -40,8 +40,8 @@ def burn(budgets: ErrorBudgets, client: str) -> float:
 def test_a_client_within_its_budget_burns_below_one_and_changes_nothing() -> None:
     budgets = ErrorBudgets(Objectives(budget=0.01))
     feed = Feed(budgets, {"a": "x", "b": "x"})
-    feed.buckets(72, a=0.008)
-    assert burn(budgets, "x") == pytest.approx(0.4)
+    feed.buckets(864, a=0.018)
+    assert burn(budgets, "x") == pytest.approx(0.9)
     assert budgets.burn_rates(feed.clients) == {}
 
 
@@ -49,32 +49,41 @@ def test_both_windows_must_burn_and_the_short_one_ends_it() -> None:
     budgets = ErrorBudgets(Objectives(budget=0.01))
     feed = Feed(budgets, {"a": "x"})
     feed.buckets(71)
-    feed.buckets(1, a=0.36)
-    assert burn(budgets, "x") == pytest.approx(3.0)  # 36 over five minutes, 3 over the hour
-    assert budgets.burn_rates(feed.clients) == {"a": pytest.approx(3.0)}
+    feed.buckets(2, a=0.72)
+    assert burn(budgets, "x") == pytest.approx(2.0)  # 72 over five minutes and 12 over the hour: twice as fast as an hour may
+    assert budgets.burn_rates(feed.clients) == {"a": pytest.approx(2.0)}
     feed.buckets(6)
     assert burn(budgets, "x") < 1.0  # the hour still remembers, the last half hour was good
 
 
-def test_an_overdraft_of_the_whole_period_is_worked_off() -> None:
+def test_what_was_not_observed_yet_counts_as_good() -> None:
     budgets = ErrorBudgets(Objectives(budget=0.01))
     feed = Feed(budgets, {"a": "x"})
-    feed.buckets(50, a=0.2)
-    feed.buckets(150)
+    feed.buckets(1, a=0.6)
+    assert burn(budgets, "x") == pytest.approx(60 / 12 / 6)
+
+
+def test_a_slow_burn_is_felt_after_hours_and_an_overdraft_is_worked_off() -> None:
+    budgets = ErrorBudgets(Objectives(budget=0.01, period_s=864 * BUCKET_S))
+    feed = Feed(budgets, {"a": "x"})
+    feed.buckets(400, a=0.02)
+    assert burn(budgets, "x") < 1.0
+    feed.buckets(464, a=0.02)
     standing = budgets.standing("x")
     assert standing is not None
-    assert standing.violated == pytest.approx(0.05)
-    assert standing.burn == pytest.approx(5.0)
-    assert standing.spent == pytest.approx(5.0 * 200 / 2016)  # of a week of which 200 buckets have passed
+    assert (standing.violated, standing.spent) == (pytest.approx(0.02), pytest.approx(2.0))
+    assert standing.burn == pytest.approx(2.0)
+    feed.buckets(500)
+    assert burn(budgets, "x") < 1.0
 
 
 def test_clients_are_judged_by_their_own_budgets_and_vms_without_one_together() -> None:
     budgets = ErrorBudgets(Objectives(budget=0.01, clients={"strict": 0.001}))
     feed = Feed(budgets, {"a": "strict", "b": "easy", "c": "", "d": ""})
-    feed.buckets(12, a=0.005, b=0.005, c=0.03)
-    assert burn(budgets, "strict") == pytest.approx(5.0)
-    assert burn(budgets, "easy") == pytest.approx(0.5)
-    assert burn(budgets, "") == pytest.approx(1.5)
+    feed.buckets(12, a=0.06, b=0.06, c=0.24)
+    assert burn(budgets, "strict") == pytest.approx(10.0)
+    assert burn(budgets, "easy") == pytest.approx(1.0)
+    assert burn(budgets, "") == pytest.approx(2.0)
     assert [each.client for each in budgets.standings()] == ["", "easy", "strict"]
     assert budgets.standing("nobody") is None
 
