@@ -35,10 +35,10 @@ class HostScarcity(msgspec.Struct, frozen=True, kw_only=True):
     from_s: int
     until_s: int
     missing: float  # in the worst step
-    penalty: float  # expected SLA penalty of what VMs will lack
+    penalty: float | None  # expected SLA penalty of what VMs will lack; None, as the next two: too many hosts are short to work it out
     grain: float  # so much more here ...
-    grain_price: float  # ... would save this, if all of it were worth as much as its first unit (the shadow price)
-    grain_saves: float  # ... would really save this
+    grain_price: float | None  # ... would save this, if all of it were worth as much as its first unit (the shadow price)
+    grain_saves: float | None  # ... would really save this
 
 
 class ClientBudget(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +96,7 @@ def sizing_view(found: Foresight | None, budgets: ErrorBudgets, limit: int) -> S
         return SizingView(issued_s=None, scarce=(), budgets=told, infeasible=(), spare=())
     return SizingView(
         issued_s=found.issued_s,
-        scarce=tuple(sorted(_scarce(found), key=lambda each: (-each.penalty, each.host_id))[:limit]),
+        scarce=tuple(sorted(_scarce(found), key=lambda each: (-(each.penalty or 0.0), each.host_id))[:limit]),
         budgets=told,
         infeasible=tuple(
             InfeasibleObjective(
@@ -156,10 +156,10 @@ def _scarce(found: Foresight) -> list[HostScarcity]:
             from_s=found.issued_s + BUCKET_S * each.first_step,
             until_s=found.issued_s + BUCKET_S * (each.last_step + 1),
             missing=each.missing,
-            penalty=each.penalty,
+            penalty=_known(each.penalty),
             grain=GRAIN[each.resource],
-            grain_price=each.price,
-            grain_saves=each.saves,
+            grain_price=_known(each.price),
+            grain_saves=_known(each.saves),
         )
         for host_id, parts in found.scarce.items()
         for each in parts

@@ -2,22 +2,21 @@
 
 Per host, resource and bucket: every VM wants the quantile of its bucket's mean that its priority is sized by, floors and ceilings
 respected. Where these pass what the host may promise, the program of shortage.py shares it out bucket by bucket; the sum of its penalties
-over the buckets is what the shortage is expected to cost, and the same program with one grain more (1 vCPU, 1 GiB, 100 Mbit/s) says what
-that would save. Only short hosts are solved; the look at the others is a few array operations for the whole fleet.
+over the buckets is what the shortage is expected to cost, and what would be served next says what one grain more (1 vCPU, 1 GiB, 100 Mbit/s)
+would save. Only short hosts are solved; the look at the others is a few array operations for the whole fleet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from coordinator.model import F64, N_RESOURCES, ForecastBlock, HostState
+from coordinator.model import F64, N_RESOURCES, ForecastBlock, HostState, VmState
 from coordinator.sizing.ahead import rows_of
-from coordinator.sizing.levers import GRAIN, PROMISED, ceilings, commit_limits, floors
+from coordinator.sizing.levers import GRAIN, NAN, ceilings, commit_limits, floors
 from coordinator.sizing.margin import HostLoads
 from coordinator.sizing.shortage import Cell, relieve
 from coordinator.sizing.target import interpolate
@@ -25,6 +24,8 @@ from coordinator.sizing.weigh import Terms, money_weight
 from shared.units import BUCKET_S, HORIZON_STEPS
 
 BUCKET_MINUTES: Final = BUCKET_S / 60.0
+# Hosts that are solved in one cycle, 5 ms each: those that miss the greatest share of what they have. Of the others no money is known.
+MOST_SOLVED: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Scarcity:
     first_step: int
     last_step: int
     missing: float  # in the worst step, in the unit of the resource
-    penalty: float  # expected SLA penalty of what VMs will lack
+    penalty: float  # expected SLA penalty of what VMs will lack; NaN, as the next two: not worked out, too many hosts are short
     price: float  # of one grain, by the duals: what it would save if all of it were as useful as its first unit
     saves: float  # what one grain more would really save
 
@@ -49,14 +50,19 @@ def scarcities(hosts: Sequence[HostState], loads: HostLoads, forecast: ForecastB
     np.add.at(sums, loads.owner, wants)
     limits = np.array([commit_limits(host) for host in hosts])[:, :, None]
     short = np.isfinite(limits) & (sums > limits * (1.0 + 1e-9))
+    lacking = np.where(short, sums / limits, 0.0).max(axis=(1, 2))
+    worst = np.argsort(-lacking, kind="stable")[:MOST_SOLVED].tolist()
     found = {}
-    for h in np.flatnonzero(short.any(axis=(1, 2))).tolist():
+    for h in np.flatnonzero(lacking > 0.0).tolist():
         rows = np.flatnonzero(loads.owner == h)
-        parts = [
-            scarcity(loads, rows, r, wants[rows, r], quantiles[rows, r], limit=float(limits[h, r, 0]), terms=terms, levels=forecast.levels)
-            for r in PROMISED
-            if short[h, r].any()
-        ]
+        parts = []
+        for r in np.flatnonzero(short[h].any(axis=1)).tolist():
+            vms = [loads.vms[v] for v in rows]
+            limit = float(limits[h, r, 0])
+            solved = (
+                cells_of(vms, r, wants[rows, r], quantiles[rows, r], limit=limit, terms=terms, levels=forecast.levels) if h in worst else ()
+            )
+            parts.append(scarcity(r, sums[h, r] - limit, solved))
         found[hosts[h].host_id] = tuple(parts)
     return found
 
@@ -76,34 +82,31 @@ def wants_of(loads: HostLoads, forecast: ForecastBlock, terms: Terms) -> tuple[F
     return np.clip(wants, np.nan_to_num(low), np.nan_to_num(high, nan=np.inf)), quantiles
 
 
-def scarcity(
-    loads: HostLoads,
-    rows: NDArray[np.intp],
-    r: int,
-    wants: F64,
-    quantiles: F64,
-    *,
-    limit: float,
-    terms: Terms,
-    levels: tuple[float, ...],
-) -> Scarcity:
-    """The program for every short bucket of one resource, and once more with a grain more."""
-    vms = [loads.vms[v] for v in rows]
-    floor = np.minimum(np.nan_to_num(np.array([floors(vm, terms.policy)[r] for vm in vms])), wants.min(axis=1))
-    steps = np.flatnonzero(wants.sum(axis=0) > limit)
-    chance = np.broadcast_to(1.0 - np.asarray(levels), (len(rows), len(levels)))
-    cells = []
-    for step in steps:
-        size = quantiles[:, step]
-        weight = np.array([money_weight(vm, terms, float(top)) for vm, top in zip(vms, size[:, -1], strict=True)])
-        cells.append(Cell(least=np.zeros(len(rows)), floor=floor, most=wants[:, step], size=size, exceed=chance, weight=weight, room=limit))
-    now, more = relieve(cells), relieve([replace(cell, room=limit + GRAIN[r]) for cell in cells])
+def scarcity(r: int, missing: F64, cells: Sequence[Cell]) -> Scarcity:
+    """One resource of one host from what is missing [12] and the program's cells of the short buckets; none = leave the money unknown."""
+    steps = np.flatnonzero(missing > 0.0)
+    reliefs = relieve(cells, GRAIN[r])
+    known = 1.0 if cells else NAN
     return Scarcity(
         resource=r,
         first_step=int(steps[0]),
         last_step=int(steps[-1]),
-        missing=float((wants.sum(axis=0) - limit).max()),
-        penalty=BUCKET_MINUTES * sum(relief.penalty for relief in now),
-        price=BUCKET_MINUTES * GRAIN[r] * sum(relief.price for relief in now),
-        saves=BUCKET_MINUTES * sum(max(0.0, a.penalty - b.penalty) for a, b in zip(now, more, strict=True)),
+        missing=float(missing.max()),
+        penalty=known * BUCKET_MINUTES * sum(relief.penalty for relief in reliefs),
+        price=known * BUCKET_MINUTES * GRAIN[r] * sum(relief.price for relief in reliefs),
+        saves=known * BUCKET_MINUTES * sum(relief.saves for relief in reliefs),
     )
+
+
+def cells_of(
+    vms: Sequence[VmState], r: int, wants: F64, quantiles: F64, *, limit: float, terms: Terms, levels: tuple[float, ...]
+) -> tuple[Cell, ...]:
+    """One cell for every bucket in which these wants [v, 12] pass the limit."""
+    floor = np.minimum(np.nan_to_num(np.array([floors(vm, terms.policy)[r] for vm in vms])), wants.min(axis=1))
+    chance = np.broadcast_to(1.0 - np.asarray(levels), (len(vms), len(levels)))
+    cells = []
+    for step in np.flatnonzero(wants.sum(axis=0) > limit):
+        size, most = quantiles[:, step], wants[:, step]
+        weight = np.array([money_weight(vm, terms, float(top)) for vm, top in zip(vms, size[:, -1], strict=True)])
+        cells.append(Cell(least=np.zeros(len(vms)), floor=floor, most=most, size=size, exceed=chance, weight=weight, room=limit))
+    return tuple(cells)

@@ -55,32 +55,55 @@ class Relief:
     penalty: float  # money a minute
     price: float  # money a minute that one unit more of room would save
     firm_price: float  # the same of the room for what is firm
+    saves: float = 0.0  # money a minute that `more` room would save
 
 
-def relieve(cells: Sequence[Cell]) -> tuple[Relief, ...]:
-    """The cheapest shortage in every cell. Raises ValueError when the program is not solved, which its form rules out."""
+def relieve(cells: Sequence[Cell], more: float = 0.0) -> tuple[Relief, ...]:
+    """The cheapest shortage in every cell, and what `more` room in each would save. All cells know the same number of quantiles.
+
+    Raises ValueError when the program is not solved, which its form rules out.
+    """
     if not cells:
         return ()
     shrunk = [floors_first(cell) for cell in cells]
-    parts = [segments(cell) for cell in shrunk]
-    given, duals = solve(shrunk, parts)
+    joined = join(shrunk)
+    place = np.repeat(np.arange(len(cells)), [len(cell.least) for cell in cells])  # cell of every VM
+    part = segments(joined)
+    used, duals = solve(shrunk, part, place[part.owner])
+    grant = np.clip(joined.least + np.bincount(part.owner, used, len(place)), joined.least, joined.most)
+    unmet = unmet_at(join(cells), grant)
     answers = []
-    first = 0
-    for i, (asked, cell, part) in enumerate(zip(cells, shrunk, parts, strict=True)):
-        grant = cell.least + np.bincount(part.owner, given[first : first + len(part.owner)], len(cell.least))
-        grant = np.clip(grant, cell.least, cell.most)
-        first += len(part.owner)
-        unmet = unmet_at(asked, grant)
+    for i, cell in enumerate(cells):
+        mine, own = place == i, place[part.owner] == i
         answers.append(
             Relief(
-                grant=grant,
-                unmet=unmet,
-                penalty=float(unmet @ asked.weight),
+                grant=grant[mine],
+                unmet=unmet[mine],
+                penalty=float(unmet[mine] @ cell.weight),
                 price=max(0.0, -float(duals[2 * i])),
                 firm_price=max(0.0, -float(duals[2 * i + 1])),
+                saves=saved((part.length - used)[own], part.slope[own], more) if more > 0.0 else 0.0,
             )
         )
     return tuple(answers)
+
+
+def join(cells: Sequence[Cell]) -> Cell:
+    """All VMs of all cells in one; its rooms mean nothing."""
+
+    def column(name: str) -> F64:
+        return np.concatenate([getattr(cell, name) for cell in cells])
+
+    shares = [np.full(len(cell.least), np.nan) if cell.firm_share is None else cell.firm_share for cell in cells]
+    names = ("least", "floor", "most", "size", "exceed", "weight")
+    return Cell(**{name: column(name) for name in names}, room=np.inf, firm_share=np.concatenate(shares))
+
+
+def saved(left: F64, slope: F64, more: float) -> float:
+    """Money a minute by the segments that are worth most: exact where only one room binds."""
+    order = np.argsort(-slope, kind="stable")
+    before = np.concatenate([[0.0], np.cumsum(left[order])[:-1]])
+    return float(np.clip(more - before, 0.0, left[order]) @ slope[order])
 
 
 def unmet_at(cell: Cell, grant: F64) -> F64:
@@ -110,7 +133,7 @@ def floors_first(cell: Cell) -> Cell:
     if float(cell.floor.sum()) <= cell.room:
         return replace(cell, least=cell.floor)
     # below a floor every unit counts alike, whatever the demand
-    return replace(cell, most=cell.floor, size=cell.floor[:, None], exceed=np.ones((len(cell.floor), 1)))
+    return replace(cell, most=cell.floor, size=np.broadcast_to(cell.floor[:, None], cell.size.shape), exceed=np.ones(cell.size.shape))
 
 
 def segments(cell: Cell) -> Segments:
@@ -123,7 +146,7 @@ def segments(cell: Cell) -> Segments:
     cuts = np.clip(np.concatenate([cell.least[:, None], cuts], axis=1), cell.least[:, None], np.maximum(cell.least, cell.most)[:, None])
     low, high = cuts[:, :-1], cuts[:, 1:]
     middle = 0.5 * (low + high)
-    slope = np.stack([chance_at(cell.size[v], cell.exceed[v], middle[v]) for v in range(n)]) * cell.weight[:, None]
+    slope = chance_at(cell.size, cell.exceed, middle) * cell.weight[:, None]
     firm = np.where(middle > kink[:, None], share[:, None], 0.0)
     firm = np.where(np.isnan(share)[:, None], 0.0, firm)
     owner, at = np.nonzero(high - low > 0.0)
@@ -131,30 +154,33 @@ def segments(cell: Cell) -> Segments:
 
 
 def chance_at(size: F64, exceed: F64, wanted: F64) -> F64:
-    """The chance of a demand above `wanted`; certain at nothing, and beyond the last quantile half of what it is there."""
-    known: F64 = np.interp(wanted, np.concatenate([[0.0], size]), np.concatenate([[1.0], exceed]))
-    return np.where(wanted > size[-1], 0.5 * exceed[-1], known)
+    """The chance of a demand above `wanted` [v, c]; certain at nothing, and beyond the last quantile half of what it is there."""
+    size = np.concatenate([np.zeros((len(size), 1)), size], axis=1)
+    exceed = np.concatenate([np.ones((len(exceed), 1)), exceed], axis=1)
+    right = np.minimum((wanted[:, :, None] >= size[:, None, :]).sum(axis=2), size.shape[1] - 1)
+    low, high = np.take_along_axis(size, right - 1, axis=1), np.take_along_axis(size, right, axis=1)
+    before, after = np.take_along_axis(exceed, right - 1, axis=1), np.take_along_axis(exceed, right, axis=1)
+    part = np.divide(wanted - low, high - low, out=np.zeros_like(wanted), where=high > low)
+    return np.where(wanted > size[:, -1:], 0.5 * exceed[:, -1:], before + (after - before) * part)
 
 
-def solve(cells: Sequence[Cell], parts: Sequence[Segments]) -> tuple[F64, F64]:
-    """(length used of every segment, duals of room and firm room of every cell) in the cells' own units."""
-    counts = np.array([len(part.owner) for part in parts])
-    total = int(counts.sum())
+def solve(cells: Sequence[Cell], part: Segments, place: NDArray[np.intp]) -> tuple[F64, F64]:
+    """(length used of every segment, duals of room and firm room of every cell) in the cells' own units. `place`: cell of every segment."""
+    total = len(part.owner)
     if total == 0:
         return np.zeros(0), np.zeros(2 * len(cells))
     # every cell in units of its own scale, so that bytes and millicores do not meet in one tolerance
     scale = np.array([max(1.0, float(np.abs(cell.most).max(initial=1.0))) for cell in cells])
-    money = max(1e-12, *(float(part.slope.max(initial=0.0)) * s for part, s in zip(parts, scale, strict=True)))
-    unit = np.repeat(scale, counts)
-    slope = np.concatenate([part.slope for part in parts]) * unit / money
-    length = np.concatenate([part.length for part in parts]) / unit
-    firm = np.concatenate([part.firm for part in parts])
+    unit = scale[place]
+    money = max(1e-12, float((part.slope * unit).max()))
+    slope, length = part.slope * unit / money, part.length / unit
+    firm = part.firm
     rooms = np.empty(2 * len(cells))
     for i, cell in enumerate(cells):
         rooms[2 * i] = max(0.0, cell.room - float(cell.least.sum())) / scale[i]
         rooms[2 * i + 1] = max(0.0, cell.firm_room - firm_at_least(cell)) / scale[i]
     column = np.arange(total)
-    row = np.repeat(2 * np.arange(len(cells)), counts)
+    row = 2 * place
     borrowed = np.flatnonzero(firm)
     matrix = csr_matrix(
         (

@@ -111,6 +111,17 @@ def test_a_shortage_is_named_with_its_time_its_cost_and_what_more_would_save(mak
     assert scarcities(fleet(make, [make.vm("a"), make.vm("b")]), loads, forecast, TERMS) == {}
 
 
+def test_of_too_many_short_hosts_only_the_shortest_are_solved(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.sizing.scarcity.MOST_SOLVED", 1)
+    hosts = [make.host(make.vm(f"v{i}"), host_id=f"h{i}", memory_commit_bytes=(2 + i) * GIB) for i in range(3)]
+    forecast = block(make, hosts, 500.0, memory=4.0 * GIB)
+    found = scarcities(hosts, host_loads(hosts, forecast, None), forecast, TERMS)
+    assert [(host_id, part.missing / GIB, np.isfinite(part.penalty)) for host_id, (part,) in found.items()] == [
+        ("h0", 2.0, True),
+        ("h1", 1.0, False),
+    ]
+
+
 def test_a_clients_burning_budget_makes_its_shortage_dearer(make: Any) -> None:
     hosts = fleet(make, [make.vm("a"), make.vm("b")], memory_commit_bytes=6 * GIB)
     forecast = block(make, hosts, 500.0, memory=4.0 * GIB)

@@ -126,7 +126,7 @@ one_st = st.tuples(
 vms_st = st.lists(one_st, min_size=1, max_size=6)
 
 
-def drawn(vms: list[Any], room: float, firm_room: float) -> Cell:
+def drawn(vms: list[Any], room: float, firm_room: float = np.inf) -> Cell:
     size = np.array([v[0] for v in vms])
     floor = np.array([v[1] for v in vms])
     most = np.maximum(floor, np.array([v[2] for v in vms]))
@@ -144,7 +144,7 @@ def objective(c: Cell, grant: np.ndarray) -> float:
     return total
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(vms_st, st.floats(0, 5000), st.one_of(st.just(np.inf), st.floats(0, 3000)))
 def test_the_same_least_penalty_as_another_formulation(vms: list[Any], room: float, firm_room: float) -> None:
     c = drawn(vms, room, firm_room)
@@ -154,7 +154,7 @@ def test_the_same_least_penalty_as_another_formulation(vms: list[Any], room: flo
     assert objective(c, relief.grant) == pytest.approx(best, rel=1e-6, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(vms_st, st.floats(0, 5000), st.one_of(st.just(np.inf), st.floats(0, 3000)))
 def test_bounds_rooms_and_floors_hold(vms: list[Any], room: float, firm_room: float) -> None:
     c = drawn(vms, room, firm_room)
@@ -169,7 +169,7 @@ def test_bounds_rooms_and_floors_hold(vms: list[Any], room: float, firm_room: fl
     assert firm <= max(firm_room, c.floor[lent].sum()) + 1e-5
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(vms_st, st.floats(0, 4000), st.lists(st.booleans(), min_size=6, max_size=6), st.floats(1.0, 20.0))
 def test_raising_one_clients_weights_never_raises_what_it_lacks(vms: list[Any], room: float, mine: list[bool], factor: float) -> None:
     c = drawn(vms, room, np.inf)
@@ -185,8 +185,9 @@ def test_raising_one_clients_weights_never_raises_what_it_lacks(vms: list[Any], 
 @settings(deadline=None, max_examples=60)
 @given(vms_st, st.floats(0, 4000), st.floats(1, 200))
 def test_more_room_saves_at_most_its_shadow_price(vms: list[Any], room: float, more: float) -> None:
-    c = drawn(vms, room, np.inf)
+    c = replace(drawn(vms, room), firm_share=None)
     assume(c.floor.sum() <= room)
-    (now,), (then,) = relieve((c,)), relieve((replace(c, room=room + more),))
+    (now,), (then,) = relieve((c,), more), relieve((replace(c, room=room + more),))
     saved = objective(c, now.grant) - objective(c, then.grant)
     assert -1e-6 <= saved <= now.price * more + 1e-5
+    assert now.saves == pytest.approx(saved, rel=1e-6, abs=1e-4)
