@@ -2,8 +2,8 @@
 
 Per host, resource and bucket: every VM wants the quantile of its bucket's mean that its priority is sized by, floors and ceilings
 respected. Where these pass what the host may promise, the program of shortage.py shares it out bucket by bucket; the sum of its penalties
-over the buckets is what the shortage is expected to cost, and what would be served next says what one grain more (1 vCPU, 1 GiB, 100 Mbit/s)
-would save. Only short hosts are solved; the look at the others is a few array operations for the whole fleet.
+over the buckets is what the shortage is expected to cost, and what would be served next says what one grain more (1 vCPU, 1 GiB, 100
+Mbit/s) would save. Only short hosts are solved; the look at the others is a few array operations for the whole fleet.
 """
 
 from __future__ import annotations
