@@ -21,6 +21,7 @@ from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import HistoryBlock
+from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CycleConfig, GuardConfig, ReactiveConfig
 from shared.model import Mode
@@ -67,6 +68,7 @@ class Settings:
     heal_s: float = 0.0  # after the last hour: fair weather for this long, then everything must have arrived
     cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30, aggregates=False))  # no decision reads the sums yet
     sizing: SizingPolicy = field(default_factory=SizingPolicy)
+    objectives: Objectives = field(default_factory=Objectives)
     guard: GuardConfig = field(default_factory=GuardConfig)
     reactive: ReactiveConfig = field(default_factory=ReactiveConfig)
     forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False))

@@ -77,7 +77,7 @@ class CoordinatorNode:
         self._marks: deque[int] = deque(maxlen=settings.log_buckets)
         gateway = gw.GatewaySettings(epoch=self.epoch, stale_host_s=settings.cycle.stale_host_s)
         self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
-        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None))
+        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None), settings.objectives)
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
         for _, host_id, frame in self.log:
             message = decode_agent(frame)

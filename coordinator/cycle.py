@@ -208,6 +208,7 @@ class DecisionCycle:
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
         self._burn_rate: dict[str, float] = {}
+        self._tightness = {client: self.objectives.tightness(client) for client in self.objectives.clients}
         self._calibration = CalibrationWatch()
 
     @property
@@ -363,7 +364,7 @@ class DecisionCycle:
         """What the whole fleet has before it: budgets used up, hosts short, hosts that may fail."""
         clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
         self._burn_rate = self.ledger.budgets.burn_rates(clients)
-        terms = Terms(policy=self._sizing, burn_rate=self._burn_rate)
+        terms = Terms(policy=self._sizing, burn_rate=self._burn_rate, tightness=self._tightness)
         self.foresight = look_at_fleet(hosts, forecast, self.aggregates, terms, objectives=self.objectives, pools=self.pools)
 
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
@@ -386,6 +387,7 @@ class DecisionCycle:
             self._evidence,
             measured_lead_s=lead_s,
             burn_rate=self._burn_rate,
+            tightness=self._tightness,
             kept_free=kept_free,
         )
         evidence.update(seen)

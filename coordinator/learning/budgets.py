@@ -20,8 +20,9 @@ from coordinator.learning.sla import SlaSums
 from coordinator.sizing.feasible import Objectives
 from shared.units import BUCKET_S
 
-# Buckets of the short and the long window, and how many times too fast both must burn: 5 min and 1 h, 30 min and 6 h, 6 h and 3 days.
-PAIRS: Final = ((1, 12, 6.0), (6, 72, 3.0), (72, 864, 1.0))
+# Buckets of the short and the long window, and the share of a period's budget that the long one must use up: 5 min and 1 h, 30 min and 6 h,
+# 6 h and 3 days. Of a week's budget the hour's share is used up at six times the pace that lasts.
+PAIRS: Final = ((1, 12, 6 * 12 / 2016), (6, 72, 3 * 72 / 2016), (72, 864, 864 / 2016))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,10 @@ class ErrorBudgets:
         violated = account.violated / account.observed
         whole = account.observed * self.period / len(account.newest)
         spent = account.violated / (budget * whole)
-        rates = [min(rate(account, short, budget), rate(account, long, budget)) / fast for short, long, fast in PAIRS]
+        rates = [
+            min(rate(account, short, budget), rate(account, long, budget)) / max(1.0, share * self.period / long)
+            for short, long, share in PAIRS
+        ]
         return Standing(
             client=client,
             budget=budget,

@@ -29,6 +29,8 @@ Cause = Literal["ceiling", "host", "fleet"]
 DEFAULT_BUDGET: Final = 0.01
 # Objectives stricter than the forecast's highest quantile are judged at that quantile.
 HIGHEST: Final = 0.99
+# A budget of a quarter of the usual one makes shortages count four times; smaller ones count no more.
+TIGHTEST: Final = 4.0
 LOWEST: Final = 0.5
 
 
@@ -43,6 +45,10 @@ class Objectives:
     def of(self, client: str) -> float:
         """This client's share."""
         return self.clients.get(client, self.budget)
+
+    def tightness(self, client: str) -> float:
+        """How much more a shortage counts for a client of a smaller budget than usual, or less for one of a larger."""
+        return min(TIGHTEST, max(1.0 / TIGHTEST, self.budget / self.of(client)))
 
 
 @dataclass(frozen=True, kw_only=True)

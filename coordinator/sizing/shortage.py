@@ -95,8 +95,16 @@ def join(cells: Sequence[Cell]) -> Cell:
         return np.concatenate([getattr(cell, name) for cell in cells])
 
     shares = [np.full(len(cell.least), np.nan) if cell.firm_share is None else cell.firm_share for cell in cells]
-    names = ("least", "floor", "most", "size", "exceed", "weight")
-    return Cell(**{name: column(name) for name in names}, room=np.inf, firm_share=np.concatenate(shares))
+    return Cell(
+        least=column("least"),
+        floor=column("floor"),
+        most=column("most"),
+        size=column("size"),
+        exceed=column("exceed"),
+        weight=column("weight"),
+        room=np.inf,
+        firm_share=np.concatenate(shares),
+    )
 
 
 def saved(left: F64, slope: F64, more: float) -> float:

@@ -94,8 +94,8 @@ def take_quantile(draft: Draft, outlook: Outlook, i: int, policy: SizingPolicy) 
     draft.note(f"quantile {outlook.quantile[i, r]:.3g} of peak in {outlook.steps[r]} steps = {draft.target:.0f}{at}")
     if outlook.short[r]:
         draft.clipped, draft.price = True, outlook.worth[r]
-        what = f"{GRAIN_NAME[r]} more here would save {outlook.worth[r]:.3g} an hour"
-        draft.refuse(RefusalCode.HOST_CAPACITY, f"price {price:.3g} asks for more than the host has; {what}")
+        what = f"; {GRAIN_NAME[r]} more here would save {outlook.worth[r]:.3g} an hour" if outlook.worth[r] > 0.0 else ""
+        draft.refuse(RefusalCode.HOST_CAPACITY, f"price {price:.3g} asks for more than the host has{what}")
 
 
 def boost(draft: Draft, policy: SizingPolicy) -> None:

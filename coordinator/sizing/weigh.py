@@ -1,6 +1,6 @@
 """The terms on which the VMs of a host are sized, and what a VM's shortage weighs on them.
 
-A shortage weighs by the VM's priority, and by how fast its client uses up its SLA error budget.
+A shortage weighs by the VM's priority, and by how tight its client's SLA error budget is and how fast it is used up.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ class Terms:
     policy: SizingPolicy
     measured_lead_s: Mapping[StepKind, float] | None = None
     burn_rate: Mapping[str, float] = field(default_factory=dict)  # vm_id -> speed at which its error budget is used; 1 = just enough
+    tightness: Mapping[str, float] = field(default_factory=dict)  # client -> how much more its shortages count, by its budget; absent = 1
     kept_free: Sequence[float] = (0.0,) * N_RESOURCES  # [r] share of the host's limit that growth leaves free for a host that fails
 
 
-def burning(vm: VmState, terms: Terms) -> float:
-    """1 while the budget lasts, up to `burn_full` while it does not; unknown changes nothing."""
+def urgency(vm: VmState, terms: Terms) -> float:
+    """How tight the client's budget is, times up to `burn_full` while it is used up too fast; unknown changes nothing."""
     burn = terms.burn_rate.get(vm.domain.vm_id, math.nan)
-    return min(burn, terms.policy.burn_full) if burn > 1.0 else 1.0
+    return terms.tightness.get(vm.domain.policy.client, 1.0) * (min(burn, terms.policy.burn_full) if burn > 1.0 else 1.0)
 
 
 def weight_of(vm: VmState, terms: Terms) -> float:
     """How much this VM's shortage counts against the price of capacity."""
-    return terms.policy.priority_weight[int(vm.domain.policy.priority)] * burning(vm, terms)
+    return terms.policy.priority_weight[int(vm.domain.policy.priority)] * urgency(vm, terms)
 
 
 def money_weight(vm: VmState, terms: Terms, wanted: float) -> float:
     """Money a minute that one unit missing costs: a VM that lacks all it wants costs `penalty`, one that lacks a tenth a tenth of it."""
-    return terms.policy.penalty[int(vm.domain.policy.priority)] * burning(vm, terms) / max(wanted, 1.0)
+    return terms.policy.penalty[int(vm.domain.policy.priority)] * urgency(vm, terms) / max(wanted, 1.0)

@@ -131,6 +131,17 @@ def test_a_clients_burning_budget_makes_its_shortage_dearer(make: Any) -> None:
     assert hot.penalty == pytest.approx(SizingPolicy().burn_full * calm.penalty)
 
 
+def test_a_client_of_a_smaller_budget_than_usual_is_served_first(make: Any) -> None:
+    names = Objectives(budget=0.01, clients={"strict": 0.004, "lax": 0.5, "usual": 0.01})
+    assert [names.tightness(client) for client in ("strict", "lax", "usual", "other")] == [2.5, 0.25, 1.0, 1.0]
+    vms = [make.vm(client, policy={"client": client}, memory=GIB) for client in ("strict", "lax", "usual")]
+    host = make.host(*vms, memory_commit_bytes=10 * GIB)
+    forecast = make.forecast(("strict", "lax", "usual"), make.need(memory=4.0 * GIB), 0.01 * GIB)
+    sizes, _ = size_host(host, forecast, SizingPolicy(), {}, tightness={client: names.tightness(client) for client in names.clients})
+    strict, lax, usual = (size.target[MEMORY] for size in sizes)
+    assert strict >= usual > 2 * lax
+
+
 def test_objectives_that_can_be_met_are_not_named(make: Any) -> None:
     hosts = fleet(make, [make.vm("a", policy={"client": "x"})])
     assert infeasible(host_loads(hosts, block(make, hosts, 1000.0, 100.0), None), Objectives()) == ()
