@@ -450,6 +450,18 @@ class Coordinator:
                 off = int((forecast.reason[:, r] == NoForecast.OUT_OF_CALIBRATION).sum())
                 self.metrics.set("tidegate_vms_out_of_calibration", off, resource=resource)
 
+        foresight = self.cycle.foresight
+        if foresight is None:
+            return
+        for r, resource in enumerate(RESOURCES):
+            short = sum(any(part.resource == r for part in parts) for parts in foresight.scarce.values())
+            self.metrics.set("tidegate_hosts_short", short, resource=resource)
+        for cause in ("ceiling", "host", "fleet"):
+            hurt = {each.client for each in foresight.infeasible if each.cause == cause}
+            self.metrics.set("tidegate_objectives_infeasible", len(hurt), cause=cause)
+        burning = sum(each.burn > 1.0 for each in self.cycle.ledger.budgets.standings())
+        self.metrics.set("tidegate_clients_burning", burning)
+
     async def _guard(self, loop: Awaitable[None]) -> None:
         try:
             await loop
