@@ -27,7 +27,7 @@ from coordinator.sizing.draft import Evidence
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.foresight import NOTHING_KEPT, Foresight, look_at_fleet
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import size_host
+from coordinator.sizing.size import MARGIN_UNKNOWN, size_host
 from coordinator.sizing.weigh import Terms
 from shared.config import CycleConfig
 from shared.errors import Refusal
@@ -389,6 +389,7 @@ class DecisionCycle:
             burn_rate=self._burn_rate,
             tightness=self._tightness,
             kept_free=kept_free,
+            margin=MARGIN_UNKNOWN if foresight is None else foresight.margin(host.host_id, self._sizing.margin_z),
         )
         evidence.update(seen)
         record = self.fleet.host(host.host_id)

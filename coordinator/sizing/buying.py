@@ -36,7 +36,7 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
             continue
         mine = {vms[i].domain.vm_id for i in rows}
         others = held_by_others(host, mine, r)
-        room = limit * (1.0 - policy.reserve_share) - others
+        room = limit - reserve_of(limit, r, terms) - others
         if terms.kept_free[r] > policy.reserve_share:  # growth stays below that; what is held already is not taken away for it
             held = sum(in_force(vms[i])[r] for i in rows)
             room = max(limit * (1.0 - terms.kept_free[r]) - others, min(room, held))
@@ -60,3 +60,8 @@ def floor_to_buy(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:
     """The least each resource may get, [r]; a lever without a turn keeps what it holds, so that the others share the room that is there."""
     levels = zip(floors(vm, policy), ceilings(vm), in_force(vm), strict=True)
     return tuple(min(max(low, now), top) if spent(vm, r, policy) and now > low else low for r, (low, top, now) in enumerate(levels))
+
+
+def reserve_of(limit: float, r: int, terms: Terms) -> float:
+    """What priced sizes leave free for growth under pressure: the policy's share, or less where the host's sum is known to move less."""
+    return min(limit * terms.policy.reserve_share, terms.margin[r])

@@ -75,12 +75,14 @@ def infeasible(loads: HostLoads, objectives: Objectives) -> tuple[Infeasible, ..
     found = above_ceilings(loads, z)
     everywhere = np.zeros(len(loads.vms), np.int64)
     total = np.nansum(loads.capacity, axis=0, keepdims=True)
-    for cause, owner, capacity, names in (
-        ("host", loads.owner, loads.capacity, loads.host_ids),
-        ("fleet", everywhere, total, ("",)),
-    ):
-        for r in PROMISED:
-            found += crowded(loads, z, r, cause=cause, owner=owner, capacity=capacity[:, r], names=names)  # type: ignore[arg-type]
+    alone = np.zeros_like(loads.mean)
+    np.add.at(alone, loads.owner, loads.vm_variance)
+    # what moving together adds to a host's variance; over a whole fleet it is left out, which errs towards "can be met"
+    together = np.divide(loads.stddev**2, alone, out=np.ones_like(alone), where=alone > 0.0)
+    for r in PROMISED:
+        hosts = Places(names=loads.host_ids, owner=loads.owner, capacity=loads.capacity[:, r], together=together[:, r])
+        found += crowded(loads, z, r, "host", hosts)
+        found += crowded(loads, z, r, "fleet", Places(names=("",), owner=everywhere, capacity=total[:, r], together=np.ones((1, 1))))
     return tuple(sorted(found, key=lambda each: (("ceiling", "host", "fleet").index(each.cause), each.client, each.where, each.resource)))
 
 
@@ -96,28 +98,36 @@ def above_ceilings(loads: HostLoads, z: F64) -> list[Infeasible]:
     ]
 
 
-def crowded(
-    loads: HostLoads, z: F64, r: int, *, cause: Cause, owner: NDArray[np.int64], capacity: F64, names: tuple[str, ...]
-) -> list[Infeasible]:
-    """Clients that go short where their VMs are together on `capacity` [place], higher priorities first."""
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where VMs are together: hosts, or the fleet as one."""
+
+    names: tuple[str, ...]
+    owner: NDArray[np.int64]  # [v] place
+    capacity: F64  # [place]
+    together: F64  # [place, step] variance of the sum over that of independent VMs
+
+
+def crowded(loads: HostLoads, z: F64, r: int, cause: Cause, places: Places) -> list[Infeasible]:
+    """Clients that go short where their VMs are together, higher priorities first."""
+    owner, capacity = places.owner, places.capacity
     priority = np.array([int(vm.domain.policy.priority) for vm in loads.vms])
-    places, steps = len(capacity), loads.vm_mean.shape[2]
-    mean, spread = np.zeros((places, steps)), np.zeros((places, steps))
-    before = np.zeros((places, steps))
+    shape = (len(capacity), loads.vm_mean.shape[2])
+    mean, spread, before = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     found: list[Infeasible] = []
     for p in range(3, -1, -1):
         members = np.flatnonzero(priority == p)
         if not len(members):
             continue
-        own = np.zeros((places, steps))
+        own = np.zeros(shape)
         np.add.at(own, owner[members], loads.vm_mean[members, r])
         np.add.at(spread, owner[members], (z[members, None] ** 2) * loads.vm_variance[members, r])
         mean += own
-        need = mean + np.sqrt(spread)
+        need = mean + np.sqrt(spread * places.together)
         short = np.maximum(need - np.maximum(capacity[:, None], before), 0.0)
         for place in np.flatnonzero((short > 1e-6 * capacity[:, None]).any(axis=1)):
             here = members[owner[members] == place]
-            found += shared_out(loads, r, here, short[place] / np.maximum(own[place], 1e-9), cause, names[place])
+            found += shared_out(loads, r, here, short[place] / np.maximum(own[place], 1e-9), cause, places.names[place])
         before = need
     return found
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from coordinator.forecast.aggregate import AggregateForecast
 from coordinator.model import N_RESOURCES, ForecastBlock, HostState
@@ -32,6 +35,15 @@ class Foresight:
     def kept_free(self, host_id: str, spare_hosts: int) -> tuple[float, ...]:
         """[r] share of a host that growth leaves free; nothing where no host is to be spared."""
         return kept_free(self.spare, self.pools, host_id) if spare_hosts else NOTHING_KEPT
+
+    def margin(self, host_id: str, z: float) -> tuple[float, ...]:
+        """[r] z deviations of a host's sum within two steps, where those of the sum itself are known; inf elsewhere."""
+        loads = self.loads
+        if host_id not in loads.host_ids:
+            return (math.inf,) * N_RESOURCES
+        h = loads.host_ids.index(host_id)
+        spread = z * loads.stddev[h, :, :2].max(axis=1)
+        return tuple(np.where((loads.learned[h] > 0.0) & np.isfinite(spread), spread, np.inf).tolist())
 
 
 def look_at_fleet(

@@ -9,6 +9,7 @@ unless floors and things we may not touch already pass them. Pure; the evidence 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from shared.plan import StepKind
 from shared.units import RESOURCES
 
 NOTHING_KEPT = (0.0,) * N_RESOURCES
+MARGIN_UNKNOWN = (math.inf,) * N_RESOURCES
 
 
 def size_host(
@@ -38,6 +40,7 @@ def size_host(
     burn_rate: Mapping[str, float] | None = None,
     tightness: Mapping[str, float] | None = None,
     kept_free: Sequence[float] = NOTHING_KEPT,
+    margin: Sequence[float] = MARGIN_UNKNOWN,
 ) -> tuple[tuple[VmSize, ...], Evidence]:
     """Sizes of all VMs of a live host (none of a silent one, none of excluded or stopped VMs) and the evidence to pass in next cycle.
 

@@ -25,6 +25,7 @@ class Terms:
     measured_lead_s: Mapping[StepKind, float] | None = None
     burn_rate: Mapping[str, float] = field(default_factory=dict)  # vm_id -> speed at which its error budget is used; 1 = just enough
     tightness: Mapping[str, float] = field(default_factory=dict)  # client -> how much more its shortages count, by its budget; absent = 1
+    margin: Sequence[float] = (math.inf,) * N_RESOURCES  # [r] deviations of the host's sum, where they were learned
     kept_free: Sequence[float] = (0.0,) * N_RESOURCES  # [r] share of the host's limit that growth leaves free for a host that fails
 
 

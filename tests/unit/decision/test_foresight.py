@@ -173,6 +173,15 @@ def test_a_ceiling_below_the_need_is_named_by_vm_and_a_stricter_objective_needs_
     assert infeasible(loads, Objectives(budget=0.2, clients={"x": 0.01})) == (found,)
 
 
+def test_vms_that_move_together_make_an_objective_infeasible_that_independent_ones_would_not(make: Any) -> None:
+    vms = [make.vm(f"v{i}", policy={"client": "x"}) for i in range(10)]
+    hosts = fleet(make, vms, cpu_millicores=13_000)
+    forecast = block(make, hosts, 1000.0, 300.0)
+    assert infeasible(host_loads(hosts, forecast, None), Objectives()) == ()  # 10,000 + 2.33 x 949
+    (found,) = infeasible(host_loads(hosts, forecast, None, rho=1.0), Objectives())  # 10,000 + 2.33 x 3,000
+    assert (found.cause, round(found.missing, -2)) == ("host", 4000)
+
+
 def test_any_one_host_may_fail_or_it_is_said_how_much_is_missing(make: Any) -> None:
     hosts = [make.host(make.vm(f"v{i}"), host_id=f"h{i}", memory_commit_bytes=64 * GIB) for i in range(4)]
     forecast = block(make, hosts, 100.0, memory=[40.0 * GIB, 50.0 * GIB, 50.0 * GIB, 60.0 * GIB])
