@@ -12,6 +12,7 @@ import msgspec
 
 from coordinator.model import HostState
 from coordinator.planning.diff import WEIGHTS, Change
+from coordinator.sizing.choice import strides
 from coordinator.sizing.levers import commit_limits, lead_time_s, promised
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import StepKind
@@ -72,7 +73,7 @@ def schedule(
             freed_ns[r] = max(freed_ns.get(r, 0), end)
     for item in sorted((c for c in changes if grows(c)), key=lambda c: (-c.priority, c.ramp_ns, c.vm_id, KIND_RANK[c.kind])):
         r = RESOURCE_OF[item.kind]
-        lead = lead_time_s(item.kind, policy, measured_lead_s) + policy.early_s[r]
+        lead = lead_of(item, policy, measured_lead_s) + policy.early_s[r]
         begin = max(now_ns, item.ramp_ns - int(lead * NS_PER_S))
         if item.delta > left.get(r, 0.0) and r in freed_ns:
             begin = max(begin, freed_ns[r])
@@ -81,6 +82,12 @@ def schedule(
         timed.append((begin, item))
     due = [(begin, item) for begin, item in timed if begin < deadline_ns]
     return tuple(Slot(n=n, change=item, not_before_ns=begin, deadline_ns=deadline_ns) for n, (begin, item) in enumerate(due))
+
+
+def lead_of(item: Change, policy: SizingPolicy, measured: Mapping[StepKind, float] | None) -> float:
+    """Seconds that a growth takes: measured times are those of one stride, the table's of the whole."""
+    lead = lead_time_s(item.kind, policy, measured)
+    return lead * strides(item.kind, item.before, item.value, policy.memory_stride) if item.kind in (measured or {}) else lead
 
 
 def grows(item: Change) -> bool:

@@ -26,6 +26,7 @@ from shared.plan import StepKind
 from shared.units import CPU, MEMORY, UNLIMITED
 
 NO_DISK = "disk is limited only where its owner set a floor or ceiling, or where a limit is in force"
+STRIDE = 0.05  # the hosts' guard.memory_grow_max_permille
 NO_UNPLUG = "vCPUs of this domain are only added"
 
 
@@ -114,6 +115,13 @@ def counted(domain: Domain, now: Allocation) -> int:
     if cpu_lever(domain) is StepKind.VCPUS or now.vcpus_online is None:
         return plugged
     return min(plugged, now.vcpus_online)
+
+
+def strides(kind: StepKind, before: int | None, value: int, stride: float = STRIDE) -> int:
+    """Steps in which the host carries out a change: memory moves by a share at a time, the next stride when the last is seen in force."""
+    if kind is not StepKind.MEMORY or before is None or before <= 0 or value <= before:
+        return 1
+    return max(1, math.ceil(math.log(value / before) / math.log1p(stride) - 1e-9))
 
 
 def whole_vcpus(millicores: float) -> int:
