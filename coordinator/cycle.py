@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -20,16 +21,16 @@ from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt, VmSize
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import Evidence, size_host
+from coordinator.sizing.size import Evidence, VmEvidence, size_host
 from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import HostSample, Mode
-from shared.plan import Outcome, Plan
+from shared.plan import Outcome, Plan, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -174,10 +175,28 @@ Instruction = (
 )
 
 
+class Sizer(Protocol):
+    """What decides the sizes of one host. The product has one, `size_host`; bench/league puts others in its place."""
+
+    def __call__(
+        self,
+        host: HostState,
+        forecast: ForecastBlock,
+        policy: SizingPolicy,
+        evidence: Mapping[str, VmEvidence],
+        /,
+        *,
+        measured_lead_s: Mapping[StepKind, float] | None = None,
+    ) -> tuple[tuple[VmSize, ...], Evidence]:
+        """As size_host."""
+
+
 class DecisionCycle:
     """State of the whole coordinator between events. `epoch` grows with every start of a coordinator."""
 
-    def __init__(self, config: CycleConfig, sizing: SizingPolicy, epoch: int, closed_until_s: int | None = None) -> None:
+    def __init__(
+        self, config: CycleConfig, sizing: SizingPolicy, epoch: int, closed_until_s: int | None = None, *, sizer: Sizer = size_host
+    ) -> None:
         self.config = config
         self.epoch = epoch
         self.fleet = Fleet()
@@ -191,6 +210,7 @@ class DecisionCycle:
         self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
+        self._sizer = sizer
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
         self._calibration = CalibrationWatch()
@@ -349,7 +369,7 @@ class DecisionCycle:
 
     def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
         lead_s = self.ledger.lead_times_s(host.host_id)
-        sizes, seen = size_host(host, forecast, self._sizing, self._evidence, measured_lead_s=lead_s)
+        sizes, seen = self._sizer(host, forecast, self._sizing, self._evidence, measured_lead_s=lead_s)
         evidence.update(seen)
         record = self.fleet.host(host.host_id)
         plan, receipts = plan_host(
