@@ -98,7 +98,9 @@ def _onedrs(fleet: Fleet, knobs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predictive(fleet: Fleet, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"modes": lambda _: Mode.PREDICTIVE, "sizing": tuned(knobs)}
+    local = {name: value for name, value in knobs.items() if name in ReactiveConfig.__struct_fields__}
+    sizing = {name: value for name, value in knobs.items() if name not in local}
+    return {"modes": lambda _: Mode.PREDICTIVE, "sizing": tuned(sizing), "reactive": ReactiveConfig(**local)}
 
 
 def tuned(knobs: Mapping[str, Any]) -> SizingPolicy:
@@ -128,29 +130,19 @@ POLICIES: Final[Mapping[str, Policy]] = {
             name="reactive",
             arrange=_reactive,
             knobs={
-                "shrink_window_s": (300, 600, 1800),
+                "shrink_window_s": (300, 600),
                 "shrink_margin_permille": (1100, 1250),
-                "headroom_permille": (1250, 1400, 1600),
-                "turn_window_s": (1800, 3600),
+                "headroom_permille": (1250, 1400),
             },
         ),
         Policy(
             name="vpa-like",
             arrange=_vpa,
-            knobs={
-                "percentile": (0.90, 0.95, 0.98, 0.995),
-                "margin": (1.0, 1.15, 1.3),
-                "half_life_s": (10_800.0, 86_400.0),
-                "react": (False, True),
-            },
+            knobs={"percentile": (0.90, 0.98), "margin": (1.0, 1.15), "half_life_s": (10_800.0, 86_400.0)},
         ),
         Policy(name="mom-like", arrange=_mom, knobs={"pressure": (0.1, 0.2, 0.4), "guest_free": (0.05, 0.1, 0.2)}),
-        Policy(
-            name="onedrs-like",
-            arrange=_onedrs,
-            knobs={"predictive": (0.5, 1.0), "margin": (1.3, 1.6, 2.0), "memory_margin": (1.05, 1.15)},
-        ),
-        Policy(name="predictive", arrange=_predictive, knobs={"scale": (0.3, 1.0, 3.0), "reserve_share": (0.05, 0.1, 0.15)}),
+        Policy(name="onedrs-like", arrange=_onedrs, knobs={"predictive": (0.5, 1.0), "margin": (1.3, 1.8), "memory_margin": (1.05, 1.15)}),
+        Policy(name="predictive", arrange=_predictive, knobs={"scale": (0.3, 1.0, 3.0), "wait_reserve": (0.05, 0.1, 0.2)}),
         Policy(name="oracle", arrange=_oracle, knobs={}),
         Policy(name="late", arrange=_late, knobs={}),
         Policy(name="low", arrange=_low, knobs={}),
