@@ -36,6 +36,7 @@ ROOMS: Final = (1.0, 1.1, 1.3)
 DEV_SEEDS: Final = (101, 102)
 SEEDS: Final = (201, 202, 203)
 RANKED: Final = ("static", "reactive", "vpa-like", "mom-like", "onedrs-like", "predictive", "oracle")
+TURNS: Final = 2
 WORSE: Final = ("late", "low")
 
 
@@ -148,9 +149,10 @@ def figures_of(name: str, scores: Mapping[str, Score]) -> list[Figure]:
         ratio("regret: allocation over the oracle's", ours.allocation / oracle.allocation - 1.0)
         ratio("regret: money over the oracle's", ours.money / oracle.money - 1.0)
         found.append(Figure(row=9, name=f"{name}: regret: violations", value=ours.violation_min - oracle.violation_min, unit="VM-minutes"))
-    found.append(
-        Figure(row=9, name=f"{name}: turns", value=ours.turns_per_6h, unit="per VM, 6 h", bar="<= 2", holds=ours.turns_per_6h <= 2.0)
-    )
+    # as docs/adr/0007 counts them: for each lever of a VM by itself
+    holds = ours.worst_turns <= TURNS
+    found.append(Figure(row=9, name=f"{name}: most turns of a lever in 6 h", value=ours.worst_turns, unit="turns", bar="<= 2", holds=holds))
+    found.append(Figure(row=9, name=f"{name}: turns per VM in 6 h, its four levers together", value=ours.turns_per_6h, unit="turns"))
     for worse in WORSE:
         if worse in scores:
             found.append(

@@ -10,7 +10,7 @@
   nothing is shared here. It has no rule for CPU and network: there it gets our reactive rule.
 - OneDrsSizer: OpenNebula's OneDRS weighs the value predicted for the horizon's end against the present one (its knob PREDICTIVE). It only
   moves VMs; here that figure and a margin size them. It gets our forecasts and, under the plan, our local growth.
-Knobs are the defaults of `KNOBS`, tuned on the dev draws by `python -m bench.league --tune NAME`.
+Their knobs were tuned on dev draws: `python -m bench.league --tune NAME` has the grids and the order.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ SAMPLES_PER_BUCKET: Final = 60
 
 @dataclass(frozen=True, kw_only=True)
 class VpaKnobs:
-    """The autoscaler's own: percentile .9, margin 1.15, half-life a day, memory by daily peaks."""
+    """Tuned; the autoscaler's own: percentile .9, margin 1.15, half-life a day, memory by daily peaks, no reaction."""
 
-    percentile: float = 0.98
-    margin: float = 1.15
+    percentile: float = 0.90
+    margin: float = 1.0
     half_life_s: float = 86_400.0
     interval_s: float = 3600.0  # of which memory counts the peak
     band: float = 0.10

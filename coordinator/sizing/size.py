@@ -44,6 +44,9 @@ from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import MEMORY, RESOURCES
 
+# The reserve is kept in full, by half or not at all: what it costs those who have forecasts must stay below so many times the price.
+RESERVE_GIVEN: Final = (1.0, 0.5, 0.0)
+RESERVE_WORTH: Final = 10.0
 NO_WINDOWS: Final[tuple[tuple[float, ...], ...]] = ((),) * N_RESOURCES
 
 
@@ -216,16 +219,15 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, policy: Sizi
         if not rows:
             continue
         mine = {vms[i].domain.vm_id for i in rows}
-        room = limit * (1.0 - policy.reserve_share) - held_by_others(host, mine, r)
-        bought = buy(
-            curves_of(outlook.peaks[rows, r], outlook.levels),
-            weight=weight[rows],
-            floor=low[rows, r],
-            top=high[rows, r],
-            price=policy.price[r],
-            capacity=limit,
-            room=room,
-        )
+        held = held_by_others(host, mine, r)
+        curves = curves_of(outlook.peaks[rows, r], outlook.levels)
+        for share in RESERVE_GIVEN:
+            room = limit * (1.0 - policy.reserve_share * share) - held
+            bought = buy(
+                curves, weight=weight[rows], floor=low[rows, r], top=high[rows, r], price=policy.price[r], capacity=limit, room=room
+            )
+            if bought.price <= policy.price[r] * RESERVE_WORTH:
+                break
         size[rows, r] = lower[rows, r] = bought.size
         quantile[rows, r] = 1.0 - bought.exceed
         price[r] = bought.price

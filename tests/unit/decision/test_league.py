@@ -81,7 +81,7 @@ def situation(memory: int, quota: int = 1000) -> Situation:
 
 def test_the_vpa_like_rule_sizes_by_what_it_has_seen_and_adds_vcpus_first() -> None:
     past = np.full((5, 288), 3000.0, np.float32), np.full((5, 288), 3000.0, np.float32)
-    rule = VpaRule(VpaKnobs(react=False), ReactiveConfig(), [past], 86_400)
+    rule = VpaRule(VpaKnobs(react=False, margin=1.15), ReactiveConfig(), [past], 86_400)
     reading = VmSample(cpu_used_millicores=100)
     asks = rule.asks(reading, situation(GIB), Demand(), 86_400 * NS_PER_S)
     cpu = [ask for ask in asks if ask.kind in (StepKind.VCPUS, StepKind.CPU_QUOTA)]
