@@ -35,7 +35,7 @@ from coordinator.sizing.levers import (
 )
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.price import buy, curves_of
-from coordinator.sizing.room import end_waits
+from coordinator.sizing.room import climb, end_waits
 from coordinator.sizing.share import Claim, share_capacity, spare_grants
 from coordinator.sizing.target import UNUSABLE, interpolate, last_step, raised
 from coordinator.sizing.trigger import bucket_that_matters, confidence, fires
@@ -438,6 +438,7 @@ def fit_host(host: HostState, drafts: list[Draft], r: int, policy: SizingPolicy)
     sized = [d for d in drafts if not math.isnan(d.target)]
     open_room = limit - held_by_others(host, {d.vm.domain.vm_id for d in sized}, r)
     end_waits(sized, open_room - policy.wait_reserve * limit, policy)
+    climb(sized, open_room - policy.reserve_share * limit, policy)
     asked = sum(d.settled for d in sized)
     claims = [claim_of(d, policy) for d in sized]
     grants = share_capacity(claims, open_room, strict_from=policy.strict_from, granule=policy.granule[r])

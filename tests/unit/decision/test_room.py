@@ -70,3 +70,30 @@ def test_a_surplus_within_the_slack_is_not_worth_a_turn(make: Any) -> None:
     forecast = make.forecast(("a", "b"), [make.need(cpu=920.0)] * 2)
     sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=2100), forecast, POLICY, {})
     assert all(waits(size, 1000) for size in sizes)
+
+
+def climbed(make: Any, censored: float, limit: int = 16_000, policy: SizingPolicy = POLICY, **over: Any) -> VmSize:
+    """A VM at its limit of 200, of which the forecast knows no more; another holds 8000."""
+    vms = [make.vm("a", quota=200, censored=censored, **over), make.vm("b", quota=8000, vcpus=8)]
+    forecast = make.forecast(("a", "b"), [make.need(cpu=150.0), make.need(cpu=7900.0)])
+    sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=limit), forecast, policy, {})
+    return next(size for size in sizes if size.vm_id == "a")
+
+
+def test_hidden_demand_is_climbed_to_by_a_multiple_of_the_limit(make: Any) -> None:
+    size = climbed(make, censored=0.9)
+    assert (size.target[CPU], size.upper[CPU]) == (800.0, 800.0)
+    assert size.lower[CPU] > 200.0
+    assert any("demand hides behind the limit" in line for line in size.trail)
+
+
+@pytest.mark.parametrize("censored", [0.0, 0.2, float("nan")])
+def test_demand_that_shows_itself_needs_no_climb(make: Any, censored: float) -> None:
+    assert climbed(make, censored=censored).target[CPU] == 150.0
+
+
+def test_only_free_room_beyond_the_reserve_is_lent_and_no_ceiling_passed(make: Any) -> None:
+    assert climbed(make, censored=1.0, limit=9450).target[CPU] == 500.0  # 9450 - 945 - 8000, whole granules
+    assert waits(climbed(make, censored=1.0, limit=9000), 200)
+    steep = replace(POLICY, climb=100.0)
+    assert climbed(make, censored=1.0, limit=30_000, policy=steep, vcpus_max=6).target[CPU] == 6000.0
