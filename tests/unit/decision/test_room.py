@@ -97,3 +97,19 @@ def test_only_free_room_beyond_the_reserve_is_lent_and_no_ceiling_passed(make: A
     assert waits(climbed(make, censored=1.0, limit=9000), 200)
     steep = replace(POLICY, climb=100.0)
     assert climbed(make, censored=1.0, limit=30_000, policy=steep, vcpus_max=6).target[CPU] == 6000.0
+
+
+@pytest.mark.parametrize(("limit", "least"), [(2050, 1000.0), (2150, 1000.0)])
+def test_the_reserve_is_given_up_before_anybody_is_sized_below_its_median(make: Any, limit: int, least: float) -> None:
+    """Medians of 1000 each: with a tenth in reserve 2050 and 2150 would not hold them, and one of the two would get its floor."""
+    vms = [make.vm(name, quota=1000) for name in ("a", "b")]
+    forecast = make.forecast(("a", "b"), [make.need(cpu=1000.0)] * 2, stddev=make.need(cpu=200.0, memory=0.0, net=0.0))
+    sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=limit), forecast, SizingPolicy(), {})
+    assert all(size.target[CPU] >= least for size in sizes)
+
+
+def test_the_reserve_stays_where_the_price_of_it_is_small(make: Any) -> None:
+    vms = [make.vm(name, quota=1000) for name in ("a", "b")]
+    forecast = make.forecast(("a", "b"), [make.need(cpu=1000.0)] * 2, stddev=make.need(cpu=20.0, memory=0.0, net=0.0))
+    sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=2300), forecast, SizingPolicy(), {})
+    assert sum(size.target[CPU] for size in sizes) <= 0.9 * 2300 + 20
