@@ -15,14 +15,17 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from agent.acting.reactive import LocalRule
 from agent.adapters.simulated_vm import SimulationFaults
 from bench.world_agent import AgentNode
 from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
+from coordinator.cycle import Sizer
 from coordinator.forecast.engine import ForecastOptions
-from coordinator.model import HistoryBlock
+from coordinator.model import ForecastBlock, HistoryBlock
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.size import size_host
 from shared.config import CycleConfig, GuardConfig, ReactiveConfig
 from shared.model import Mode
 from shared.units import NS_PER_S
@@ -77,6 +80,11 @@ class Settings:
     place: bool = False
     retrain_every_cycles: int = 0
     challenge_every_cycles: int = 0  # the challengers of `forecast`, asked about every series
+    # Others in the place of the product's parts (bench/league): the agents' rule, what sizes a host, what is done to a forecast before use
+    rule: Callable[[AgentNode], LocalRule] | None = None
+    sizer: Sizer = size_host
+    foresee: Callable[[ForecastBlock], ForecastBlock] | None = None
+    watch: Callable[[AgentNode], None] | None = None  # called after every sample of an agent, for benches that look closer
 
 
 class World:

@@ -77,7 +77,9 @@ class CoordinatorNode:
         self._marks: deque[int] = deque(maxlen=settings.log_buckets)
         gateway = gw.GatewaySettings(epoch=self.epoch, stale_host_s=settings.cycle.stale_host_s)
         self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
-        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None), settings.objectives)
+        self.cycle = DecisionCycle(
+            settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None), settings.objectives, sizer=settings.sizer
+        )
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
         for _, host_id, frame in self.log:
             message = decode_agent(frame)
@@ -294,6 +296,8 @@ class CoordinatorNode:
 
     def _forecast(self, request: cy.RequestForecast) -> None:
         forecast = self.pool.forecast_now(request.bucket, request.capacity)
+        if (foresee := self.world.settings.foresee) is not None:
+            forecast = foresee(forecast)
         self.world.record("forecast", hashlib.sha256(forecast.quantiles.tobytes()).digest())
         self._cycle(cy.ForecastReady(bucket=request.bucket, forecast=forecast))
         every = self.world.settings.challenge_every_cycles

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Placement, Receipt, VmSize
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import plan_host
-from coordinator.sizing.draft import Evidence
+from coordinator.sizing.draft import Evidence, VmEvidence
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.foresight import NOTHING_KEPT, Foresight, look_at_fleet
 from coordinator.sizing.policy import SizingPolicy
@@ -33,7 +34,7 @@ from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import HostSample, Mode
-from shared.plan import Outcome, Plan
+from shared.plan import Outcome, Plan, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -178,6 +179,26 @@ Instruction = (
 )
 
 
+class Sizer(Protocol):
+    """What decides the sizes of one host. The product has one, `size_host`; bench/league puts others in its place."""
+
+    def __call__(
+        self,
+        host: HostState,
+        forecast: ForecastBlock,
+        policy: SizingPolicy,
+        evidence: Mapping[str, VmEvidence],
+        /,
+        *,
+        measured_lead_s: Mapping[StepKind, float] | None = None,
+        burn_rate: Mapping[str, float] | None = None,
+        tightness: Mapping[str, float] | None = None,
+        kept_free: Sequence[float] = NOTHING_KEPT,
+        margin: Sequence[float] = MARGIN_UNKNOWN,
+    ) -> tuple[tuple[VmSize, ...], Evidence]:
+        """As size_host."""
+
+
 class DecisionCycle:
     """State of the whole coordinator between events. `epoch` grows with every start of a coordinator."""
 
@@ -188,6 +209,8 @@ class DecisionCycle:
         epoch: int,
         closed_until_s: int | None = None,
         objectives: Objectives | None = None,
+        *,
+        sizer: Sizer = size_host,
     ) -> None:
         self.config = config
         self.epoch = epoch
@@ -205,6 +228,7 @@ class DecisionCycle:
         self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
+        self._sizer = sizer
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
         self._burn_rate: dict[str, float] = {}
@@ -380,7 +404,7 @@ class DecisionCycle:
         lead_s = self.ledger.lead_times_s(host.host_id)
         foresight = self.foresight
         kept_free = NOTHING_KEPT if foresight is None else foresight.kept_free(host.host_id, self._sizing.spare_hosts)
-        sizes, seen = size_host(
+        sizes, seen = self._sizer(
             host,
             forecast,
             self._sizing,

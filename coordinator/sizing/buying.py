@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from coordinator.model import HostState, VmState
+from coordinator.model import F64, HostState, VmState
 from coordinator.sizing.ahead import Outlook
 from coordinator.sizing.levers import GRAIN, PROMISED, ceilings, commit_limits, floors, held_by_others, in_force
 from coordinator.sizing.policy import SizingPolicy
@@ -15,6 +17,9 @@ from coordinator.sizing.shortage import Cell, relieve
 from coordinator.sizing.stack import left_alone
 from coordinator.sizing.turns import spent
 from coordinator.sizing.weigh import MINUTES_PER_HOUR, Terms, money_weight, weight_of
+
+# The reserve is kept in full, by half or not at all: who has a forecast is sized at its median before what might come is provided for.
+RESERVE_GIVEN: Final = (1.0, 0.5, 0.0)
 
 
 def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms) -> Outlook:
@@ -36,24 +41,35 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
             continue
         mine = {vms[i].domain.vm_id for i in rows}
         others = held_by_others(host, mine, r)
-        room = limit - reserve_of(limit, r, terms) - others
-        if terms.kept_free[r] > policy.reserve_share:  # growth stays below that; what is held already is not taken away for it
-            held = sum(in_force(vms[i])[r] for i in rows)
-            room = max(limit * (1.0 - terms.kept_free[r]) - others, min(room, held))
+        held = sum(in_force(vms[i])[r] for i in rows)
         peaks = outlook.peaks[rows, r]
         curves = curves_of(peaks, outlook.levels)
-        bought = buy(curves, weight=weight[rows], floor=low[rows, r], top=high[rows, r], price=policy.price[r], capacity=limit)
+        floor = low[rows, r]
+        bought = buy(curves, weight=weight[rows], floor=floor, top=high[rows, r], price=policy.price[r], capacity=limit)
         price[r], worth[r] = policy.price[r], 0.0
-        if bought.sum() > room:
-            chance = np.broadcast_to(1.0 - np.asarray(outlook.levels), peaks.shape)
-            money = np.array([money_weight(vms[i], terms, float(top)) for i, top in zip(rows, peaks[:, -1], strict=True)])
-            floor = low[rows, r]
-            (relief,) = relieve((Cell(least=floor, floor=floor, most=bought, size=peaks, exceed=chance, weight=money, room=room),))
+        money = np.array([money_weight(vms[i], terms, float(top)) for i, top in zip(rows, peaks[:, -1], strict=True)])
+        wanted = Cell(least=floor, floor=floor, most=bought, size=peaks, exceed=chances(peaks, outlook.levels), weight=money, room=math.inf)
+        median = np.minimum(bought, curves.size[:, 0])
+        for share in RESERVE_GIVEN:
+            room = limit - share * reserve_of(limit, r, terms) - others
+            if terms.kept_free[r] > policy.reserve_share:  # growth stays below that; what is held already is not taken away for it
+                room = max(limit * (1.0 - terms.kept_free[r]) - others, min(room, held))
+            if wanted.most.sum() <= room:
+                bought = wanted.most
+                break
+            (relief,) = relieve((replace(wanted, room=room),))
             bought, worth[r] = relief.grant, relief.price * GRAIN[r] * MINUTES_PER_HOUR
             short[r] = True
+            if np.all(bought >= median * (1.0 - 1e-9)):
+                break
         size[rows, r] = lower[rows, r] = bought
         quantile[rows, r] = 1.0 - exceed_at(curves, bought)
     return replace(outlook, size=size, lower=lower, quantile=quantile, price=tuple(price), short=tuple(short), worth=tuple(worth))
+
+
+def chances(peaks: F64, levels: tuple[float, ...]) -> F64:
+    """The chance of a higher peak at every quantile, [v, q]."""
+    return np.broadcast_to(1.0 - np.asarray(levels), peaks.shape)
 
 
 def floor_to_buy(vm: VmState, policy: SizingPolicy) -> tuple[float, ...]:

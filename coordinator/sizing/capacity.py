@@ -22,6 +22,7 @@ from coordinator.sizing.ahead import Outlook
 from coordinator.sizing.draft import Draft
 from coordinator.sizing.levers import FAST, GRAIN, GRAIN_NAME, commit_limits, held_by_others, round_down, round_up
 from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.room import climb, end_waits
 from coordinator.sizing.shortage import Cell, Relief, relieve
 from coordinator.sizing.turns import spent
 from coordinator.sizing.weigh import MINUTES_PER_HOUR, Terms, money_weight
@@ -45,6 +46,8 @@ def fit_host(host: HostState, drafts: Sequence[Draft], r: int, outlook: Outlook,
         return
     mine = {d.vm.domain.vm_id for d in sized}
     others = held_by_others(host, mine, r)
+    end_waits(sized, limit * (1.0 - policy.wait_reserve) - others, policy)
+    climb(sized, limit * (1.0 - policy.reserve_share) - others, policy)
     asked = np.array([d.settled for d in sized])
     # what is held already is not taken away for a host that may never fail
     held = sum(min(d.settled, d.allocation) for d in sized)

@@ -49,6 +49,9 @@ class SizingPolicy:
     price: ByResource = (30.0, 30.0, 0.0, 30.0, 30.0)  # of the host's whole capacity, in VMs short per cycle; 0 = fixed quantiles instead
     priority_weight: ByPriority = (0.7, 1.0, 1.4, 2.0)  # how much a VM's shortage counts against the price
     reserve_share: float = 0.10  # of the host's limit that priced sizes leave free, for growth under pressure between two cycles
+    wait_reserve: float = 0.10  # of the host's limit: with less than this left, shrinks that wait for a turn that lasts wait no longer
+    climb_from: float = 0.25  # share of samples at a limit in the newest bucket from which on a VM's demand counts as hidden ...
+    climb: float = 4.0  # ... and it is lent so many times what it holds, of free room
     size_quantile: ByPriority = (0.90, 0.95, 0.975, 0.99)  # where the price is 0
     lower_quantile: ByPriority = (0.75, 0.90, 0.95, 0.975)  # an allocation under this quantile is acted on without a trigger
     quantile_offset: ByResource = (0.0, 0.0, 0.0, 0.0, 0.0)  # added to both quantiles, per resource
@@ -129,8 +132,9 @@ class SizingPolicy:
         within("critical_pool", self.critical_pool, 0.0, 1.0)
         within("memory_stride", (self.memory_stride,), 0.001, 1.0)
         within("memory_spacing_s", (self.memory_spacing_s,), 0.0, 3600.0)
-        for name in ("spare_share", "censored_threshold", "reserve_share"):
+        for name in ("spare_share", "censored_threshold", "reserve_share", "wait_reserve", "climb_from"):
             within(name, (getattr(self, name),), 0.0, 1.0)
+        within("climb", (self.climb,), 1.0, 100.0)
         within("working_set_margin", (self.working_set_margin,), 0.0, 10.0)
         within("turns", (self.turns,), 0, 1000)
         within("turn_window_s", (self.turn_window_s,), 60.0, 604_800.0)
