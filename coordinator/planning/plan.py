@@ -16,7 +16,7 @@ from coordinator.planning.receipt import build_receipt, noteworthy
 from coordinator.planning.weights import weights_of
 from coordinator.sizing.ahead import rows_of
 from coordinator.sizing.choice import lever_of
-from coordinator.sizing.levers import KIND, SIZED, in_force, lead_time_s
+from coordinator.sizing.levers import KIND, WITH_DISK, in_force, lead_time_s
 from coordinator.sizing.margin import HostLoads, host_loads
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.target import interpolate, last_step
@@ -107,7 +107,7 @@ def ramps(
     if row is None:
         return tuple(found)
     priority, now = int(vm.domain.policy.priority), in_force(vm)
-    for r in SIZED:
+    for r in WITH_DISK:
         steps = last_step(policy, r, lead_time_s(lever_of(vm, r, KIND), policy, measured)) + 1
         level = min(forecast.levels[-1], policy.size_quantile[priority] + policy.quantile_offset[r])
         peaks = interpolate(forecast.peak_quantiles[row, r, :steps].astype(np.float64), forecast.levels, np.full(steps, level))

@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator.learning.budgets import ErrorBudgets
 from coordinator.sizing.foresight import Foresight
-from coordinator.sizing.levers import GRAIN, PROMISED
+from coordinator.sizing.levers import GRAIN, SIZED
 from coordinator.sizing.margin import HostLoads
 from shared.units import BUCKET_S, RESOURCES
 
@@ -133,7 +133,7 @@ def host_load(found: Foresight | None, host_id: str, z: float) -> tuple[HostLoad
     if found is None or host_id not in found.loads.host_ids:
         return ()
     loads, h = found.loads, found.loads.host_ids.index(host_id)
-    return tuple(_load(loads, h, r, z, found.issued_s) for r in PROMISED)
+    return tuple(_load(loads, h, r, z, found.issued_s) for r in SIZED)
 
 
 def _load(loads: HostLoads, h: int, r: int, z: float, issued_s: int) -> HostLoad:

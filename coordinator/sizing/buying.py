@@ -10,7 +10,7 @@ import numpy as np
 
 from coordinator.model import F64, HostState, VmState
 from coordinator.sizing.ahead import Outlook
-from coordinator.sizing.levers import GRAIN, PROMISED, ceilings, commit_limits, floors, held_by_others, in_force
+from coordinator.sizing.levers import GRAIN, SIZED, ceilings, commit_limits, floors, held_by_others, in_force
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.price import buy, curves_of, exceed_at
 from coordinator.sizing.shortage import Cell, relieve
@@ -32,7 +32,7 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
     price, short, worth = list(outlook.price), list(outlook.short), list(outlook.worth)
     low, high = np.array([floor_to_buy(vm, policy) for vm in vms]), np.array([ceilings(vm) for vm in vms])
     weight = np.array([weight_of(vm, terms) for vm in vms])
-    for r in PROMISED:
+    for r in SIZED:
         limit = commit_limits(host)[r]
         whole = [bool(np.isfinite(curve).all()) for curve in outlook.peaks[:, r]]  # a curve with a hole keeps its fixed quantile
         priced = policy.price[r] > 0.0 and limit > 0.0

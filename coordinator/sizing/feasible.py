@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.model import F64
-from coordinator.sizing.levers import PROMISED, ceilings
+from coordinator.sizing.levers import SIZED, ceilings
 from coordinator.sizing.margin import HostLoads
 
 Cause = Literal["ceiling", "host", "fleet"]
@@ -79,7 +79,7 @@ def infeasible(loads: HostLoads, objectives: Objectives) -> tuple[Infeasible, ..
     np.add.at(alone, loads.owner, loads.vm_variance)
     # what moving together adds to a host's variance; over a whole fleet it is left out, which errs towards "can be met"
     together = np.divide(loads.stddev**2, alone, out=np.ones_like(alone), where=alone > 0.0)
-    for r in PROMISED:
+    for r in SIZED:
         hosts = Places(names=loads.host_ids, owner=loads.owner, capacity=loads.capacity[:, r], together=together[:, r])
         found += crowded(loads, z, r, "host", hosts)
         found += crowded(loads, z, r, "fleet", Places(names=("",), owner=everywhere, capacity=total[:, r], together=np.ones((1, 1))))
@@ -94,7 +94,7 @@ def above_ceilings(loads: HostLoads, z: F64) -> list[Infeasible]:
     return [
         entry(loads.vms[v].domain.policy.client, r, "ceiling", loads.vms[v].domain.vm_id, over[v, r])
         for v, r in zip(*np.nonzero((over > 1e-3 * np.nan_to_num(top, nan=1.0)).any(axis=2)), strict=True)
-        if r in PROMISED
+        if r in SIZED
     ]
 
 

@@ -27,8 +27,8 @@ from shared.plan import StepKind
 from shared.units import CPU, DISK, GIB, MBIT, MEMORY, MIB, NET_RX, NET_TX, UNLIMITED
 
 NAN: Final = math.nan
-SIZED: Final = (CPU, MEMORY, DISK, NET_RX, NET_TX)
-PROMISED: Final = (CPU, MEMORY, NET_RX, NET_TX)  # those of which a host promises so much and no more
+SIZED: Final = (CPU, MEMORY, NET_RX, NET_TX)  # always, and of these a host promises so much and no more
+WITH_DISK: Final = (CPU, MEMORY, DISK, NET_RX, NET_TX)  # a disk is sized where somebody asked for it
 KIND: Final[Mapping[int, StepKind]] = {
     CPU: StepKind.CPU_QUOTA,
     MEMORY: StepKind.MEMORY,

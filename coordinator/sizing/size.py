@@ -19,7 +19,7 @@ from coordinator.sizing.ahead import look_ahead
 from coordinator.sizing.buying import at_price
 from coordinator.sizing.capacity import fit_host
 from coordinator.sizing.draft import Draft, Evidence, VmEvidence
-from coordinator.sizing.levers import PROMISED
+from coordinator.sizing.levers import SIZED
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.stack import draft_vm
 from coordinator.sizing.weigh import Terms
@@ -54,7 +54,7 @@ def size_host(
     terms = Terms(policy=policy, measured_lead_s=measured_lead_s, burn_rate=burn_rate or {}, tightness=tightness or {}, kept_free=kept_free)
     outlook = at_price(host, vms, look_ahead(vms, forecast, terms), terms)
     drafts = [draft_vm(vm, i, outlook, policy, evidence.get(vm.domain.vm_id, VmEvidence())) for i, vm in enumerate(vms)]
-    for r in PROMISED:
+    for r in SIZED:
         fit_host(host, [per_vm[r] for per_vm in drafts], r, outlook, terms)
     sizes = tuple(finished(vm, host.host_id, per_vm) for vm, per_vm in zip(vms, drafts, strict=True))
     kept = {vm.domain.vm_id: VmEvidence(windows=tuple(d.window for d in per_vm)) for vm, per_vm in zip(vms, drafts, strict=True)}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.model import F64, N_RESOURCES
-from coordinator.sizing.levers import PROMISED
+from coordinator.sizing.levers import SIZED
 from coordinator.sizing.margin import HostLoads
 
 
@@ -46,7 +46,7 @@ def spare_of(loads: HostLoads, z: float, pools: Mapping[str, str]) -> tuple[Spar
     found = []
     for pool in sorted(set(named.tolist())):
         rows = np.flatnonzero(named == pool)
-        found += [worst_failure(loads, upper, rows, pool, r) for r in PROMISED if np.isfinite(loads.capacity[rows, r]).all()]
+        found += [worst_failure(loads, upper, rows, pool, r) for r in SIZED if np.isfinite(loads.capacity[rows, r]).all()]
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from coordinator.model import N_RESOURCES, NoForecast, VmState
 from coordinator.sizing.ahead import Outlook
 from coordinator.sizing.choice import granule_of, only_grows
 from coordinator.sizing.draft import Draft, VmEvidence
-from coordinator.sizing.levers import GRAIN_NAME, NAN, SIZED, ceilings, floors, in_force, incapable, round_up
+from coordinator.sizing.levers import GRAIN_NAME, NAN, WITH_DISK, ceilings, floors, in_force, incapable, round_up
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.target import UNUSABLE
 from coordinator.sizing.trigger import confidence, fires
@@ -27,7 +27,7 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
     drafts = [
         Draft(vm, r, now[r], low[r], high[r], granule=granule_of(vm, r, policy), need=float(outlook.mean[i, r])) for r in range(N_RESOURCES)
     ]
-    for r in SIZED:
+    for r in WITH_DISK:
         draft = drafts[r]
         if cannot[r] is not None:
             draft.refuse(RefusalCode.NOT_CAPABLE, f"left alone: {cannot[r]}")
