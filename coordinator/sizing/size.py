@@ -46,12 +46,19 @@ def size_host(
 
     `burn_rate`: vm_id -> speed at which its error budget is used (1 = just enough for the period).
     `tightness`: client -> how much more its shortages count, by the size of its budget. `kept_free` [r]: share of the host's
-    limit that growth leaves free for the VMs of a host that fails.
+    limit that growth leaves free for the VMs of a host that fails. `margin` [r]: what the host's sum may be off by, where that is known.
     """
     if not host.alive:
         return (), {vm.domain.vm_id: evidence[vm.domain.vm_id] for vm in host.vms if vm.domain.vm_id in evidence}
     vms = [vm for vm in host.vms if vm.domain.running and not vm.domain.policy.excluded]
-    terms = Terms(policy=policy, measured_lead_s=measured_lead_s, burn_rate=burn_rate or {}, tightness=tightness or {}, kept_free=kept_free)
+    terms = Terms(
+        policy=policy,
+        measured_lead_s=measured_lead_s,
+        burn_rate=burn_rate or {},
+        tightness=tightness or {},
+        margin=margin,
+        kept_free=kept_free,
+    )
     outlook = at_price(host, vms, look_ahead(vms, forecast, terms), terms)
     drafts = [draft_vm(vm, i, outlook, policy, evidence.get(vm.domain.vm_id, VmEvidence())) for i, vm in enumerate(vms)]
     for r in SIZED:

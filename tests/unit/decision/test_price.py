@@ -81,6 +81,20 @@ def test_the_host_keeps_a_reserve_and_the_trail_names_the_price(make: Any) -> No
     assert any(line.startswith("host_capacity: cpu price 12") for line in tight[0].trail)
 
 
+def test_a_host_whose_sum_is_known_to_move_little_keeps_no_more_in_reserve_than_that(make: Any) -> None:
+    vms = [make.vm("a", quota=1000), make.vm("b", quota=1000)]
+    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1900), make.need(cpu=1900)]), 200.0)
+    host = make.host(*vms, cpu_commit_millicores=4000)
+
+    def summed(deviations: float) -> float:
+        margin = (deviations, *(np.inf,) * 4)
+        sizes, _ = size_host(host, block, SizingPolicy(reserve_share=0.2), {}, margin=margin)
+        return float(sum(size.target[CPU] for size in sizes))
+
+    assert summed(np.inf) <= 3200 + 20 < summed(300.0) <= 3700 + 20 < summed(0.0) <= 4000
+    assert summed(5000.0) == summed(np.inf)
+
+
 def test_a_burning_error_budget_outweighs_the_price(make: Any) -> None:
     block = make.forecast(("a",), make.need(cpu=1500, memory=GIB), 200.0)
     calm, _ = size_host(make.host(make.vm()), block, SizingPolicy(), {}, burn_rate={"a": 0.5})
