@@ -83,15 +83,16 @@ def test_the_host_keeps_a_reserve_and_the_trail_names_the_price(make: Any) -> No
 
 def test_a_host_whose_sum_is_known_to_move_little_keeps_no_more_in_reserve_than_that(make: Any) -> None:
     vms = [make.vm("a", quota=1000), make.vm("b", quota=1000)]
-    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1900), make.need(cpu=1900)]), 200.0)
+    block = make.forecast(("a", "b"), np.stack([make.need(cpu=1400), make.need(cpu=1400)]), 200.0)
     host = make.host(*vms, cpu_commit_millicores=4000)
+    policy = SizingPolicy(reserve_share=0.2, price=(3.0, 0.0, 0.0, 0.0, 0.0))
 
     def summed(deviations: float) -> float:
         margin = (deviations, *(np.inf,) * 4)
-        sizes, _ = size_host(host, block, SizingPolicy(reserve_share=0.2), {}, margin=margin)
+        sizes, _ = size_host(host, block, policy, {}, margin=margin)
         return float(sum(size.target[CPU] for size in sizes))
 
-    assert summed(np.inf) <= 3200 + 20 < summed(300.0) <= 3700 + 20 < summed(0.0) <= 4000
+    assert summed(np.inf) <= 3200 + 20 < summed(700.0) <= 3300 + 20 < summed(0.0)
     assert summed(5000.0) == summed(np.inf)
 
 
