@@ -77,6 +77,7 @@ class Draft:
     window: tuple[float, ...] = ()
     clipped: bool = False
     price: float = 0.0
+    hour: float = NAN  # what the next hour may need, where a shrink would be a turn
     trail: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -404,6 +405,7 @@ def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
     vm, r = draft.vm, draft.resource
     if draft.allocation > draft.ceiling or not scarce(vm, r, policy):
         return
+    draft.hour = hour
     wanted = draft.allocation > draft.upper
     if spent(vm, r, policy):
         draft.may_shrink = False
