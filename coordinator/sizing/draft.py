@@ -33,6 +33,7 @@ class Draft:
     ceiling: float
     granule: float = 1.0
     need: float = NAN
+    hour: float = NAN  # what the next hour may need, where a shrink would be a turn
     lower: float = NAN
     target: float = NAN
     upper: float = NAN

@@ -200,6 +200,7 @@ def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
     vm, r = draft.vm, draft.resource
     if draft.allocation > draft.ceiling or not scarce(vm, r, policy):
         return
+    draft.hour = hour
     wanted = draft.allocation > draft.upper
     if spent(vm, r, policy):
         draft.may_shrink = False
