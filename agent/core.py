@@ -15,7 +15,7 @@ from typing import Final
 from agent.acting.autonomy import Allowance, allowance
 from agent.acting.conductor import Conductor
 from agent.acting.ledger import VmRecord
-from agent.acting.reactive import Ask, ReactiveRule
+from agent.acting.reactive import Ask, LocalRule, ReactiveRule
 from agent.acting.reconcile import Recovered
 from agent.acting.summaries import PlanSummary, VmSummary, plan_summary, summary
 from agent.acting.telling import HistoryLine
@@ -85,8 +85,11 @@ class AgentCore:
         migration: MigrationConfig | None = None,
         standalone: bool = False,
         paused_by: tuple[str, ...] = (),
+        rule: LocalRule | None = None,
     ) -> None:
-        """`standalone`: no coordinator is configured. `paused_by`: who held the kill switch when the last process ended."""
+        """`standalone`: no coordinator is configured. `paused_by`: who held the kill switch when the last process ended. `rule`: another
+        than the product's own, for comparisons.
+        """
         self.host_id = host_id
         self.boot_id = boot_id
         self.capacity = capacity
@@ -103,7 +106,7 @@ class AgentCore:
         recovered = recovered or Recovered()
         self._unshipped = recovered.unshipped
         self._shipper = Shipper(boot_id, next_sequence, frame_samples)
-        self._rule = ReactiveRule(reactive or ReactiveConfig())
+        self._rule: LocalRule = rule or ReactiveRule(reactive or ReactiveConfig())
         self._acting = Conductor(
             host_id=host_id,
             boot_id=boot_id,

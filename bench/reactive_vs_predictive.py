@@ -20,6 +20,7 @@ from typing import Final
 from agent.adapters.simulated_vm import TRUTH_RESOURCES
 from bench.report import Figure, options, publish
 from bench.world import Settings, World
+from bench.world_causes import Causes
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.settings import sizing_policy
 from coordinator.workloads import HostWorkload, prepare
@@ -93,7 +94,7 @@ def score_of(world: World, hosts: range) -> Score:
     )
 
 
-def compare(case: Case, works: Sequence[HostWorkload] | None = None) -> tuple[Score, Score]:
+def compare(case: Case, works: Sequence[HostWorkload] | None = None, causes: Causes | None = None) -> tuple[Score, Score]:
     """(reactive, predictive) of one case."""
     works = works or case.prepare()
     half = (case.hosts + 1) // 2
@@ -107,8 +108,13 @@ def compare(case: Case, works: Sequence[HostWorkload] | None = None) -> tuple[Sc
             sizing=sizing_policy(SizingConfig()),
             forecast=ForecastOptions(boosting=case.boosting),
             retrain_every_cycles=72 if case.boosting else 0,
+            watch=causes,
         ),
     ).run()
+    if causes is not None:
+        names = [agent.host_id for agent in world.agents]
+        show_causes("reactive", causes, frozenset(names[:half]))
+        show_causes("predictive", causes, frozenset(names[half:]))
     return score_of(world, range(half)), score_of(world, range(half, case.hosts))
 
 
@@ -124,6 +130,12 @@ def show(name: str, score: Score) -> None:
     minutes = "".join(f"{m:8.1f}" for m in score.minutes)
     ratios = "".join(f"{r:7.2f}" for r in score.ratios)
     print(f"{name:<34}{score.any_min:8.1f} |{minutes} |{score.allocation:7.3f} |{ratios} |{score.steps:7d}", flush=True)
+
+
+def show_causes(name: str, causes: Causes, hosts: frozenset[str]) -> None:
+    """What stood in the way, most minutes first."""
+    for (resource, cause), minutes in sorted(causes.by_cause(hosts).items(), key=lambda item: -item[1]):
+        print(f"  {name:<12}{resource:<20}{cause:<44}{minutes:8.1f}", flush=True)
 
 
 def head() -> None:
@@ -178,6 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--overcommit", type=float, default=1.0, help="smaller hosts: at 1.0 their summed peaks just fit")
     parser.add_argument("--only", choices=("real", "generated"), default=None, help="one kind of workload; default both")
     parser.add_argument("--boosting", action="store_true", help="with the global boosted model, retrained on the way")
+    parser.add_argument("--why", action="store_true", help="also what stood in the way of unserved demand, by cause")
     parser.add_argument("--frontier", action="store_true", help="also run reactive alone at neighbouring settings")
     return parser.parse_args()
 
@@ -201,7 +214,7 @@ def main() -> None:
         head()
         pairs = []
         for seed in seeds:
-            reactive, predictive = compare(replace(case, seed=seed))
+            reactive, predictive = compare(replace(case, seed=seed), causes=Causes() if chosen.why else None)
             show(f"seed {seed} reactive", reactive)
             show(f"seed {seed} predictive", predictive)
             pairs.append((reactive, predictive))

@@ -15,17 +15,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from agent.acting.reactive import LocalRule
 from agent.adapters.simulated_vm import SimulationFaults
 from bench.world_agent import AgentNode
 from bench.world_checks import check_healed
 from bench.world_coordinator import CoordinatorNode
 from bench.world_moves import Moves
+from coordinator.cycle import Sizer
 from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
-from coordinator.model import HistoryBlock
+from coordinator.model import ForecastBlock, HistoryBlock
 from coordinator.placement.fleet_problem import PlacementRequest
 from coordinator.placement.plan import Placed
+from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
+from coordinator.sizing.size import size_host
 from shared.config import CycleConfig, GuardConfig, ReactiveConfig
 from shared.model import Mode
 from shared.units import NS_PER_S
@@ -73,6 +77,7 @@ class Settings:
     heal_s: float = 0.0  # after the last hour: fair weather for this long, then everything must have arrived
     cycle: CycleConfig = field(default_factory=lambda: CycleConfig(bucket_grace_s=30, aggregates=False))  # no decision reads the sums yet
     sizing: SizingPolicy = field(default_factory=SizingPolicy)
+    objectives: Objectives = field(default_factory=Objectives)
     guard: GuardConfig = field(default_factory=GuardConfig)
     reactive: ReactiveConfig = field(default_factory=ReactiveConfig)
     forecast: ForecastOptions = field(default_factory=lambda: ForecastOptions(boosting=False))
@@ -87,6 +92,11 @@ class Settings:
     wake_s: float = 120.0
     retrain_every_cycles: int = 0
     challenge_every_cycles: int = 0  # the challengers of `forecast`, asked about every series
+    # Others in the place of the product's parts (bench/league): the agents' rule, what sizes a host, what is done to a forecast before use
+    rule: Callable[[AgentNode], LocalRule] | None = None
+    sizer: Sizer = size_host
+    foresee: Callable[[ForecastBlock], ForecastBlock] | None = None
+    watch: Callable[[AgentNode], None] | None = None  # called after every sample of an agent, for benches that look closer
 
 
 class World:

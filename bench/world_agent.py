@@ -97,6 +97,7 @@ class AgentNode:
             recovered=reconcile(self.journal, local_prefix(self.host_id, boot_id)),
             paused_by=self.paused_by,
             migration=allowed(self.world) if settings.movable else None,
+            rule=None if settings.rule is None else settings.rule(self),
         )
         self._previous = None
         self.handle(ev.InventoryRead(domains=tuple(self.host.domains())))
@@ -322,6 +323,8 @@ class AgentNode:
             self.checks.sampled(sample)
             self.handle(ev.Sampled(sample=sample, runs={vm.vm_id: vm.epoch for vm in raw.vms}))
         self._tick()
+        if self.world.settings.watch is not None:
+            self.world.settings.watch(self)
         self._later(self.world.settings.sample_period_s, self._sample)
 
     def _beat(self) -> None:

@@ -86,7 +86,10 @@ class CoordinatorNode:
         self.gateway = gw.GatewayCore(gateway, acked=self.high_water, modes=self.modes)
         switchable = {agent.host_id: None for agent in self.world.agents} if settings.switchable else {}
         execution = Execution(settings.execution, switchable)
-        self.cycle = DecisionCycle(settings.cycle, settings.sizing, self.epoch, max(self.buckets, default=None), execution)
+        newest = max(self.buckets, default=None)
+        self.cycle = DecisionCycle(
+            settings.cycle, settings.sizing, self.epoch, newest, execution, objectives=settings.objectives, sizer=settings.sizer
+        )
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
         newest = max(self.migrations.values(), key=lambda plan: plan.created_ns, default=None)
         outcomes = list(self.outcomes.values())
@@ -334,6 +337,8 @@ class CoordinatorNode:
 
     def _forecast(self, request: cy.RequestForecast) -> None:
         forecast = self.pool.forecast_now(request.bucket, request.capacity)
+        if (foresee := self.world.settings.foresee) is not None:
+            forecast = foresee(forecast)
         self.world.record("forecast", hashlib.sha256(forecast.quantiles.tobytes()).digest())
         self._cycle(cy.ForecastReady(bucket=request.bucket, forecast=forecast))
         every = self.world.settings.challenge_every_cycles

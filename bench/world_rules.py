@@ -51,6 +51,7 @@ class Pace:
         self._cut_at: dict[str, int] = {}
         self._held: dict[tuple[str, StepKind], deque[tuple[int, int]]] = defaultdict(deque)  # values before growth
         self.turned = 0  # how often anything turned: a world in which nothing does proves nothing
+        self.most = 0  # turns of one lever within one window, at the most
 
     def submitted(self, intent: Intent, now_ns: int) -> None:
         """A step is on its way; `intent` is its journal entry."""
@@ -91,6 +92,7 @@ class Pace:
         turns = self._turns[key]
         turns.append(now_ns)
         _forget(turns, now_ns - self._config.flap_window_s * NS_PER_S)
+        self.most = max(self.most, len(turns))
         return len(turns)
 
     def _check_stride(self, intent: Intent, growth: bool) -> None:

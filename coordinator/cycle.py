@@ -7,184 +7,109 @@ carries out the instructions and feeds the results back as events. Same events, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
+from coordinator.cycle_events import (
+    AgentSaid,
+    Event,
+    ForecastReady,
+    HostLost,
+    Instruction,
+    PlacementReady,
+    RequestForecast,
+    RequestPlacement,
+    RequestRetrain,
+    SamplesArrived,
+    SendPlan,
+    StoreBucket,
+    StoreForecast,
+    StoreHost,
+    StoreOutcomes,
+    StoreReceipts,
+    StoreSignals,
+    Tick,
+)
 from coordinator.demand.buckets import BucketFolder
-from coordinator.demand.signals import SignalBlock, SignalCounts, SignalFolder, SignalReading
+from coordinator.demand.signals import SignalCounts, SignalFolder, SignalReading
 from coordinator.executing import Execution, ExecutionPolicy, Order, SendSteps, StoreDocument, StoreMigration, SwitchPower
 from coordinator.fleet import Fleet
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Membership
-from coordinator.forecast.aggregate.answer import GroupSums, sums_of
+from coordinator.forecast.aggregate.answer import sums_of
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
-from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, Receipt
+from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, VmSize
 from coordinator.placement.plan import Placed
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import MAX_STEPS, plan_host
 from coordinator.planning.sleep import PowerTold
 from coordinator.planning.waves import Aborted, Approved
+from coordinator.sizing.draft import Evidence, VmEvidence
+from coordinator.sizing.feasible import Objectives
+from coordinator.sizing.foresight import NOTHING_KEPT, Foresight, look_at_fleet
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import Evidence, size_host
+from coordinator.sizing.size import MARGIN_UNKNOWN, size_host
+from coordinator.sizing.weigh import Terms
 from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
-from shared.model import HostSample, Mode
-from shared.plan import Outcome, Plan, StepKind
+from shared.model import Mode
+from shared.plan import Plan, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_S
 
-
-@dataclass(frozen=True, kw_only=True)
-class AgentSaid:
-    """A message of a host that is not samples."""
-
-    host_id: str
-    message: Hello | Inventory | Status | Outcomes
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplesArrived:
-    """Samples of one host, oldest first, each seen once."""
-
-    host_id: str
-    samples: tuple[HostSample, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostLost:
-    """The gateway has not heard from a host for too long."""
-
-    host_id: str
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForecastReady:
-    """The answer to RequestForecast."""
-
-    bucket: BucketBlock
-    forecast: ForecastBlock
+__all__ = [
+    "AgentSaid",
+    "DecisionCycle",
+    "Event",
+    "ForecastReady",
+    "HostLost",
+    "Instruction",
+    "PlacementReady",
+    "PowerTold",
+    "RequestForecast",
+    "RequestPlacement",
+    "RequestRetrain",
+    "SamplesArrived",
+    "SendPlan",
+    "Sizer",
+    "StoreBucket",
+    "StoreDocument",
+    "StoreForecast",
+    "StoreHost",
+    "StoreMigration",
+    "StoreOutcomes",
+    "StoreReceipts",
+    "StoreSignals",
+    "SwitchPower",
+    "Tick",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlacementReady:
-    """The answer to RequestPlacement."""
+class Sizer(Protocol):
+    """What decides the sizes of one host. The product has one, `size_host`; bench/league puts others in its place."""
 
-    placed: Placed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    """Time passed."""
-
-
-Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | PowerTold | Tick
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreBucket:
-    """Make a closed bucket durable; `late` = a bucket stored before has grown."""
-
-    bucket: BucketBlock
-    late: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSignals:
-    """Buckets up to `closed_s` have ended: make durable what applications told of them and no StoreBucket before this holds."""
-
-    closed_s: int
-    blocks: tuple[SignalBlock, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestForecast:
-    """Forecast every VM of this bucket; capacity: vm_id -> [r]."""
-
-    bucket: BucketBlock
-    capacity: Mapping[str, list[float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestPlacement:
-    """Solve placement for these hosts."""
-
-    hosts: tuple[HostState, ...]
-    forecast: ForecastBlock
-    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
-    cooling: frozenset[str] = frozenset()  # VMs that have moved of late
-    asleep: frozenset[str] = frozenset()  # silent hosts that sleep and can be woken
-    together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = not known
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreForecast:
-    """Keep an issued forecast."""
-
-    forecast: ForecastBlock
-
-
-@dataclass(frozen=True, kw_only=True)
-class SendPlan:
-    """Store a plan, then send it to its host."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreReceipts:
-    """Keep receipts."""
-
-    receipts: tuple[Receipt, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreHost:
-    """Keep what a host said of itself; `inventory` None = unchanged."""
-
-    host_id: str
-    hello: Hello | None = None
-    inventory: Inventory | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreOutcomes:
-    """Keep outcomes."""
-
-    host_id: str
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestRetrain:
-    """The forecasts of these resources have worsened since `since_s`: train the global model anew. `reason` as in RetrainWanted."""
-
-    reason: str
-    since_s: int
-    resources: tuple[str, ...]
-
-
-Instruction = (
-    StoreBucket
-    | StoreSignals
-    | RequestForecast
-    | RequestPlacement
-    | StoreForecast
-    | SendPlan
-    | StoreReceipts
-    | StoreHost
-    | StoreOutcomes
-    | RequestRetrain
-    | StoreMigration
-    | StoreDocument
-    | SwitchPower
-)
+    def __call__(
+        self,
+        host: HostState,
+        forecast: ForecastBlock,
+        policy: SizingPolicy,
+        evidence: Mapping[str, VmEvidence],
+        /,
+        *,
+        measured_lead_s: Mapping[StepKind, float] | None = None,
+        burn_rate: Mapping[str, float] | None = None,
+        tightness: Mapping[str, float] | None = None,
+        kept_free: Sequence[float] = NOTHING_KEPT,
+        margin: Sequence[float] = MARGIN_UNKNOWN,
+    ) -> tuple[tuple[VmSize, ...], Evidence]:
+        """As size_host."""
 
 
 class DecisionCycle:
@@ -197,11 +122,17 @@ class DecisionCycle:
         epoch: int,
         closed_until_s: int | None = None,
         execution: Execution | None = None,
+        *,
+        objectives: Objectives | None = None,
+        sizer: Sizer = size_host,
     ) -> None:
         self.config = config
         self.epoch = epoch
         self.fleet = Fleet()
-        self.ledger = Ledger()
+        self.objectives = objectives or Objectives()
+        self.ledger = Ledger(self.objectives)
+        self.pool_of: Callable[[str], str] = lambda _host_id: ""  # pool of hosts that stand in for each other
+        self.foresight: Foresight | None = None
         self.forecast: ForecastBlock | None = None
         self.outlook: Outlook | None = None  # the newest; the forecast brings one twice an hour
         self.aggregator = Aggregator() if config.aggregates else None
@@ -212,9 +143,17 @@ class DecisionCycle:
         self.signals = SignalFolder()
         self.cycles = 0
         self._sizing = sizing
+        self._sizer = sizer
         self._folder = BucketFolder(closed_until_s)
         self._evidence: Evidence = {}
+        self._burn_rate: dict[str, float] = {}
+        self._tightness = {client: self.objectives.tightness(client) for client in self.objectives.clients}
         self._calibration = CalibrationWatch()
+
+    @property
+    def margin_z(self) -> float:
+        """Deviations of a host's sum that count as its load."""
+        return self._sizing.margin_z
 
     def memberships(self) -> dict[str, Membership]:
         """The groups of every known VM."""
@@ -359,6 +298,7 @@ class DecisionCycle:
             capacity = self.fleet.capacity_of(event.bucket.vm_ids)
             self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
+        self._look_ahead(hosts, forecast)
         evidence: Evidence = {}
         for host in hosts:
             if not host.alive or host.mode is Mode.OFF:
@@ -416,6 +356,14 @@ class DecisionCycle:
         record.open_steps = {step.id: step for step in plan.steps}
         return SendPlan(plan=plan)
 
+    def _look_ahead(self, hosts: tuple[HostState, ...], forecast: ForecastBlock) -> None:
+        """What the whole fleet has before it: budgets used up, hosts short, hosts that may fail."""
+        clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
+        self._burn_rate = self.ledger.budgets.burn_rates(clients)
+        terms = Terms(policy=self._sizing, burn_rate=self._burn_rate, tightness=self._tightness)
+        pools = {host.host_id: self.pool_of(host.host_id) for host in hosts}
+        self.foresight = look_at_fleet(hosts, forecast, self.aggregates, terms, objectives=self.objectives, pools=pools)
+
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
         """A host that was just turned predictive need not wait for the next cycle: the newest forecast still holds."""
         forecast = self.forecast
@@ -427,7 +375,19 @@ class DecisionCycle:
 
     def _plan(self, host: HostState, forecast: ForecastBlock, evidence: Evidence, now_ns: int) -> list[Instruction]:
         lead_s = self.ledger.lead_times_s(host.host_id)
-        sizes, seen = size_host(host, forecast, self._sizing, self._evidence, measured_lead_s=lead_s)
+        foresight = self.foresight
+        kept_free = NOTHING_KEPT if foresight is None else foresight.kept_free(host.host_id, self._sizing.spare_hosts)
+        sizes, seen = self._sizer(
+            host,
+            forecast,
+            self._sizing,
+            self._evidence,
+            measured_lead_s=lead_s,
+            burn_rate=self._burn_rate,
+            tightness=self._tightness,
+            kept_free=kept_free,
+            margin=MARGIN_UNKNOWN if foresight is None else foresight.margin(host.host_id, self._sizing.margin_z),
+        )
         evidence.update(seen)
         record = self.fleet.host(host.host_id)
         plan, receipts = plan_host(
@@ -436,6 +396,7 @@ class DecisionCycle:
             forecast,
             policy=self._sizing,
             measured_lead_s=lead_s,
+            loads=None if foresight is None else foresight.loads,
             epoch=self.epoch,
             sequence=record.plan_sequence + 1,
             now_ns=now_ns,

@@ -14,17 +14,20 @@ import msgspec
 import numpy as np
 
 from coordinator.model import F64, N_RESOURCES, BucketBlock, HistoryBlock, HostState, VmState
+from coordinator.sizing.choice import memory_most
 from coordinator.sizing.turns import RECENT_BUCKETS, TurnLog
 from shared.messages import Hello, Inventory, Status
 from shared.model import Allocation, Domain, HostCapacity, HostSample, Mode, Policy
 from shared.plan import Outcome, OutcomeState, Step
 from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S
 
-# No disk lever and no disk maximum yet: 10 GB/s bounds a forecast without ever binding.
+# No domain has a maximum of its disk: 10 GB/s bounds a forecast without ever binding.
 DISK_MAX_BYTES_PER_S = 1e10
 STRAIN_KEPT = 0.7  # of a VM's strain from sample to sample: half of it is of the newest two
 LEFT_KEPT = 10_000  # VMs that left a host and are remembered until another names them
 PRESSURE_PERMILLE = 50  # memory PSI "some" above 5 % of a sample's time: the guest waits for memory
+
+IO_SMOOTHING = 1 / 12  # per sample of five seconds: a minute
 
 
 @dataclass(kw_only=True)
@@ -41,6 +44,7 @@ class VmRecord:
     grown_ns: int = -(10**18)
     moved_ns: int = -(10**18)  # first seen on this host, coming from another
     dirty_bytes_per_s: float = float("nan")
+    started_ns: int = -(10**18)
     turns: TurnLog = field(default_factory=TurnLog)
     strain: float | None = None  # share of time in which it waited for CPU or memory of late, 0..1; None = not known where it is now
     peaks: deque[F64] = field(default_factory=lambda: deque(maxlen=RECENT_BUCKETS))  # [r] of the newest buckets
@@ -67,6 +71,8 @@ class HostRecord:
     memory_available_bytes: float = float("nan")
     plan_sequence: int = 0
     open_steps: dict[str, Step] = field(default_factory=dict)  # of the newest plan sent, without an outcome yet
+    io_pressure: float = float("nan")  # share of time in which tasks waited for disks, smoothed over a minute
+    counted: bool = False  # its domains were listed once: one that appears later was started
     vm_ids: set[str] = field(default_factory=set)
 
 
@@ -105,7 +111,15 @@ class Fleet:
                     self._left.popitem(last=False)
         record.vm_ids = set()
         for domain in message.domains:
+            before = self.vms.get(domain.vm_id)
+            ran, home = before is not None and before.domain.running, None if before is None else before.host_id
             self._place(domain.vm_id, host_id, domain)
+            vm = self.vms[domain.vm_id]
+            if domain.running and not ran and (before is not None or record.counted):
+                vm.started_ns = record.seen_ns
+            elif home not in (None, host_id):
+                vm.moved_ns = record.seen_ns
+        record.counted = True
 
     def status(self, host_id: str, message: Status, now_ns: int) -> None:
         """Heartbeat: mode and health."""
@@ -127,6 +141,11 @@ class Fleet:
             record.cpu_used_millicores = float(sample.cpu_used_millicores)
         if sample.memory_available_bytes is not None:
             record.memory_available_bytes = float(sample.memory_available_bytes)
+        if sample.psi_io_some_permille is not None:
+            waited = sample.psi_io_some_permille / 1000
+            record.io_pressure = (
+                waited if np.isnan(record.io_pressure) else record.io_pressure + IO_SMOOTHING * (waited - record.io_pressure)
+            )
         for vm_id, cell in sample.vms.items():
             vm = self.vms.get(vm_id)
             if vm is None or vm.host_id != host_id or sample.wall_ns < vm.seen_ns:
@@ -181,6 +200,7 @@ class Fleet:
                 mode=record.mode,
                 alive=record.alive,
                 paused=bool(record.paused_by),
+                io_pressure=record.io_pressure,
                 vms=tuple(
                     self._vm_state(self.vms[vm_id], bucket, rows.get(vm_id), now_ns)
                     for vm_id in sorted(record.vm_ids)
@@ -225,6 +245,7 @@ class Fleet:
             pressured=vm.pressured or vm.pressured_now,
             turns=vm.turns.view(now_ns),
             recent_peak=tuple(np.fmax.reduce([unknown, *vm.peaks]).tolist()),
+            since_start_s=min(1e9, (now_ns - vm.started_ns) / NS_PER_S),
             since_move_s=min(1e9, (now_ns - vm.moved_ns) / NS_PER_S),
             dirty_bytes_per_s=vm.dirty_bytes_per_s,
         )
@@ -233,7 +254,7 @@ class Fleet:
 def _maxima(domain: Domain) -> list[float]:
     maxima = [0.0] * N_RESOURCES
     maxima[CPU] = domain.vcpus_max * 1000.0
-    maxima[MEMORY] = float(domain.memory_max_bytes)
+    maxima[MEMORY] = float(max(domain.memory_max_bytes, memory_most(domain)))
     maxima[DISK] = DISK_MAX_BYTES_PER_S
     maxima[NET_RX] = maxima[NET_TX] = float(domain.net_max_bits_per_s)
     return maxima

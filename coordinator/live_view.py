@@ -26,6 +26,7 @@ from coordinator.service.forecasts import forecast_view, known, model_name, no_f
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
+from coordinator.service.sizing import SizingView, host_load, sizing_view
 from coordinator.service.telling import readings_of
 from coordinator.service.view import (
     AccuracyView,
@@ -288,6 +289,9 @@ class LiveView(LiveMigrations, LivePlacing):
         until_s = self._of.clock.wall_ns() / NS_PER_S
         return Scores(since_s=self._of.started_ns / NS_PER_S, until_s=until_s, modes=tuple(modes))
 
+    def sizing(self, limit: int) -> SizingView:
+        return sizing_view(self._of.cycle.foresight, self._of.cycle.ledger.budgets, limit)
+
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
         record = self._of.cycle.fleet.host(host_id)
         if record.pinned:
@@ -361,6 +365,7 @@ class LiveView(LiveMigrations, LivePlacing):
             spool_dropped=record.spool_dropped,
             hypervisor=hello.hypervisor if hello else "",
             agent_version=hello.agent_version if hello else "",
+            load=host_load(self._of.cycle.foresight, record.host_id, self._of.cycle.margin_z),
         )
 
     def _resource(self, vm_id: str, vm: VmRecord, r: int, allowed: Mode) -> ResourceState:

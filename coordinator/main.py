@@ -26,6 +26,7 @@ from coordinator.calendars import open_calendars
 from coordinator.challenge_turns import ChallengeTurns
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
+from coordinator.cycle_metrics import publish_cycle
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
 from coordinator.gateway.admission import Admission, AdmissionLimits
@@ -33,14 +34,14 @@ from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
-from coordinator.model import HistoryBlock, NoForecast
+from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
 from coordinator.placement.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import execution_policy, forecast_options, sizing_policy
+from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -54,7 +55,7 @@ from shared.model import HostSample
 from shared.notify import notify
 from shared.plan import Plan
 from shared.tls import server_context
-from shared.units import BUCKET_S, NS_PER_S, RESOURCES
+from shared.units import BUCKET_S, NS_PER_S
 
 TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
@@ -84,8 +85,8 @@ class Coordinator:
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
-        execution = Execution(execution_policy(config))
-        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution)
+        execution, asked = Execution(execution_policy(config)), objectives(config.sla)
+        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
@@ -95,6 +96,7 @@ class Coordinator:
         self._disk = ThreadPoolExecutor(1, "store")
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
         self._placing = PlacementTurns(config, self.metrics, self.write)
+        self.cycle.pool_of = lambda host_id: self._placing.site.pool_of(host_id).name
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
@@ -362,7 +364,7 @@ class Coordinator:
             self.carry_out(instructions)
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
-            self._publish_cycle()
+            publish_cycle(self.cycle, self.metrics, self.history.total_bytes)
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
             self._challenges.after_cycle()
@@ -442,22 +444,6 @@ class Coordinator:
         self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
         for reason in ("garbage", "impostors", "future", "gaps"):
             self._rising.follow("tidegate_frames_rejected_total", counters[reason], reason=reason)
-
-    def _publish_cycle(self) -> None:
-        """What changes once a cycle, and costs more than a look."""
-        self.metrics.set("tidegate_history_bytes", self.history.total_bytes)
-        accuracy = self.cycle.ledger.errors.accuracy
-        fleet, one_step = accuracy.fleet("day"), accuracy.by_horizon("day").coverage_80[0]
-        forecast = self.cycle.forecast
-        for r, resource in enumerate(RESOURCES):
-            self.metrics.set("tidegate_forecast_pinball_ratio", float(fleet.to_naive[r]), resource=resource)
-            self.metrics.set("tidegate_forecast_coverage_ratio", float(one_step[r]), resource=resource)
-            for band, share in (("80", fleet.coverage_80), ("95", fleet.coverage_95)):
-                self.metrics.set("tidegate_forecast_band_coverage_ratio", float(share[r]), resource=resource, band=band)
-            self.metrics.set("tidegate_forecast_above_upper_ratio", float(fleet.above[r]), resource=resource)
-            if forecast is not None:
-                off = int((forecast.reason[:, r] == NoForecast.OUT_OF_CALIBRATION).sum())
-                self.metrics.set("tidegate_vms_out_of_calibration", off, resource=resource)
 
     async def _guard(self, loop: Awaitable[None]) -> None:
         try:

@@ -183,6 +183,7 @@ class VmState:
     pressured: bool = False  # memory or swap pressure in the newest bucket
     turns: tuple[LeverTurns, ...] = (LeverTurns(),) * N_RESOURCES  # [r]
     recent_peak: tuple[float, ...] = (math.nan,) * N_RESOURCES  # [r] largest 5-second demand of the last hour's buckets
+    since_start_s: float = 1e9  # since it was seen to start
     since_move_s: float = 1e9  # since it was first seen on this host, coming from another
     dirty_bytes_per_s: float = math.nan  # newest measured dirty rate; NaN = never measured
 
@@ -196,6 +197,7 @@ class HostState:
     mode: Mode
     alive: bool
     cpu_overhead_millicores: float = 0.0
+    io_pressure: float = math.nan  # share of time in which tasks of the host waited for disks, of late
     vms: tuple[VmState, ...] = ()
     paused: bool = False  # its kill switch is on: nothing on it is changed
 

@@ -13,9 +13,11 @@ from coordinator.forecast.engine import ForecastOptions
 from coordinator.learning.challenging import ChallengeSchedule
 from coordinator.migration_plan import Patience, WaveLimits
 from coordinator.planning.sleep import PowerPolicy
+from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
-from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, by_host
+from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, SlaConfig, by_host
 from shared.errors import ConfigError
+from shared.units import DISK
 
 HOLIDAY_YEARS: Final = range(2005, 2055)  # fixed: no clock here, and simulated ones run in the past; fifty years are 0.5 MB of a worker
 
@@ -25,6 +27,9 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
     default = SizingPolicy()
     cpu, memory, disk, rx, tx = (config.price * each for each in default.price)
     size = _by_priority(config.size_quantile)
+    boot, move = config.boot_boost_permille / 1000, config.move_boost_permille / 1000
+    evidence = config.shrink_evidence_buckets
+    pool = config.critical_pool_permille / 1000
     low, normal, high, critical = (min(lower, top) for lower, top in zip(default.lower_quantile, size, strict=True))
     return dataclasses.replace(
         default,
@@ -33,11 +38,31 @@ def sizing_policy(config: SizingConfig) -> SizingPolicy:
         reserve_share=config.reserve_permille / 1000,
         size_quantile=size,
         lower_quantile=(low, normal, high, critical),
-        shrink_evidence=(config.shrink_evidence_buckets,) * 5,
+        shrink_evidence=(evidence, evidence, max(evidence, default.shrink_evidence[DISK]), evidence, evidence),
         dead_band=(config.dead_band_permille / 1000,) * 5,
         turns=config.flap_reversals,
         turn_window_s=float(config.flap_window_s),
+        penalty=_by_priority(config.penalty),
+        critical_pool=(pool, pool, 0.0, pool, pool),
+        spare_hosts=config.spare_hosts,
+        boot_boost=(boot, 0.0, boot, boot / 2, boot / 2),
+        boot_boost_s=float(config.boot_boost_s),
+        move_boost=(move, 0.0, move, move, move),
+        move_boost_s=float(config.move_boost_s),
     )
+
+
+def objectives(config: SlaConfig) -> Objectives:
+    """Clients' error budgets. Raises ConfigError for a client that is named twice or a share out of range."""
+    clients: dict[str, float] = {}
+    for i, line in enumerate(config.clients):
+        name, _, permille = line.rpartition("=")
+        if name in clients:
+            raise ConfigError(f"sla.clients[{i}] = {line!r}: {name!r} is named twice")
+        if not 0.01 <= float(permille) <= 1000.0:
+            raise ConfigError(f"sla.clients[{i}] = {line!r}: allowed 0.01 to 1000 permille")
+        clients[name] = float(permille) / 1000.0
+    return Objectives(budget=config.budget_permille / 1000.0, clients=clients, period_s=config.period_s)
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:

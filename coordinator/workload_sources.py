@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -59,13 +59,15 @@ class SourceVm:
     noise_sigma: float  # of the log of CPU within a bucket
 
 
-def pick(data_dir: Path | None, count: int, window: Window, rng: np.random.Generator) -> list[SourceVm]:
-    """`count` VMs from the traces under `data_dir`, from the generators where there is none (or too short a trace).
+def pick(
+    data_dir: Path | None, count: int, window: Window, rng: np.random.Generator, sets: Collection[str] = ("bitbrains", "azure")
+) -> list[SourceVm]:
+    """`count` VMs from the traces (of these `sets`) under `data_dir`, from the generators where there is none (or too short a trace).
 
     Raises ConfigError for a trace that cannot be read.
     """
-    azure = _read_azure(data_dir) if data_dir else []
-    bitbrains = _Bitbrains(data_dir) if data_dir else None
+    azure = _read_azure(data_dir) if data_dir and "azure" in sets else []
+    bitbrains = _Bitbrains(data_dir) if data_dir and "bitbrains" in sets else None
     have_bitbrains = bitbrains is not None and bool(bitbrains.classes)
     from_azure = (round(AZURE_SHARE * count) if have_bitbrains else count) if azure else 0
     picked = [trace.over(window, rng) for trace in _draw(azure, from_azure, rng)]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,9 @@ CPU_FLOOR_MILLICORES: Final = 100  # even an idle guest gets a tenth of a core
 NET_FLOOR_BITS_PER_S: Final = MBIT
 HOST_RESERVE_BYTES: Final = 1024 * MIB
 HOST_NET_BITS_PER_S: Final = 10_000_000_000
+
+
+Source = Callable[[int, Window, np.random.Generator], list[SourceVm]]  # so many VMs over a window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +94,12 @@ def prepare(
     hours_run: int,
     seed: int,
     overcommit: float = 1.0,
+    source: Source | None = None,
 ) -> list[HostWorkload]:
     """Workloads of `hosts` hosts; host i and i + ceil(hosts / 2) are twins. `data_dir` None or without traces: generated.
 
     `start_s` (a multiple of 300) begins the run; `hours_history` before it become history arrays. Larger `overcommit`, smaller hosts.
+    `source`: another place to take VMs from than `data_dir`.
     Raises ConfigError for a value out of range or a trace that cannot be read.
     """
     for name, value, low, high in (
@@ -115,7 +121,7 @@ def prepare(
         raise ConfigError(f"hours_history {hours_history}: reaches back before 1970 from start_s {start_s}")
     half = (hosts + 1) // 2
     rng = np.random.default_rng([seed, 1])
-    sources = pick(data_dir, half * vms_per_host, window, rng)
+    sources = (source or partial(pick, data_dir))(half * vms_per_host, window, rng)
     prepared = []
     for group in range(half):
         vms = _group(sources[group * vms_per_host : (group + 1) * vms_per_host], window, past, np.random.default_rng([seed, 2, group]))
@@ -126,6 +132,14 @@ def prepare(
         _host(f"host-{i:0{width}d}", *prepared[i % half], window=window, past=past, lead=lead, rng=np.random.default_rng([seed, 3, i]))
         for i in range(hosts)
     ]
+
+
+def resized(workload: HostWorkload, capacity: HostCapacity) -> HostWorkload:
+    """The same VMs on a host of another size; what they begin with is fitted to it."""
+    none = np.zeros(0)
+    vms = [_Vm(spec=spec, missing=none.astype(np.bool_), mean=none, peak=none) for spec in workload.file.vms]
+    fitted = tuple(vm.spec for vm in _fit(vms, capacity))
+    return replace(workload, file=msgspec.structs.replace(workload.file, capacity=capacity, vms=fitted))
 
 
 def joined_history(workloads: Sequence[HostWorkload]) -> HistoryBlock:

@@ -29,6 +29,7 @@ __all__ = [
     "GuardConfig",
     "ListenConfig",
     "MigrationConfig",
+    "PenaltyTable",
     "PlacementConfig",
     "PowerConfig",
     "PriorityTable",
@@ -36,6 +37,7 @@ __all__ = [
     "ReactiveConfig",
     "SamplingConfig",
     "SizingConfig",
+    "SlaConfig",
     "TlsConfig",
     "by_host",
     "load",
@@ -331,6 +333,26 @@ class QuantileTable(PriorityTable, frozen=True, kw_only=True, forbid_unknown_fie
     critical: Annotated[float, Meta(ge=0.5, le=0.99, description="for VMs of priority critical")]
 
 
+class PenaltyTable(PriorityTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Money a minute, one number per priority."""
+
+    low: Annotated[float, Meta(ge=1e-6, le=1e6, description="for VMs of priority low")]
+    normal: Annotated[float, Meta(ge=1e-6, le=1e6, description="for VMs of priority normal")]
+    high: Annotated[float, Meta(ge=1e-6, le=1e6, description="for VMs of priority high")]
+    critical: Annotated[float, Meta(ge=1e-6, le=1e6, description="for VMs of priority critical")]
+
+
+class SlaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What clients were promised: the share of their VMs' time in which something may be lacking (their error budget)."""
+
+    budget_permille: Annotated[float, Meta(ge=0.01, le=1000, description="error budget of clients that have none of their own")] = 10.0
+    period_s: Annotated[int, Meta(ge=21_600, le=7_776_000, description="time over which a budget holds")] = 604_800
+    clients: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^.+=[0-9]+(\.[0-9]+)?$", max_length=300)], ...],
+        Meta(max_length=10_000, description='error budgets as "CLIENT=PERMILLE"'),
+    ] = ()
+
+
 class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a forecast leads to a change, and how large."""
 
@@ -350,6 +372,22 @@ class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dead_band_permille: Annotated[int, Meta(ge=0, le=1000, description="smaller changes are left out (share of the value)")] = 20
     flap_reversals: Annotated[int, Meta(ge=0, le=1000, description="turns that plans count on: as the hosts' guard.flap_reversals")] = 2
     flap_window_s: Annotated[int, Meta(ge=60, le=604_800, description="as the hosts' guard.flap_window_s")] = 21_600
+    penalty: Annotated[PenaltyTable, Meta(description="money a minute of a VM that lacks all it wants of a resource")] = PenaltyTable(
+        low=0.5, normal=1.0, high=2.0, critical=8.0
+    )
+    critical_pool_permille: Annotated[
+        int,
+        Meta(ge=0, le=1000, description="share of a host that is its critical VMs'; others borrow what one step takes back"),
+    ] = 0
+    boot_boost_permille: Annotated[
+        int, Meta(ge=0, le=4000, description="CPU and disk on top of the size of a VM that has just booted; of the network half as much")
+    ] = 500
+    boot_boost_s: Annotated[int, Meta(ge=0, le=86_400, description="for so long; nothing is taken from it meanwhile")] = 600
+    move_boost_permille: Annotated[
+        int, Meta(ge=0, le=4000, description="CPU, disk and network on top of the size of a VM that was just migrated")
+    ] = 250
+    move_boost_s: Annotated[int, Meta(ge=0, le=86_400, description="for so long; nothing is taken from it meanwhile")] = 300
+    spare_hosts: Annotated[int, Meta(ge=0, le=1, description="1 = growth leaves so much free that any one host of a pool may fail")] = 0
 
 
 class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -446,6 +484,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     sizing: SizingConfig = SizingConfig()
     placement: PlacementConfig = PlacementConfig()
     power: PowerConfig = PowerConfig()
+    sla: SlaConfig = SlaConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

@@ -245,6 +245,9 @@ COORDINATOR_METRICS: Final = (
         "Share of the last day's actuals above the 97.5 % bound; .025 is meant",
         ("resource",),
     ),
+    Metric("tidegate_hosts_short", "gauge", "Hosts that may not promise what their VMs want within the hour", ("resource",)),
+    Metric("tidegate_clients_burning", "gauge", "Clients that use up their SLA error budget too fast"),
+    Metric("tidegate_objectives_infeasible", "gauge", "Clients' objectives that cannot be met within the hour, by cause", ("cause",)),
     Metric(
         "tidegate_vms_out_of_calibration", "gauge", "VMs under the reactive rule alone for a forecast out of calibration", ("resource",)
     ),

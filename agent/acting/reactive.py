@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -109,6 +109,15 @@ class Situation:
     net_max_bits_per_s: int
     ours: AbstractSet[StepKind] = frozenset()  # levers whose value in force may be of our making
     growing: AbstractSet[StepKind] = frozenset()  # levers whose last change was a growth: a shrink would be a turn
+
+
+class LocalRule(Protocol):
+    """What decides locally. The product has one, `ReactiveRule`; bench/league puts others in its place."""
+
+    def asks(
+        self, reading: VmSample, situation: Situation, demand: Demand, now_ns: int, *, planned: bool = False, sustained: bool = False
+    ) -> list[Ask]:
+        """As ReactiveRule.asks. `demand` is one and the same object for one VM."""
 
 
 class ReactiveRule:

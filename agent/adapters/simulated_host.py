@@ -17,7 +17,7 @@ import msgspec
 
 from agent.adapters.simulated_levers import check_value, simulated_domain
 from agent.adapters.simulated_vm import TRUTH_RESOURCES, SimulatedVm, SimulationFaults
-from agent.adapters.workload import SLOT_NS, VmDemand, Workload
+from agent.adapters.workload import SLOT_NS, Demand, VmDemand, Workload
 from agent.ports import RawHost, RawVm
 from shared.errors import ConfigError, HostError, Refusal
 from shared.model import Allocation, Domain, HostCapacity
@@ -157,6 +157,15 @@ class SimulatedHost:
                 vms=tuple(readings),
                 failures=failures,
             )
+
+    @property
+    def machines(self) -> Sequence[SimulatedVm]:
+        """The VMs' models, in the order of the file: for benches, never for decisions."""
+        return self._vms
+
+    def demand_at(self, index: int, slot: int) -> Demand:
+        """What VM number `index` would use in slot `slot` (Unix seconds // 5); for benches."""
+        return self._workload.demand(index, slot * SLOT_NS)
 
     def truth(self) -> dict[str, Any]:
         """Ground truth since the start or the last reset, JSON-able: {"since_ns", "until_ns", "total": {...}, "vms": {vm_id: {...}}}.

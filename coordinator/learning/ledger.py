@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator.learning.budgets import ErrorBudgets
 from coordinator.learning.drift import DriftWatch, RetrainWanted
 from coordinator.learning.errors import ForecastErrors
 from coordinator.learning.outcomes import OutcomeLedger
 from coordinator.learning.shadow import ShadowLedger
 from coordinator.learning.sla import SlaSums, SlaTracker
 from coordinator.model import BucketBlock, ForecastBlock, HostState, VmSize
+from coordinator.sizing.feasible import Objectives
 from shared.model import HostSample, Mode
 from shared.plan import Outcome, OutcomeState, StepKind
 
@@ -42,7 +44,8 @@ class Score:
 class Ledger:
     """Errors, SLA, shadow and outcomes of one coordinator run."""
 
-    def __init__(self) -> None:
+    def __init__(self, objectives: Objectives | None = None) -> None:
+        self.budgets = ErrorBudgets(objectives or Objectives())
         self.errors = ForecastErrors()
         self.drift = DriftWatch()
         self.sla = SlaTracker()
@@ -66,6 +69,7 @@ class Ledger:
         """
         wanted = self.drift.update(self.errors.score(bucket, modes, clients, apps))
         self.shadow.score(bucket, modes)
+        self.budgets.bucket(self.sla.by_vm, clients or {})
         gone = self.sla.by_vm.keys() - set(bucket.vm_ids)
         if len(gone) > len(bucket.vm_ids) + SPARE_VMS:
             self.sla.forget(frozenset(gone))
@@ -86,10 +90,6 @@ class Ledger:
     def lead_times_s(self, host_id: str) -> dict[StepKind, float]:
         """Measured lead times of a host's levers."""
         return self.outcomes.lead_times_s(host_id)
-
-    def burn_rates(self, budget_share: float = 0.01) -> Mapping[str, float]:
-        """vm_id -> how fast its error budget is used; the default budget is 1 % of the time."""
-        return self.sla.burn_rates(budget_share)
 
     def score(self, mode: Mode) -> Score:
         """What one mode has to show so far."""

@@ -1,7 +1,8 @@
 """How the levers behave: outcomes by kind and state, refusals by code, and the lead time each lever really takes.
 
 Lead time = from submission to the value being seen in force, of VERIFIED outcomes only: the 90th percentile of the newest
-LEADS outcomes per host and lever, so that one slow guest does not delay a fleet and an old habit of a host is forgotten.
+LEADS outcomes per host and lever, so that one slow guest does not delay a fleet and an old habit of a host is forgotten. Of a growth of
+memory, which the host makes in strides, it is the time of one stride.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.sizing.choice import strides
 from shared.model import Mode
 from shared.plan import Outcome, OutcomeState, StepKind
 from shared.units import NS_PER_S
@@ -34,7 +36,8 @@ class OutcomeLedger:
         took_ns = outcome.finished_ns - outcome.started_ns
         if outcome.state is OutcomeState.VERIFIED and outcome.started_ns > 0 and took_ns >= 0:
             key = (host_id, outcome.step.kind)
-            self.leads_s.setdefault(key, deque(maxlen=LEADS)).append(took_ns / NS_PER_S)
+            made = strides(outcome.step.kind, outcome.step.before, outcome.step.value)
+            self.leads_s.setdefault(key, deque(maxlen=LEADS)).append(took_ns / NS_PER_S / made)
 
     def lead_times_s(self, host_id: str) -> dict[StepKind, float]:
         """Measured p90 by lever of one host, for sizing and planning; levers without enough outcomes are absent."""

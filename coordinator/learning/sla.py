@@ -7,7 +7,6 @@ largest share of the wanted resource that was held back. Cheap: a handful of com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,10 +86,6 @@ class SlaTracker:
         """Drop the sums of VMs that are gone; host and mode keep theirs."""
         for vm_id in vm_ids:
             self.by_vm.pop(vm_id, None)
-
-    def burn_rates(self, budget_share: float) -> Mapping[str, float]:
-        """vm_id -> violated share of time over the budgeted share (1 = just used up over the time observed)."""
-        return {vm_id: sums.violated_ns / sums.observed_ns / budget_share for vm_id, sums in sorted(self.by_vm.items()) if sums.observed_ns}
 
 
 def violations(vm: VmSample, thresholds: SlaThresholds) -> dict[str, float]:

@@ -12,6 +12,7 @@ import msgspec
 from coordinator.model import HostState, VmState
 from coordinator.planning.diff import Change
 from coordinator.planning.order import RESOURCE_OF, Slot, room_of, schedule
+from coordinator.sizing.choice import devices
 from coordinator.sizing.levers import SHORT, ceilings, floors, in_force
 from coordinator.sizing.policy import SizingPolicy
 from shared.errors import Refusal
@@ -124,7 +125,8 @@ def memory(vm: VmState, request: Adjustment, policy: SizingPolicy) -> list[Chang
         if wanted < need:
             numbers = {"asked": wanted, "working_set_and_margin": need}
             raise Refusal(RefusalCode.BELOW_WORKING_SET, f"memory_bytes = {wanted}: the guest needs {need}", numbers)
-    check_bounds("memory_bytes", float(wanted), float(now), floors(vm, policy)[MEMORY], ceilings(vm)[MEMORY])
+    plugged = devices(vm.allocation)  # floors and ceilings hold for all of the VM's memory
+    check_bounds("memory_bytes", float(wanted), float(now), floors(vm, policy)[MEMORY] - plugged, ceilings(vm)[MEMORY] - plugged)
     return [] if wanted == now else [order(vm, StepKind.MEMORY, wanted, now, float(wanted - now))]
 
 

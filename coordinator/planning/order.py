@@ -11,21 +11,31 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from coordinator.model import HostState
-from coordinator.planning.diff import Change
+from coordinator.planning.diff import WEIGHTS, Change
+from coordinator.sizing.choice import strides
 from coordinator.sizing.levers import commit_limits, lead_time_s, promised
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import StepKind
-from shared.units import CPU, MEMORY, NET_RX, NET_TX, NS_PER_S
+from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, NS_PER_S
 
 RESOURCE_OF: Mapping[StepKind, int] = {
     StepKind.VCPUS: CPU,
     StepKind.CPU_QUOTA: CPU,
     StepKind.CPU_SHARES: CPU,
+    StepKind.VCPUS_ONLINE: CPU,
     StepKind.MEMORY: MEMORY,
+    StepKind.VIRTIO_MEM: MEMORY,
+    StepKind.MEMORY_HIGH: MEMORY,
+    StepKind.DISK_BYTES: DISK,
+    StepKind.DISK_OPS: DISK,
+    StepKind.DISK_WEIGHT: DISK,
     StepKind.NET_RX: NET_RX,
     StepKind.NET_TX: NET_TX,
+    StepKind.NET_TX_RATE: NET_TX,
 }
-KIND_RANK = {kind: i for i, kind in enumerate(StepKind)}  # vCPUs first, quota second
+# vCPUs are plugged, then brought online, then the quota follows; a memory.high is lifted before memory grows.
+FIRST = (StepKind.VCPUS, StepKind.VCPUS_ONLINE, StepKind.MEMORY_HIGH)
+KIND_RANK = {kind: i for i, kind in enumerate([*FIRST, *(kind for kind in StepKind if kind not in FIRST)])}
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +73,7 @@ def schedule(
             freed_ns[r] = max(freed_ns.get(r, 0), end)
     for item in sorted((c for c in changes if grows(c)), key=lambda c: (-c.priority, c.ramp_ns, c.vm_id, KIND_RANK[c.kind])):
         r = RESOURCE_OF[item.kind]
-        lead = lead_time_s(item.kind, policy, measured_lead_s) + policy.early_s[r]
+        lead = lead_of(item, policy, measured_lead_s) + policy.early_s[r]
         begin = max(now_ns, item.ramp_ns - int(lead * NS_PER_S))
         if item.delta > left.get(r, 0.0) and r in freed_ns:
             begin = max(begin, freed_ns[r])
@@ -74,9 +84,15 @@ def schedule(
     return tuple(Slot(n=n, change=item, not_before_ns=begin, deadline_ns=deadline_ns) for n, (begin, item) in enumerate(due))
 
 
+def lead_of(item: Change, policy: SizingPolicy, measured: Mapping[StepKind, float] | None) -> float:
+    """Seconds that a growth takes: measured times are those of one stride, the table's of the whole."""
+    lead = lead_time_s(item.kind, policy, measured)
+    return lead * strides(item.kind, item.before, item.value, policy.memory_stride) if item.kind in (measured or {}) else lead
+
+
 def grows(item: Change) -> bool:
     """True when the change gives the VM more. From unlimited to a number is no growth."""
-    return item.before is not None and item.before >= 0 and item.value > item.before and item.kind is not StepKind.CPU_SHARES
+    return item.before is not None and item.before >= 0 and item.value > item.before and item.kind not in WEIGHTS
 
 
 def room_of(host: HostState) -> dict[int, float]:

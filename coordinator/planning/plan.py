@@ -13,12 +13,15 @@ from coordinator.model import ForecastBlock, HostState, Receipt, VmSize, VmState
 from coordinator.planning.diff import changes_of, facts_of
 from coordinator.planning.order import Slot, room_of, schedule
 from coordinator.planning.receipt import build_receipt, noteworthy
-from coordinator.sizing.levers import KIND, SIZED, in_force, lead_time_s
+from coordinator.planning.weights import weights_of
+from coordinator.sizing.ahead import rows_of
+from coordinator.sizing.choice import lever_of
+from coordinator.sizing.levers import KIND, WITH_DISK, in_force, lead_time_s
+from coordinator.sizing.margin import HostLoads, host_loads
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import rows_of
 from coordinator.sizing.target import interpolate, last_step
 from shared.plan import Plan, StepKind
-from shared.units import BUCKET_S, CPU, NS_PER_S, RESOURCES
+from shared.units import BUCKET_S, NS_PER_S, RESOURCES
 
 MAX_STEPS = 4096  # of one plan (shared.plan); later changes wait for the next cycle
 DEFAULT_POLICY = SizingPolicy()
@@ -36,16 +39,26 @@ def plan_host(
     shadow: bool,
     policy: SizingPolicy = DEFAULT_POLICY,
     measured_lead_s: Mapping[StepKind, float] | None = None,
+    loads: HostLoads | None = None,
 ) -> tuple[Plan | None, tuple[Receipt, ...]]:
-    """The plan (None when there is nothing to do or in shadow) and the receipts, whose steps are those of the plan."""
+    """The plan (None when there is nothing to do or in shadow) and the receipts, whose steps are those of the plan.
+
+    `loads`: what hosts must carry, this one among them; None = as sums of independent VMs.
+    """
     if not host.alive:
         return None, ()
     vms = {vm.domain.vm_id: vm for vm in host.vms}
     sized = sorted((size for size in sizes if size.vm_id in vms), key=lambda size: size.vm_id)
-    rows, hot = rows_of(forecast.vm_ids), contended(host, forecast, policy)
+    rows = rows_of(forecast.vm_ids)
+    known = loads or host_loads([host], forecast, None, policy.client_rho)
+    weights = weights_of(host, [vms[size.vm_id] for size in sized], forecast, known, policy)
     facts = {
         size.vm_id: facts_of(
-            vms[size.vm_id], size, policy, ramps(vms[size.vm_id], rows.get(size.vm_id), forecast, policy, measured_lead_s), contended=hot
+            vms[size.vm_id],
+            size,
+            policy,
+            ramps(vms[size.vm_id], rows.get(size.vm_id), forecast, policy, measured_lead_s),
+            weights[size.vm_id],
         )
         for size in sized
     }
@@ -94,21 +107,11 @@ def ramps(
     if row is None:
         return tuple(found)
     priority, now = int(vm.domain.policy.priority), in_force(vm)
-    for r in SIZED:
-        steps = last_step(policy, r, lead_time_s(KIND[r], policy, measured)) + 1
+    for r in WITH_DISK:
+        steps = last_step(policy, r, lead_time_s(lever_of(vm, r, KIND), policy, measured)) + 1
         level = min(forecast.levels[-1], policy.size_quantile[priority] + policy.quantile_offset[r])
         peaks = interpolate(forecast.peak_quantiles[row, r, :steps].astype(np.float64), forecast.levels, np.full(steps, level))
         over = np.flatnonzero(peaks * (1.0 + policy.margin[r]) > now[r])
         if len(over) and over[0] > 0:
             found[r] = (forecast.issued_s + BUCKET_S * int(over[0])) * NS_PER_S
     return tuple(found)
-
-
-def contended(host: HostState, forecast: ForecastBlock, policy: SizingPolicy) -> bool:
-    """True when the forecast means of the host's VMs, within two steps, come near its physical CPUs."""
-    rows = rows_of(forecast.vm_ids)
-    found = [rows[vm.domain.vm_id] for vm in host.vms if vm.domain.vm_id in rows]
-    if not found:
-        return False
-    load = float(np.nansum(forecast.mean[found, CPU, :2], axis=0).max()) + host.cpu_overhead_millicores
-    return load > policy.contended_at * host.capacity.cpu_millicores

@@ -15,7 +15,7 @@ import msgspec
 from coordinator.model import ForecastBlock, NoForecast, Receipt, VmSize, VmState
 from coordinator.planning.diff import Facts, changes_of, numbers
 from coordinator.planning.order import Slot
-from coordinator.sizing.levers import SHORT, SIZED
+from coordinator.sizing.levers import SHORT, WITH_DISK
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import Step, StepKind
 from shared.refusal import RefusalCode
@@ -72,7 +72,7 @@ def build_receipt(
 def forecast_inputs(forecast: ForecastBlock, row: int, policy: SizingPolicy, priority: int) -> dict[str, object]:
     """What the forecast said, by resource: mean and stddev of the first step, model, coverage, and the quantile that sizes."""
     found: dict[str, object] = {}
-    for r in SIZED:
+    for r in WITH_DISK:
         mean, stddev, coverage = numbers((forecast.mean[row, r, 0], forecast.stddev[row, r, 0], forecast.coverage[row, r]))
         found[SHORT[r]] = {
             "mean": mean,

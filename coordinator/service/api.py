@@ -33,6 +33,7 @@ from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.signals import SignalBatch, SignalsTaken
+from coordinator.service.sizing import SizingView
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -288,9 +289,15 @@ async def migrations(state: State, limit: Limit = 10) -> list[MigrationPlan]:
     return list(await _view(state).migrations(limit))
 
 
+@get("/sizing", responses=_REFUSED, sync_to_thread=False)
+def sizing(state: State, limit: Limit = 100) -> SizingView:
+    """Hosts that will be short and what more would save, clients' error budgets, objectives that cannot be met, room for a failed host."""
+    return _view(state).sizing(limit)
+
+
 _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
-    *(plans, receipts, receipt, outcomes, scores, moves, migration, migrations),
+    *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
 ]
 

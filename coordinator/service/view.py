@@ -17,6 +17,7 @@ from coordinator.service.explained import ForecastWhyView
 from coordinator.service.migrations import MigrationView
 from coordinator.service.placing import PlacingView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
+from coordinator.service.sizing import HostLoad, SizingView
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
@@ -101,6 +102,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     spool_dropped: int | None  # lost for ever because the spool was full
     hypervisor: str = ""
     agent_version: str = ""
+    load: tuple[HostLoad, ...] = ()  # what it must carry within the hour; empty before the first decision
 
 
 class ResourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -422,7 +424,6 @@ class FleetView(MigrationView, PlacingView, Protocol):
 
     def outlook(self, vm_id: str) -> OutlookView:
         """Six hours ahead of a known VM."""
-        ...
 
     def groups(self, kind: GroupKind | None, limit: int) -> GroupList:
         """Groups of one kind, or all."""
@@ -446,23 +447,21 @@ class FleetView(MigrationView, PlacingView, Protocol):
 
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
         """Newest first."""
-        ...
 
     async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
         """Newest first."""
-        ...
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
         """None = unknown or already pruned."""
-        ...
 
     async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
         """Newest first."""
-        ...
 
     def scores(self) -> Scores:
         """Observed so far, by mode."""
-        ...
+
+    def sizing(self, limit: int) -> SizingView:
+        """What sizing sees coming."""
 
     async def set_mode(self, host_id: str, mode: Mode, actor: str) -> HostView:
         """Order a known host into `mode`; remembered for a silent one. Raises Refusal(LOCALLY_PINNED)."""

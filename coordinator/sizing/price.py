@@ -2,11 +2,10 @@
 
 Minimises  sum over VMs of weight * P(peak > size)  +  price * sum of sizes / capacity  for one resource of one host: the newsvendor's
 problem (Arrow, Harris, Marschak 1951) with one price for all, so that the marginal risk is equal. A small or steady VM gets a level near 1
-because that costs next to nothing; a large and jumpy one gets less. When the sizes do not fit, the price rises until they do: that
-is the shadow price. When no price helps, VMs that count most per unit are served in full, so that the fewest go short.
+because that costs next to nothing; a large and jumpy one gets less. When the sizes do not fit, shortage.py says who goes short.
 Worked: capacity 10,000, price 12: one unit costs 0.0012. A VM whose chance of a higher peak falls from 10 to 1 % over the next 50 units
 gets them (0.09 > 0.06); one that would need 200 units for the same does not (0.09 < 0.24).
-Invariant: floor <= size <= top; sizes sum to at most `room` unless the floors alone do not.
+Invariant: floor <= size <= top.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordinator.model import F64
 
@@ -26,8 +24,6 @@ POINTS: Final = 3
 # Beyond the last level the tail is exponential with the steeper of the last two levels' scales, at least 1 % of the value.
 TAIL: Final = np.concatenate([[0.0], np.geomspace(0.1, 5.0, 14)])
 TAIL_LEAST: Final = 0.01
-# Rungs on which the price may rise, as multiples of the wanted one.
-RUNGS: Final = np.geomspace(1.0, 10_000.0, 41)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +32,6 @@ class Curves:
 
     size: F64
     exceed: F64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bought:
-    """`size`, `exceed` float64[v]: what each VM gets and the chance that its peak is higher; `price` at which it fits, inf = at none."""
-
-    size: F64
-    exceed: F64
-    price: float
 
 
 def curves_of(peaks: F64, levels: tuple[float, ...]) -> Curves:
@@ -65,46 +52,13 @@ def curves_of(peaks: F64, levels: tuple[float, ...]) -> Curves:
     return Curves(size=size, exceed=np.broadcast_to(exceed, size.shape))
 
 
-def buy(curves: Curves, *, weight: F64, floor: F64, top: F64, price: float, capacity: float, room: float) -> Bought:
-    """Sizes at `price`, or at the lowest higher one at which they sum to at most `room`. weight, floor, top float64[v]."""
-    chosen = _choose(curves, weight, price / capacity)
-    size = np.clip(_at(curves.size, chosen), floor, top)
-    if size.sum() <= room:
-        return Bought(size=size, exceed=_exceed(curves, size), price=price)
-    ladder = np.array([np.clip(_at(curves.size, _choose(curves, weight, price * rung / capacity)), floor, top) for rung in RUNGS])
-    fits = np.flatnonzero(ladder.sum(axis=1) <= room)
-    if len(fits):
-        upper, lower = ladder[fits[0] - 1], ladder[fits[0]]
-        share = (upper.sum() - room) / (upper.sum() - lower.sum())
-        between = upper + (lower - upper) * share
-        raised = price * float(RUNGS[fits[0] - 1] * (RUNGS[fits[0]] / RUNGS[fits[0] - 1]) ** share)
-        return Bought(size=between, exceed=_exceed(curves, between), price=raised)
-    served = serve(ladder[-1], floor, weight, room)
-    return Bought(size=served, exceed=_exceed(curves, served), price=math.inf)
-
-
-def serve(wanted: F64, floor: F64, weight: F64, room: float) -> F64:
-    """Floors for all, then whole wants in the order of weight per unit: the greatest weight goes without shortage."""
-    size = floor.copy()
-    left = max(0.0, room - float(floor.sum()))
-    need = np.maximum(wanted - floor, 0.0)
-    for i in np.argsort(need / weight, kind="stable"):
-        more = min(float(need[i]), left)
-        size[i] += more
-        left -= more
+def buy(curves: Curves, *, weight: F64, floor: F64, top: F64, price: float, capacity: float) -> F64:
+    """Sizes float64[v] at `price`. weight, floor, top float64[v]."""
+    chosen = np.argmin(weight[:, None] * curves.exceed + (price / capacity) * curves.size, axis=1)
+    size: F64 = np.clip(np.take_along_axis(curves.size, chosen[:, None], axis=1)[:, 0], floor, top)
     return size
 
 
-def _choose(curves: Curves, weight: F64, unit_cost: float) -> NDArray[np.intp]:
-    chosen: NDArray[np.intp] = np.argmin(weight[:, None] * curves.exceed + unit_cost * curves.size, axis=1)
-    return chosen
-
-
-def _at(values: F64, index: NDArray[np.intp]) -> F64:
-    taken: F64 = np.take_along_axis(values, index[:, None], axis=1)[:, 0]
-    return taken
-
-
-def _exceed(curves: Curves, size: F64) -> F64:
+def exceed_at(curves: Curves, size: F64) -> F64:
     """The chance of a peak above each size: a size below the curve's first counts as its first."""
     return np.array([np.interp(s, x, p) for s, x, p in zip(size, curves.size, curves.exceed, strict=True)])

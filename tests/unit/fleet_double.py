@@ -21,6 +21,7 @@ from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceF
 from coordinator.service.migrations import HostPowerView, MigrationState
 from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from coordinator.service.signals import SignalBatch, SignalsTaken
+from coordinator.service.sizing import ClientBudget, HostScarcity, SizingView
 from coordinator.service.telling import readings_of
 from shared.errors import Refusal
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy, Priority
@@ -415,6 +416,21 @@ class FleetDouble(PlacingDouble):
             seconds=20.0,
         )
         return MigrationPlan(id="m1", created_ns=START_S * 10**9, moves=(move,))
+
+    def sizing(self, limit: int) -> SizingView:
+        scarce = HostScarcity(
+            host_id="kvm-01",
+            resource="memory_bytes",
+            from_s=self.now_s,
+            until_s=self.now_s + 600,
+            missing=3.0 * GIB,
+            penalty=14.0,
+            grain=float(GIB),
+            grain_price=5.1,
+            grain_saves=4.9,
+        )
+        budget = ClientBudget(client="aurora", budget=0.01, violated=0.004, burn_rate=0.4, spent=0.1)
+        return SizingView(issued_s=self.now_s, scarce=(scarce,)[:limit], budgets=(budget,)[:limit], infeasible=(), spare=())
 
     async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
         readings = readings_of(batch, self.home, self._labels, (self.now_s - 900, self.now_s + 60))

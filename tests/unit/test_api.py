@@ -247,7 +247,20 @@ def test_the_placement_reads_three_ways_and_says_why_not(client: Client) -> None
 
 def test_an_empty_fleet_answers_everything() -> None:
     with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
-        for path in ("fleet", "hosts", "vms", "aggregates", "accuracy", "plans", "receipts", "outcomes", "scores", "moves", "placement"):
+        for path in (
+            "fleet",
+            "hosts",
+            "vms",
+            "aggregates",
+            "accuracy",
+            "plans",
+            "receipts",
+            "outcomes",
+            "scores",
+            "moves",
+            "placement",
+            "sizing",
+        ):
             assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 

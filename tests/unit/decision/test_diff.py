@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.model import VmSize
 from coordinator.planning.diff import changes_of, facts_of
+from coordinator.planning.weights import NO_WEIGHTS, Weights
 from coordinator.sizing.policy import SizingPolicy
 from shared.plan import StepKind
 from shared.units import CPU, GIB, MBIT, MEMORY, MIB, NET_RX, RESOURCES, UNLIMITED
@@ -25,7 +26,8 @@ def sized(clipped: tuple[str, ...] = (), **ranges: tuple[float, float, float]) -
 
 
 def changes(vm: Any, size: VmSize, *, contended: bool = False) -> list[tuple[str, int, int | None, str]]:
-    facts = facts_of(vm, size, SizingPolicy(), NOW, contended=contended)
+    weights = Weights(shares=SizingPolicy().shares[int(vm.domain.policy.priority)]) if contended else NO_WEIGHTS
+    facts = facts_of(vm, size, SizingPolicy(), NOW, weights)
     return [(c.kind.value, c.value, c.before, c.reason) for c in changes_of(facts)]
 
 
@@ -58,7 +60,7 @@ def test_limits_that_are_unlimited_or_unknown(make: Any) -> None:
 def test_a_balloon_goes_up_at_once_and_down_in_small_steps(make: Any) -> None:
     assert changes(make.vm(memory=GIB), sized(memory_bytes=(2 * GIB, 2 * GIB, 3 * GIB))) == [("memory", 2 * GIB, GIB, "forecast_peak")]
     policy = SizingPolicy(memory_stride=0.05, memory_spacing_s=60.0)
-    facts = facts_of(make.vm(memory=2 * GIB), sized(memory_bytes=(GIB, 1.75 * GIB, 1.8 * GIB)), policy, NOW, contended=False)
+    facts = facts_of(make.vm(memory=2 * GIB), sized(memory_bytes=(GIB, 1.75 * GIB, 1.8 * GIB)), policy, NOW)
     stairs = changes_of(facts)
     values = [2 * GIB, *(c.value for c in stairs)]
     assert values[-1] == 1.75 * GIB
@@ -69,7 +71,7 @@ def test_a_balloon_goes_up_at_once_and_down_in_small_steps(make: Any) -> None:
 
 
 def test_a_stride_smaller_than_a_granule_still_ends(make: Any) -> None:
-    facts = facts_of(make.vm(memory=40 * MIB), sized(memory_bytes=(20 * MIB, 32 * MIB, 34 * MIB)), SizingPolicy(), NOW, contended=False)
+    facts = facts_of(make.vm(memory=40 * MIB), sized(memory_bytes=(20 * MIB, 32 * MIB, 34 * MIB)), SizingPolicy(), NOW)
     assert [c.value for c in changes_of(facts)] == [36 * MIB, 32 * MIB]
 
 
@@ -81,7 +83,7 @@ def test_shares_follow_priority_only_on_a_contended_host(make: Any, priority: in
 
 
 def test_facts_keep_unknown_as_none(make: Any) -> None:
-    facts = facts_of(make.vm(memory=None), sized(), SizingPolicy(), NOW, contended=False)
+    facts = facts_of(make.vm(memory=None), sized(), SizingPolicy(), NOW)
     assert facts.allocation[MEMORY] is None
     assert facts.target[CPU] is None
     assert facts.raw[NET_RX] == 100 * MBIT

@@ -62,6 +62,14 @@ def test_growth_ends_before_the_ramp_and_not_long_before() -> None:
     assert slot.not_before_ns == NOW
 
 
+def test_a_growth_of_memory_takes_as_many_measured_strides_as_it_is_long() -> None:
+    ramp = NOW + 590 * NS_PER_S
+    long, short = change("a", StepKind.MEMORY, GIB, 2 * GIB, ramp_ns=ramp), change("b", StepKind.MEMORY, GIB, GIB + GIB // 25, ramp_ns=ramp)
+    slots = schedule([long, short], {MEMORY: 9.0 * GIB}, POLICY, now_ns=NOW, deadline_ns=END, measured_lead_s={StepKind.MEMORY: 6.0})
+    begin = {slot.change.vm_id: (ramp - slot.not_before_ns) // NS_PER_S - 300 for slot in slots}
+    assert begin == {"a": 15 * 6, "b": 6}  # 1.05 ** 15 > 2
+
+
 def test_what_is_due_after_the_deadline_is_left_to_a_later_plan() -> None:
     grow = change("a", StepKind.CPU_QUOTA, 1000, 2000, ramp_ns=NOW + 3600 * NS_PER_S)
     assert schedule([grow], {CPU: 9000.0}, POLICY, now_ns=NOW, deadline_ns=END) == ()

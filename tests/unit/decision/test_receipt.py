@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from coordinator.model import Receipt
 from coordinator.planning.plan import plan_host
 from coordinator.planning.receipt import replay
+from coordinator.sizing.draft import VmEvidence
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import VmEvidence, size_host
+from coordinator.sizing.size import size_host
 from shared.plan import Plan, StepKind
 from shared.units import CPU, GIB, MBIT, MEMORY, NS_PER_S
 
@@ -114,6 +115,22 @@ def test_every_receipt_replays_after_json_and_plans_are_in_order(make: Any, draw
         }
         after = now | {s.vm_id: s.value for s in plan.steps if s.kind is kind}
         assert sum(after.values()) <= max(limit, sum(now.values()))
+
+
+# What facts held before levers were chosen: receipts of that time are still in registries.
+FIRST_FACTS = (
+    *("vm_id", "priority", "vcpus", "vcpus_ceiling", "raw", "allocation", "target", "lower", "upper", "clipped", "shares", "shares_wanted"),
+    *("ramp_ns", "memory_stride", "memory_spacing_ns", "memory_granule"),
+)
+
+
+def test_receipts_of_the_first_release_still_replay(make: Any) -> None:
+    need = make.need(cpu=5000, memory=1.2 * GIB, net=85e6)
+    _, (receipt,) = decide(make, make.host(make.vm(quota=1000)), make.forecast(("a",), need))
+    facts: Any = receipt.inputs["facts"]
+    old = {name: facts[name] for name in FIRST_FACTS}
+    assert {step.kind for step in receipt.steps} >= {StepKind.VCPUS, StepKind.CPU_QUOTA, StepKind.MEMORY}
+    assert replay(replace(receipt, inputs=receipt.inputs | {"facts": old})) == receipt.steps
 
 
 def test_replay_refuses_what_is_no_receipt(make: Any) -> None:

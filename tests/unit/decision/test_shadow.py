@@ -103,7 +103,6 @@ def test_the_ledger_scores_a_mode_and_unseen_modes_are_unknown(make: Any) -> Non
     assert score.minutes_by_cause == {"throttled": 1.0}
     assert [s.mode for s in ledger.scores()] == [Mode.PREDICTIVE]
     assert ledger.score(Mode.REACTIVE).violation_minutes is None
-    assert ledger.burn_rates(0.5) == {"a": 2.0}
 
 
 def test_churn_does_not_fill_memory(make: Any) -> None:

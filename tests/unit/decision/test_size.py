@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.model import NoForecast, VmSize
+from coordinator.sizing.draft import VmEvidence
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.size import VmEvidence, size_host
+from coordinator.sizing.shortage import Cell, unmet_at
+from coordinator.sizing.size import size_host
 from shared.units import CPU, DISK, GIB, MEMORY, MIB, NET_RX, UNLIMITED
 
 # Fixed quantiles by priority: each step of the stack by itself, whatever it would cost.
@@ -133,7 +135,7 @@ def test_what_cannot_be_changed_is_left_alone_but_counts(make: Any) -> None:
     assert np.isnan(sizes[1].target[MEMORY])
     assert sizes[0].target[MEMORY] == 3 * GIB
     assert sizes[0].clipped == ("memory_bytes",)
-    assert 0 < sizes[0].shadow_price["memory_bytes"] < 1
+    assert sizes[0].shadow_price["memory_bytes"] == pytest.approx(60 / 5, rel=0.05)  # lacking all 5 GiB costs 1 a minute
 
 
 def test_an_unlimited_quota_counts_as_the_vcpus(make: Any) -> None:
@@ -221,3 +223,40 @@ def test_a_higher_priority_never_gets_less(make: Any, cpu: float, spread: float,
         targets.append(10 * quota if held else size.target[CPU])
     slack = 0.1 * targets[-1] + 30  # the dead band may hold a lower class a little above a higher one's fresh target
     assert all(low <= high + slack for low, high in pairwise(targets))
+
+
+machine_st = st.tuples(
+    st.integers(20, 400).map(lambda n: 10 * n),  # quota
+    st.floats(200, 6000),  # mean demand
+    st.floats(0.0, 0.4),  # its spread
+    st.integers(0, 3),  # priority, of VMs of other clients
+    st.booleans(),  # of the client whose priority is raised
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(machine_st, min_size=2, max_size=6), st.integers(1500, 12_000), st.integers(0, 2), st.booleans())
+def test_raising_a_clients_priority_never_lowers_its_compliance(
+    make: Any, drawn: list[tuple[int, float, float, int, bool]], commit: int, low: int, priced: bool
+) -> None:
+    policy = SizingPolicy() if priced else FIXED
+    mean = np.stack([make.need(cpu=cpu) for _, cpu, _, _, _ in drawn])
+    block = make.forecast(tuple(f"v{i}" for i in range(len(drawn))), mean, mean * np.array([d[2] for d in drawn])[:, None, None])
+    peaks = block.peak_quantiles[:, CPU, 1].astype(float)
+    lacks = []
+    for own in range(low, 4):
+        vms = [
+            make.vm(f"v{i}", quota=quota, vcpus=8, priority=own if mine else priority, policy={"client": "x" if mine else "y"})
+            for i, (quota, _, _, priority, mine) in enumerate(drawn)
+        ]
+        sizes, _ = size_host(make.host(*vms, cpu_commit_millicores=commit), block, policy, {})
+        now = [quota for quota, *_ in drawn]
+        ends = np.array([a if s.lower[CPU] <= a <= s.upper[CPU] else s.target[CPU] for s, a in zip(sizes, now, strict=True)])
+        cell = Cell(
+            least=np.zeros(len(ends)), floor=np.zeros(len(ends)), most=peaks[:, -1], size=peaks, room=0.0, weight=np.ones(len(ends)),
+            exceed=np.broadcast_to(1.0 - np.array(block.levels), peaks.shape),
+        )  # fmt: skip
+        mine_rows = [i for i, d in enumerate(drawn) if d[4]]
+        lacks.append(sum(unmet_at(cell, ends)[i] / peaks[i, -1] for i in mine_rows))
+    granules = sum(20.0 / peaks[i, -1] for i in mine_rows)  # cut sizes are rounded down to ten millicores
+    assert all(high <= low_lack + granules for low_lack, high in pairwise(lacks))

@@ -46,7 +46,9 @@ def test_a_higher_priority_fires_whenever_a_lower_one_does(mean: float, stddev: 
         ("lower_quantile", (0.95, 0.95, 0.95, 0.99)),
         ("steps", (0, 1, 1, 1, 1)),
         ("shrink_evidence", (2, 2, 2, 2, 0)),
-        ("strict_from", 5),
+        ("penalty", (2.0, 1.0, 1.0, 1.0)),
+        ("spare_hosts", 2),
+        ("critical_pool", (1.5, 0.0, 0.0, 0.0, 0.0)),
         ("granule", (0.0, 1.0, 1.0, 1.0, 1.0)),
     ],
 )

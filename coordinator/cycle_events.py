@@ -1,0 +1,163 @@
+"""What the decision cycle hears (events) and what it asks for (instructions). Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.demand.signals import SignalBlock
+from coordinator.executing import StoreDocument, StoreMigration, SwitchPower
+from coordinator.forecast.aggregate.answer import GroupSums
+from coordinator.model import BucketBlock, ForecastBlock, HostState, Receipt
+from coordinator.placement.plan import Placed
+from coordinator.planning.sleep import PowerTold
+from shared.messages import Hello, Inventory, Outcomes, Status
+from shared.model import HostSample
+from shared.plan import Outcome, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSaid:
+    """A message of a host that is not samples."""
+
+    host_id: str
+    message: Hello | Inventory | Status | Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesArrived:
+    """Samples of one host, oldest first, each seen once."""
+
+    host_id: str
+    samples: tuple[HostSample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLost:
+    """The gateway has not heard from a host for too long."""
+
+    host_id: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastReady:
+    """The answer to RequestForecast."""
+
+    bucket: BucketBlock
+    forecast: ForecastBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementReady:
+    """The answer to RequestPlacement."""
+
+    placed: Placed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Time passed."""
+
+
+Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | PowerTold | Tick
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreBucket:
+    """Make a closed bucket durable; `late` = a bucket stored before has grown."""
+
+    bucket: BucketBlock
+    late: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSignals:
+    """Buckets up to `closed_s` have ended: make durable what applications told of them and no StoreBucket before this holds."""
+
+    closed_s: int
+    blocks: tuple[SignalBlock, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestForecast:
+    """Forecast every VM of this bucket; capacity: vm_id -> [r]."""
+
+    bucket: BucketBlock
+    capacity: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestPlacement:
+    """Solve placement for these hosts."""
+
+    hosts: tuple[HostState, ...]
+    forecast: ForecastBlock
+    forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
+    cooling: frozenset[str] = frozenset()  # VMs that have moved of late
+    asleep: frozenset[str] = frozenset()  # silent hosts that sleep and can be woken
+    together: tuple[GroupSums, ...] = ()  # forecasts of the sums of applications, then of clients; () = not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreForecast:
+    """Keep an issued forecast."""
+
+    forecast: ForecastBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendPlan:
+    """Store a plan, then send it to its host."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReceipts:
+    """Keep receipts."""
+
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreHost:
+    """Keep what a host said of itself; `inventory` None = unchanged."""
+
+    host_id: str
+    hello: Hello | None = None
+    inventory: Inventory | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOutcomes:
+    """Keep outcomes."""
+
+    host_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRetrain:
+    """The forecasts of these resources have worsened since `since_s`: train the global model anew. `reason` as in RetrainWanted."""
+
+    reason: str
+    since_s: int
+    resources: tuple[str, ...]
+
+
+Instruction = (
+    StoreBucket
+    | StoreSignals
+    | RequestForecast
+    | RequestPlacement
+    | StoreForecast
+    | SendPlan
+    | StoreReceipts
+    | StoreHost
+    | StoreOutcomes
+    | RequestRetrain
+    | StoreMigration
+    | StoreDocument
+    | SwitchPower
+)
