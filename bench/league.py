@@ -72,7 +72,8 @@ def play(run: Run) -> Score:
     settings = settings_of(run.policy, fleet, run.knobs, seed=run.case.seed, hours=run.case.hours, watch=causes)
     works = fleet.static if run.policy == "static" else fleet.works
     world = World([work.file for work in works], settings)
-    world.after(WARM_H * 3600, lambda: [agent.host.reset_truth() for agent in world.agents])
+    for agent in world.agents:
+        world.after(WARM_H * 3600, agent.host.reset_truth)
     world.run()
     score = score_of(run.policy, world, fleet, WARM_H, time.process_time() - begun)
     if causes is not None:
@@ -170,7 +171,7 @@ def figures_of(name: str, scores: Mapping[str, Score]) -> list[Figure]:
 
 
 def quick_figures(scores: Mapping[str, Score]) -> list[Figure]:
-    """What one small fleet can tell, judged: prediction helps, and made worse it helps less. `late` is shown: in two hours it loses by little."""
+    """What one small fleet can tell, judged: prediction helps, and made worse it helps less. `late` loses by little in two hours: shown."""
     ours = scores["predictive"]
     found = [
         Figure(row=9, name=f"quick: violations, predictive/{rival}", value=value, unit="ratio", bar="< 1", holds=value < 1.0)
