@@ -1,6 +1,6 @@
 """Fleets of section 3 of the placement guide: ten flavours, CPU curves of random PlanetLab hours, memory constant; identical hosts.
 
-Pressure = what the fullest CPU bucket asks of all hosts' CPU over what memory asks of all hosts' memory: hosts get as many cores as give it.
+Pressure = what the fullest CPU bucket asks of all hosts' CPU over what memory asks of all hosts' memory: hosts get the cores that give it.
 Where the data has no PlanetLab days, hours are waves drawn from the seed, and it is said so.
 """
 
@@ -55,9 +55,9 @@ class Sizes:
     def hosts_by_memory(self) -> float:
         return float(self.gigabytes.sum() / HOST_GB)
 
-    def host_cores(self, pressure: float, hour: int = 0) -> float:
-        """Cores of a host that give this pressure."""
-        return float(self.cores[:, hour * BUCKETS :][:, :BUCKETS].sum(axis=0).max() / (pressure * self.hosts_by_memory))
+    def host_cores(self, pressure: float) -> float:
+        """Cores of a host that give this pressure in the first hour."""
+        return float(self.cores[:, :BUCKETS].sum(axis=0).max() / (pressure * self.hosts_by_memory))
 
 
 def draw_sizes(vms: int, hours: Hours, seed: int) -> Sizes:
@@ -75,11 +75,11 @@ def draw_sizes(vms: int, hours: Hours, seed: int) -> Sizes:
     return Sizes(FLAVOURS[flavour, 1], cores)
 
 
-def make_fleet(sizes: Sizes, hosts: int, pressure: float, home: I32, *, constrained: bool, seed: int, hour: int = 0) -> Problem:
-    """The fleet as a problem: every capacity hard, moves cheap, so that its cost counts hosts; `home` [v]."""
+def make_fleet(sizes: Sizes, hosts: int, pressure: float, home: I32, *, constrained: bool, seed: int, first: int = 0) -> Problem:
+    """The fleet as a problem: every capacity hard, moves cheap, so that its cost counts hosts; `home` [v], `first`: bucket."""
     vms = len(sizes.gigabytes)
-    mean = np.concatenate([sizes.cores[:, hour * BUCKETS :][:, :BUCKETS], sizes.gigabytes[:, None]], axis=1)
-    capacity = np.tile(np.append(np.full(BUCKETS, sizes.host_cores(pressure, hour)), HOST_GB), (hosts, 1))
+    mean = np.concatenate([sizes.cores[:, first : first + BUCKETS], sizes.gigabytes[:, None]], axis=1)
+    capacity = np.tile(np.append(np.full(BUCKETS, sizes.host_cores(pressure)), HOST_GB), (hosts, 1))
     cpu = np.arange(BUCKETS + 1) < BUCKETS
     random = np.random.default_rng([seed, 77])
     fixed = (random.random(vms) < 0.01) & (home != NOWHERE) & constrained

@@ -6,10 +6,9 @@ squeeze   decides which hosts to keep and drives everything off the others: what
           dimensions at pressure 0.92: 5.8 % over the bound after 0.2 s of one core, where summed squared loads needed 10 s).
 polish    true prices, nothing broken more than it was, low temperature.
 
-Half of the proposals start on hot hosts (that pass a capacity or are to be emptied), the others anywhere: swaps among cold hosts keep the
-free space moving. After every squeeze the greedy steps of scan.py make the plan whole again, and the cheapest plan seen under the true
-prices is the answer; never one dearer than the start.
-Source of the method: Kirkpatrick, Gelatt, Vecchi 1983; fixed-size packing by penalised overload as in graph colouring (Johnson et al. 1991).
+After every squeeze the greedy steps make the plan whole again; the cheapest plan seen under the true prices is the answer, never one dearer
+than the start. Source: packing into a fixed number of bins by penalised overload, as in Johnson, Aragon, McGeoch, Schevon, Optimization by
+simulated annealing II (graph colouring), Operations Research 39 (1991).
 """
 
 from __future__ import annotations
@@ -23,14 +22,16 @@ import numpy as np
 from coordinator.placement.board import Board, Prices, State, open_board, open_state, place_of, quanta, rebuild, true_prices
 from coordinator.placement.cost import cost_of
 from coordinator.placement.deltas import EPSILON, money_of
-from coordinator.placement.problem import F64, I32, Problem, Solution
-from coordinator.placement.scan import empty_hosts, settle, take_back
+from coordinator.placement.greedy import make_whole, open_hosts, saving
+from coordinator.placement.problem import I32, Bool, Problem, Solution
+from coordinator.placement.scan import empty_hosts, take_back
 from coordinator.placement.walk import CHUNK, anneal, uphill
 
 PROPOSALS: Final = 8000  # per VM at effort 1
 SLICE: Final = 1 << 20  # proposals between looks at the clock: about 0.1 s
 SQUEEZED: Final = 0.8  # share of the proposals that squeezes get
-PRICE_OVER: Final = 2.0  # money of a capacity passed by its whole size, in savings of an emptied host
+PRICE_OVER: Final = 0.5  # money of a capacity passed by its whole size, in savings of an emptied host
+TOLL: Final = 0.3  # price of a move where moves are limited, in the saving of an emptied host per VM on it
 WARM, COLD = 0.01, 0.0005  # temperatures of a squeeze, in PRICE_OVER
 
 
@@ -66,12 +67,7 @@ class Search:
         self.best, self.money = place_of(state), money
         return True
 
-    @property
-    def hosts(self) -> I32:
-        """Hosts that a VM may go to."""
-        return np.flatnonzero(~self.problem.closed).astype(np.int32)
-
-    def run(self, state: State, prices: Prices, targets: I32, proposals: int, warm: float, cold: float) -> F64:
+    def run(self, state: State, prices: Prices, targets: I32, proposals: int, warm: float, cold: float) -> I32:
         """Anneal in slices until done, late, or nothing is hot; leaves the state at its end and returns the cheapest [v + 1] on the way."""
         cheapest, energy = state.place.copy(), state.energy.copy()
         slices = max(1, -(-proposals // SLICE))
@@ -97,11 +93,12 @@ def anneal_engine(problem: Problem, *, seed: int, effort: float, deadline_s: flo
     state = search.open(prices)
     search.money = money_of(board, prices, state)
     incumbent = search.money
-    if len(search.hosts) and len(board.movable):
+    if len(open_hosts(search.problem)) and len(board.movable):
         tidy(search, state)
         if effort > 0:
-            squeeze(search)
-            polish(search)
+            whole = search.left
+            squeezed = squeeze(search)
+            polish(search, min(search.left, int(whole * (1.0 - SQUEEZED))) if squeezed else search.left)
     return answer(problem, start, search, "anneal" if effort > 0 else "greedy", begun, changed=search.money < incumbent - EPSILON)
 
 
@@ -117,26 +114,20 @@ def answer(problem: Problem, start: I32, search: Search, engine: str, begun: flo
 
 def tidy(search: Search, state: State) -> bool:
     """The greedy steps under true prices; whether that gave a new best."""
-    board = search.board
-    bulk = np.argsort(-(board.mean[:-1].astype(np.float64) / np.maximum(board.capacity[:-1].max(axis=0), 1)).sum(axis=1), kind="stable")
-    money = settle(board, search.prices, state, bulk.astype(np.int32), search.hosts, 0.01 * saving(search).max(initial=1e-6))
-    return search.offer(state, money)
+    make_whole(search.problem, search.board, search.prices, state)
+    return search.offer(state, money_of(search.board, search.prices, state))
 
 
-def saving(search: Search) -> F64:
-    """[h] money that a host saves when it is emptied, its dynamic power aside (that goes with the VMs)."""
-    return np.maximum(search.board.curve[:-1, 0] + search.board.wake[:-1] - search.board.empty[:-1], 0.0)
-
-
-def squeeze(search: Search) -> None:
-    """Drive VMs off as many hosts as might be empty, then off fewer, while effort lasts."""
+def squeeze(search: Search) -> bool:
+    """Drive VMs off as many hosts as might be empty, then off fewer, while effort lasts; False where no host is worth emptying."""
     reserve = int(search.left * (1.0 - SQUEEZED))
     each = max(CHUNK, (search.left - reserve) // 4)
-    share, failures = 1.0, 0
+    share, failures, tried = 1.0, 0, False
     while search.left > reserve and failures < 6 and not search.late():
         kept, spare = keep_hosts(search, share)
         if spare == 0:
-            return
+            break
+        tried = True
         prices, price = squeeze_prices(search, kept)
         state = search.open(prices)
         targets = np.flatnonzero(kept).astype(np.int32)
@@ -147,9 +138,10 @@ def squeeze(search: Search) -> None:
         else:
             failures += 1
         share = max(share / 2.0, 0.02)
+    return tried
 
 
-def keep_hosts(search: Search, share: float) -> tuple[np.ndarray, int]:
+def keep_hosts(search: Search, share: float) -> tuple[Bool, int]:
     """(bool [h] to keep, how many with VMs are not): hosts of much content for their cost stay; the others' VMs must fit and may move.
 
     `share`: of the hosts that the largest cell would allow to empty.
@@ -157,35 +149,40 @@ def keep_hosts(search: Search, share: float) -> tuple[np.ndarray, int]:
     board, problem = search.board, search.problem
     state = search.open(search.prices)
     hosts = len(problem.host_ids)
-    content = np.bincount(search.best[search.best >= 0], weights=board.size[:-1][search.best >= 0], minlength=hosts)
+    on = search.best >= 0
+    content = np.bincount(search.best[on], weights=board.size[:-1][on], minlength=hosts)
+    np.add.at(content, search.best[on], board.size[:-1][on] ** 2)  # one large VM finds no place where ten small ones do
     at_home = (search.best == problem.home) & (search.best >= 0)
     moving = np.bincount(search.best[at_home], weights=problem.move_cost[at_home], minlength=hosts)
+    leaving = np.bincount(search.best[at_home], minlength=hosts)
     stuck = np.bincount(search.best[(search.best >= 0) & problem.fixed], minlength=hosts) > 0
-    worth = saving(search)
-    used = state.count[:-1] > 0
+    worth = saving(search.board)
+    used = state.vms[:-1] > 0
     may = used & ~stuck & ~problem.closed & (worth > moving)
     mean_worth = max(worth[used].mean() if used.any() else 0.0, 1e-12)
     order = np.flatnonzero(may)
-    order = order[np.argsort((content + moving / mean_worth)[order] / worth[order], kind="stable")]
+    burden = content + moving / mean_worth
+    if problem.moves_max is not None:  # what a host takes of the budget counts as much as where its VMs might go
+        burden = burden + leaving / max(1.0, leaving[used].mean() if used.any() else 1.0)
+    order = order[np.argsort(burden[order] / worth[order], kind="stable")]
     load = state.load[:-1].sum(axis=0, dtype=np.int64)
     capacity = np.where(board.capacity[:-1] < 1 << 30, board.capacity[:-1], 0).astype(np.int64)
     room = capacity[used & ~problem.closed].sum(axis=0) - load
     fits = (np.cumsum(capacity[order], axis=0) <= room)[:, : len(problem.hard)].all(axis=1)
     if problem.moves_max is not None:
-        leaving = np.bincount(search.best[at_home], minlength=hosts)[order]
-        fits &= np.cumsum(leaving) <= 0.9 * (problem.moves_max - state.moved[0])
+        fits &= np.cumsum(leaving[order]) <= 0.9 * (problem.moves_max - state.moved[0])
     most = int(fits.sum())
-    count = min(most, max(1, int(round(most * share))))
+    count = min(most, max(1, round(most * share)))
     kept = used & ~problem.closed
     kept[order[:count]] = False
     return kept, count
 
 
-def squeeze_prices(search: Search, kept: np.ndarray) -> tuple[Prices, float]:
+def squeeze_prices(search: Search, kept: Bool) -> tuple[Prices, float]:
     """(prices, money of a capacity passed by its whole size) of a squeeze onto the hosts kept."""
     problem, board = search.problem, search.board
     h, c = problem.capacity.shape
-    worth = saving(search)
+    worth = saving(search.board)
     on = search.best >= 0
     content = np.bincount(search.best[on], weights=board.size[:-1][on], minlength=h)
     leaving = ~kept & (content > 0)
@@ -193,20 +190,23 @@ def squeeze_prices(search: Search, kept: np.ndarray) -> tuple[Prices, float]:
     hard = np.zeros_like(search.prices.hard)
     hard[:h, :c] = price * quanta(problem) / np.maximum(problem.capacity, 1e-3 * problem.capacity.max(axis=0, initial=1e-12))
     share = np.where(leaving, worth / np.maximum(content, 1e-6), 0.0)
+    move = search.prices.move
+    if problem.moves_max is not None:  # a budget: VMs that only make room must be worth their share of it
+        move = move + TOLL * worth[leaving].mean() * leaving.sum() / max(1, int((~kept[search.best[on]]).sum()))
     return Prices(
-        soft=np.zeros_like(hard), hard=hard, content=np.append(share, 0.0), move=search.prices.move, rule=price, power=False, strict=False
-    ), price  # fmt: skip
+        soft=np.zeros_like(hard), hard=hard, content=np.append(share, 0.0), move=move, rule=price, power=False, strict=False
+    ), price
 
 
-def polish(search: Search) -> None:
+def polish(search: Search, proposals: int) -> None:
     """Low temperature under true prices, then the greedy steps once more."""
     state = search.open(search.prices)
-    scale = uphill(search.board, search.prices, state, search.hosts, 2000)
+    scale = uphill(search.board, search.prices, state, open_hosts(search.problem), 2000)
     if len(scale):
         warm = 0.1 * scale[len(scale) // 4]
-        cheapest = search.run(state, search.prices, search.hosts, max(CHUNK, search.left), warm, 0.03 * warm)
+        cheapest = search.run(state, search.prices, open_hosts(search.problem), max(CHUNK, proposals), warm, 0.03 * warm)
         state.place[:] = cheapest
         rebuild(search.board, search.prices, state)
-    empty_hosts(search.board, search.prices, state, search.hosts)
+    empty_hosts(search.board, search.prices, state, open_hosts(search.problem))
     take_back(search.board, search.prices, state)
     search.offer(state, money_of(search.board, search.prices, state))

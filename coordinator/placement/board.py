@@ -95,7 +95,7 @@ class State(NamedTuple):
     soft: F64  # [h + 1] sum of prices.soft times what is over
     hard: F64  # [h + 1]
     share: F64  # [h + 1] mean CPU over the hour
-    count: I32  # [h + 1]
+    vms: I32  # [h + 1] how many are there
     member: I32  # [h, room]
     slot: I32  # [v + 1] where in `member`
     in_domain: I32  # [r, d]
@@ -112,7 +112,7 @@ class State(NamedTuple):
 
 
 def open_board(problem: Problem) -> Board:
-    """The problem in fixed point."""
+    """The problem in fixed point. Every array is a C-ordered copy: kernels are compiled for no other layout."""
     v, h, c = len(problem.vm_ids), len(problem.host_ids), len(problem.hard)
     wide = max(LANES, -(-c // LANES) * LANES)
     quantum = quanta(problem)
@@ -130,6 +130,7 @@ def open_board(problem: Problem) -> Board:
     if c:
         size[:v] = np.minimum((problem.mean / typical).max(axis=1, initial=0.0), 4.0)
     ruled_start, ruled = rules_by_vm(problem)
+    kind_cost = np.concatenate([problem.kind_cost, np.zeros((len(problem.kind_cost), 1))], axis=1)
     caps = [problem.arrivals_max, problem.departures_max, problem.moves_max]
     return Board(
         size=size,
@@ -147,12 +148,12 @@ def open_board(problem: Problem) -> Board:
         capacity=capacity,
         z=np.append(problem.z, np.zeros(wide - c)).astype(np.float32),
         cpu_share=share,
-        curve=np.concatenate([problem.curve, np.zeros((1, problem.curve.shape[1]))]),
+        curve=np.ascontiguousarray(np.concatenate([problem.curve, np.zeros((1, problem.curve.shape[1]))])),
         empty=np.append(problem.empty_cost, 0.0),
         wake=np.append(problem.wake_cost, 0.0),
         closed=np.append(problem.closed, True),
-        kind_cost=np.minimum(np.concatenate([problem.kind_cost, np.zeros((len(problem.kind_cost), 1))], axis=1), FORBIDDEN),
-        domain=np.concatenate([problem.domain, np.full((len(problem.domain), 1), -1)], axis=1).astype(np.int32),
+        kind_cost=np.ascontiguousarray(np.minimum(kind_cost, FORBIDDEN)),
+        domain=np.ascontiguousarray(np.concatenate([problem.domain, np.full((len(problem.domain), 1), -1)], axis=1), np.int32),
         rule_kind=problem.rules.kind.astype(np.int32),
         rule_limit=problem.rules.limit.astype(np.int32),
         rule_level=problem.rules.level.astype(np.int32),
@@ -175,7 +176,8 @@ def quanta(problem: Problem) -> F64:
     load = np.zeros_like(problem.capacity)
     np.add.at(load, problem.home[on], problem.mean[on])
     top = np.maximum(top, load.max(axis=0, initial=0.0) / 16.0)
-    return np.where(top > 0, top, np.maximum(problem.mean.max(axis=0, initial=0.0), 1.0)) / QUANTA
+    unit: F64 = np.where(top > 0, top, np.maximum(problem.mean.max(axis=0, initial=0.0), 1.0)) / QUANTA
+    return unit
 
 
 def limits(caps: I32 | None, hosts: int) -> I64:
@@ -235,7 +237,7 @@ def open_state(board: Board, prices: Prices, place: I32, seed: int) -> State:
         soft=np.zeros(hosts),
         hard=np.zeros(hosts),
         share=np.zeros(hosts),
-        count=np.zeros(hosts, np.int32),
+        vms=np.zeros(hosts, np.int32),
         member=np.zeros((h, room), np.int32),
         slot=np.zeros(v + 1, np.int32),
         in_domain=board.outside.copy(),
@@ -257,7 +259,7 @@ def open_state(board: Board, prices: Prices, place: I32, seed: int) -> State:
 def place_of(state: State) -> I32:
     """The assignment [v] as Problem has it."""
     place = state.place[:-1].copy()
-    place[place == len(state.count) - 1] = NOWHERE
+    place[place == len(state.vms) - 1] = NOWHERE
     return place
 
 
@@ -266,7 +268,7 @@ def rebuild(board: Board, prices: Prices, state: State) -> None:
     """All sums anew from `state.place`."""
     h_all = len(board.capacity)
     nowhere = h_all - 1
-    state.count[:] = 0
+    state.vms[:] = 0
     state.weight[:] = 0.0
     state.load[:] = 0
     state.arrivals[:] = 0
@@ -281,9 +283,9 @@ def rebuild(board: Board, prices: Prices, state: State) -> None:
             state.departures[home] += 1
         if h == nowhere:
             continue
-        state.member[h, state.count[h]] = v
-        state.slot[v] = state.count[h]
-        state.count[h] += 1
+        state.member[h, state.vms[h]] = v
+        state.slot[v] = state.vms[h]
+        state.vms[h] += 1
         state.weight[h] += board.weight[v]
         for c in range(board.mean.shape[1]):
             state.load[h, c] += board.mean[v, c]
@@ -325,7 +327,7 @@ def sum_variances(board: Board, state: State, h: int) -> None:
     """A host's variances from its members; pairs of one group add twice rho times their stddevs' product."""
     for c in range(board.mean.shape[1]):
         state.variance[h, c] = 0.0
-    for i in range(state.count[h]):
+    for i in range(state.vms[h]):
         v = state.member[h, i]
         for c in range(board.mean.shape[1]):
             state.variance[h, c] += board.variance[v, c]
@@ -342,7 +344,7 @@ def sum_variances(board: Board, state: State, h: int) -> None:
 @njit(**LEAF)
 def mark(board: Board, prices: Prices, state: State, h: int) -> None:
     """Keep the list of hot hosts right after host h has changed."""
-    hot = state.soft[h] + state.hard[h] > 0.0 or (state.count[h] > 0 and (prices.content[h] > 0.0 or board.closed[h]))
+    hot = state.vms[h] > 0 and (state.soft[h] + state.hard[h] > 0.0 or prices.content[h] > 0.0 or board.closed[h])
     at = state.hot_at[h]
     if hot and at < 0:
         state.hot_at[h] = state.hots[0]

@@ -62,7 +62,7 @@ def add_group(board: Board, state: State, h: int, v: int, skip: int, sign: float
     if g < 0:
         return
     twice = np.float32(sign * 2.0 * board.rho[g])
-    for i in range(state.count[h]):
+    for i in range(state.vms[h]):
         w = state.member[h, i]
         if board.group[w] == g and w != v and w != skip:
             for c in range(board.mean.shape[1]):
@@ -72,7 +72,7 @@ def add_group(board: Board, state: State, h: int, v: int, skip: int, sign: float
 @njit(**LEAF)
 def gather_groups(board: Board, state: State, v: int, w: int, a: int, b: int) -> None:
     """extra[0] for host a and extra[1] for host b of a swap."""
-    nowhere = len(state.count) - 1
+    nowhere = len(state.vms) - 1
     for c in range(board.mean.shape[1]):
         state.extra[0, c] = np.float32(0.0)
         state.extra[1, c] = np.float32(0.0)
@@ -208,12 +208,12 @@ def refused() -> Change:
 @njit(**OPEN_LEAF)
 def try_swap(board: Board, prices: Prices, state: State, v: int, w: int, b: int) -> Change:
     """v leaves its host for b (a host, never nowhere); w, when it is something, stands on b and takes v's place."""
-    nothing, nowhere = len(state.place) - 1, len(state.count) - 1
+    nothing, nowhere = len(state.place) - 1, len(state.vms) - 1
     a = state.place[v]
     own = own_money(board, prices, v, a, b)
     if w != nothing:
         own += own_money(board, prices, w, b, a)
-    if own == np.inf or (w == nothing and state.count[b] >= state.member.shape[1]):
+    if own == np.inf or (w == nothing and state.vms[b] >= state.member.shape[1]):
         return refused()
     if board.has_caps or board.ruled_start[v + 1] > board.ruled_start[v] or board.ruled_start[w + 1] > board.ruled_start[w]:
         allowed, broken = counted(board, state, v, w, a, b)
@@ -239,15 +239,15 @@ def try_swap(board: Board, prices: Prices, state: State, v: int, w: int, b: int)
             share_a -= moved * board.cpu_share[a, c]
             share_b += moved * board.cpu_share[b, c]
         alone = w == nothing
-        delta += host_money(board, a, state.count[a] - alone, share_a) - host_money(board, a, state.count[a], state.share[a])
-        delta += host_money(board, b, state.count[b] + alone, share_b) - host_money(board, b, state.count[b], state.share[b])
+        delta += host_money(board, a, state.vms[a] - alone, share_a) - host_money(board, a, state.vms[a], state.share[a])
+        delta += host_money(board, b, state.vms[b] + alone, share_b) - host_money(board, b, state.vms[b], state.share[b])
     return Change(delta, soft_a, hard_a, soft_b, hard_b, share_a, share_b)
 
 
 @njit(**OPEN_LEAF)
 def do_swap(board: Board, prices: Prices, state: State, v: int, w: int, b: int, change: Change) -> None:
     """Make what `try_swap` tried so."""
-    nothing, nowhere = len(state.place) - 1, len(state.count) - 1
+    nothing, nowhere = len(state.place) - 1, len(state.vms) - 1
     a = state.place[v]
     if board.has_groups:  # anew: another trial may have come between
         gather_groups(board, state, v, w, a, b)
@@ -278,13 +278,13 @@ def do_swap(board: Board, prices: Prices, state: State, v: int, w: int, b: int, 
         state.slot[v] = j
     else:
         if a != nowhere:
-            state.count[a] -= 1
-            last = state.member[a, state.count[a]]
+            state.vms[a] -= 1
+            last = state.member[a, state.vms[a]]
             state.member[a, i] = last
             state.slot[last] = i
-        state.member[b, state.count[b]] = v
-        state.slot[v] = state.count[b]
-        state.count[b] += 1
+        state.member[b, state.vms[b]] = v
+        state.slot[v] = state.vms[b]
+        state.vms[b] += 1
     state.soft[a], state.hard[a], state.share[a] = change.soft_a, change.hard_a, change.share_a
     state.soft[b], state.hard[b], state.share[b] = change.soft_b, change.hard_b, change.share_b
     if a != nowhere:
@@ -296,12 +296,12 @@ def do_swap(board: Board, prices: Prices, state: State, v: int, w: int, b: int, 
 @njit(**FAST)
 def money_of(board: Board, prices: Prices, state: State) -> float:
     """The whole energy: under true prices what cost.py counts."""
-    nowhere = len(state.count) - 1
+    nowhere = len(state.vms) - 1
     money = 0.0
     for h in range(nowhere):
         money += state.weight[h] * state.soft[h] + state.hard[h]
         if prices.power:
-            money += host_money(board, h, state.count[h], state.share[h])
+            money += host_money(board, h, state.vms[h], state.share[h])
     for v in range(len(state.place) - 1):
         h = state.place[v]
         money += board.kind_cost[board.kind[v], h] + board.size[v] * prices.content[h]
@@ -317,16 +317,21 @@ def broken_in(board: Board, state: State) -> int:
     """How far all rules together are from being kept."""
     broken = 0
     for r in range(len(board.rule_kind)):
-        total, most, past = 0, 0, 0
-        for d in range(state.in_domain.shape[1]):
-            n = state.in_domain[r, d]
-            total += n
-            most = max(most, n)
-            past += max(n - board.rule_limit[r], 0)
-        if board.rule_kind[r] == 0:
-            broken += past
-        elif board.rule_kind[r] == 1:
-            broken += total - most
-        else:
-            broken += max(state.domains_used[r] - board.rule_limit[r], 0)
+        broken += broken_rule(board, state, r)
     return broken
+
+
+@njit(**KERNEL)
+def broken_rule(board: Board, state: State, r: int) -> int:
+    """How far rule r is from being kept."""
+    total, most, past = 0, 0, 0
+    for d in range(state.in_domain.shape[1]):
+        n = state.in_domain[r, d]
+        total += n
+        most = max(most, n)
+        past += max(n - board.rule_limit[r], 0)
+    if board.rule_kind[r] == 0:
+        return past
+    if board.rule_kind[r] == 1:
+        return total - most
+    return max(state.domains_used[r] - board.rule_limit[r], 0)

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from coordinator.placement.board import F64, I32, KERNEL, Board, Prices, State, rebuild
-from coordinator.placement.deltas import EPSILON, do_swap, money_of, try_swap
+from coordinator.placement.board import KERNEL, Board, Prices, State, rebuild
+from coordinator.placement.deltas import EPSILON, broken_rule, do_swap, try_swap
+from coordinator.placement.problem import F64, I32
 
 BLOCK: Final = 256  # hosts looked at for a homeless VM first: a whole fleet of 5,000 only when none of them will do
 PASSES: Final = 8
@@ -60,7 +61,7 @@ def seat(board: Board, prices: Prices, state: State, order: I32, hosts: I32, pre
     `prefer_full`: money that a full host is preferred by. In fleets of many hosts the VMs of one block of hosts go by turns.
     """
     nothing = len(state.place) - 1
-    tie = np.zeros(len(state.count))
+    tie = np.zeros(len(state.vms))
     for h in hosts:
         tie[h] = -prefer_full * fill_of(board, state, h)
     blocks = max(1, len(hosts) // BLOCK)
@@ -71,7 +72,7 @@ def seat(board: Board, prices: Prices, state: State, order: I32, hosts: I32, pre
         k = i % blocks
         part = hosts[len(hosts) * k // blocks : len(hosts) * (k + 1) // blocks]
         best, delta = best_host(board, prices, state, v, part, tie)
-        if blocks > 1 and (best < 0 or delta >= 0.0 or state.count[best] == 0):
+        if blocks > 1 and (best < 0 or delta >= 0.0 or state.vms[best] == 0):
             best, delta = best_host(board, prices, state, v, hosts, tie)
         if best >= 0 and delta < -EPSILON:
             take(board, prices, state, v, nothing, best, np.inf)
@@ -80,9 +81,9 @@ def seat(board: Board, prices: Prices, state: State, order: I32, hosts: I32, pre
 
 @njit(cache=True, nogil=True)
 def cure(board: Board, prices: Prices, state: State, hosts: I32) -> None:
-    """Relieve hosts that pass a capacity or are closed, worst first, one relocation after another while each pays."""
+    """Relieve hosts that pass a capacity or are closed, worst first: by the best relocation while one pays, then by the best swap."""
     nothing = len(state.place) - 1
-    tie = np.zeros(len(state.count))
+    tie = np.zeros(len(state.vms))
     for _ in range(PASSES):
         hot = state.hot[: state.hots[0]].copy()
         burden = np.empty(len(hot))
@@ -93,18 +94,62 @@ def cure(board: Board, prices: Prices, state: State, hosts: I32) -> None:
             h = hot[i]
             while state.hot_at[h] >= 0:
                 best_v, best_b, best = -1, -1, -EPSILON
-                for j in range(state.count[h]):
+                for j in range(state.vms[h]):
                     v = state.member[h, j]
                     if board.free[v]:
                         b, delta = best_host(board, prices, state, v, hosts, tie)
                         if delta < best:
                             best_v, best_b, best = v, b, delta
+                if best_v >= 0:
+                    changed = take(board, prices, state, best_v, nothing, best_b, np.inf)
+                    continue
+                best_v, best_w = best_swap(board, prices, state, h)
                 if best_v < 0:
                     break
-                take(board, prices, state, best_v, nothing, best_b, np.inf)
-                changed = True
+                changed = take(board, prices, state, best_v, best_w, state.place[best_w], np.inf)
         if not changed:
             break
+
+
+@njit(**KERNEL)
+def best_swap(board: Board, prices: Prices, state: State, h: int) -> tuple[int, int]:
+    """(v on host h, w elsewhere) whose exchange saves most; (-1, -1) when none saves anything."""
+    best_v, best_w, best = -1, -1, -EPSILON
+    for i in range(state.vms[h]):
+        v = state.member[h, i]
+        if not board.free[v]:
+            continue
+        for w in board.movable:
+            if state.place[w] != h:
+                delta = try_swap(board, prices, state, v, w, state.place[w]).delta
+                if delta < best:
+                    best_v, best_w, best = v, w, delta
+    return best_v, best_w
+
+
+@njit(cache=True, nogil=True)
+def mend(board: Board, prices: Prices, state: State, hosts: I32) -> int:
+    """Move or exchange VMs of broken rules, each to where that saves most; how many went."""
+    nothing = len(state.place) - 1
+    tie = np.zeros(len(state.vms))
+    went = 0
+    for v in board.movable:
+        broken = 0
+        for i in range(board.ruled_start[v], board.ruled_start[v + 1]):
+            broken += broken_rule(board, state, board.ruled[i])
+        if broken == 0:
+            continue
+        b, best = best_host(board, prices, state, v, hosts, tie)
+        with_w = nothing
+        if best > -prices.rule / 2.0:  # the rule stays broken: look for an exchange
+            for w in board.movable:
+                if state.place[w] != state.place[v]:
+                    delta = try_swap(board, prices, state, v, w, state.place[w]).delta
+                    if delta < best:
+                        with_w, b, best = w, state.place[w], delta
+        if best < -EPSILON:
+            went += take(board, prices, state, v, with_w, b, np.inf)
+    return went
 
 
 @njit(cache=True, nogil=True)
@@ -112,23 +157,23 @@ def empty_hosts(board: Board, prices: Prices, state: State, hosts: I32) -> int:
     """Try to empty each host whole, those with the fewest VMs first, and keep what pays; how many were emptied."""
     nothing = len(state.place) - 1
     emptied = 0
-    order = np.argsort(state.count[hosts])
+    order = np.argsort(state.vms[hosts])
     for i in order:
         h = hosts[i]
-        if state.count[h] == 0 or board.empty[h] >= board.wake[h] + board.curve[h, 0] or not all_free(board, state, h):
+        if state.vms[h] == 0 or board.empty[h] >= board.wake[h] + board.curve[h, 0] or not all_free(board, state, h):
             continue
         before = state.place.copy()
         energy, money = state.energy[0], 0.0
         worth = board.wake[h] + board.curve[h].max() - board.empty[h]
-        while state.count[h] > 0 and money < worth:
-            v = state.member[h, state.count[h] - 1]
+        while state.vms[h] > 0 and money < worth:
+            v = state.member[h, state.vms[h] - 1]
             b, delta = best_used(board, prices, state, v, hosts)
             if b < 0:
                 money = np.inf
                 break
             money += delta
             take(board, prices, state, v, nothing, b, np.inf)
-        if state.count[h] == 0 and money < -EPSILON:
+        if state.vms[h] == 0 and money < -EPSILON:
             emptied += 1
         elif (state.place != before).any():
             state.place[:] = before
@@ -143,7 +188,7 @@ def best_used(board: Board, prices: Prices, state: State, v: int, hosts: I32) ->
     nothing = len(state.place) - 1
     best, best_delta = -1, np.inf
     for b in hosts:
-        if b != state.place[v] and state.count[b] > 0:
+        if b != state.place[v] and state.vms[b] > 0:
             delta = try_swap(board, prices, state, v, nothing, b).delta
             if delta < best_delta:
                 best, best_delta = b, delta
@@ -153,7 +198,7 @@ def best_used(board: Board, prices: Prices, state: State, v: int, hosts: I32) ->
 @njit(**KERNEL)
 def all_free(board: Board, state: State, h: int) -> bool:
     """Whether every VM of host h may move."""
-    for i in range(state.count[h]):
+    for i in range(state.vms[h]):
         if not board.free[state.member[h, i]]:
             return False
     return True
@@ -162,7 +207,7 @@ def all_free(board: Board, state: State, h: int) -> bool:
 @njit(cache=True, nogil=True)
 def take_back(board: Board, prices: Prices, state: State) -> int:
     """Send VMs home whose move does not pay, alone or in exchange for one that stands there; how many went."""
-    nothing, nowhere = len(state.place) - 1, len(state.count) - 1
+    nothing, nowhere = len(state.place) - 1, len(state.vms) - 1
     went = 0
     for _ in range(PASSES):
         before = went
@@ -171,7 +216,7 @@ def take_back(board: Board, prices: Prices, state: State) -> int:
             if state.place[v] == home or home == nowhere or board.closed[home]:
                 continue
             done = take(board, prices, state, v, nothing, home, EPSILON)
-            for i in range(state.count[home]):
+            for i in range(state.vms[home]):
                 w = state.member[home, i]
                 if not done and board.free[w] and w != v:
                     done = take(board, prices, state, v, w, home, -EPSILON)
@@ -179,13 +224,3 @@ def take_back(board: Board, prices: Prices, state: State) -> int:
         if went == before:
             break
     return went
-
-
-@njit(cache=True, nogil=True)
-def settle(board: Board, prices: Prices, state: State, order: I32, hosts: I32, prefer_full: float) -> float:
-    """All steps in turn; the money that the assignment then costs."""
-    seat(board, prices, state, order, hosts, prefer_full)
-    cure(board, prices, state, hosts)
-    empty_hosts(board, prices, state, hosts)
-    take_back(board, prices, state)
-    return money_of(board, prices, state)

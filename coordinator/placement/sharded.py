@@ -25,6 +25,7 @@ import numpy as np
 from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.board import open_board, open_state, place_of, true_prices
 from coordinator.placement.cost import broken_rules, cost_of
+from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import I32, NOWHERE, Bool, Engine, Problem, RuleKind, Rules, Solution
 from coordinator.placement.scan import take_back
 
@@ -69,9 +70,10 @@ def solve_in_shards(
     hosts = len(problem.host_ids)
     if hosts < 2 * min(LEAST_HOSTS, hosts_per_shard):
         return engine(problem, seed=seed, effort=effort, deadline_s=deadline_s, start=start)
-    place, cut = start, False
-    before = after = cost_of(problem, start).total
-    rounds = SHARES if effort > 0 else (0.0,)
+    before = cost_of(problem, start).total
+    first = greedy(problem, seed=seed, effort=0.0, deadline_s=deadline_s, start=start)
+    place, after, cut = first.place, first.cost, False
+    rounds = SHARES if effort > 0 else ()
     count = max(2, round(hosts / hosts_per_shard))
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for turn, share in enumerate(rounds):
@@ -80,11 +82,21 @@ def solve_in_shards(
                 cut = True
                 break
             groups = group_hosts(problem, place, count, seed, turn)
-            until = begun + deadline_s * (sum(rounds[: turn + 1]) if effort > 0 else 1.0)
+            until = begun + deadline_s * sum(rounds[: turn + 1])
             waves = -(-len(groups) // pool._max_workers)
             each = max(0.05, (until - time.monotonic()) / waves)
             jobs = [
-                pool.submit(solve_part, problem, place, group, Part(index=i, of=count, turn=turn), engine, seed * 7919 + turn * 613 + i, effort * share, each)
+                pool.submit(
+                    solve_part,
+                    problem,
+                    place,
+                    group,
+                    Part(index=i, of=count, turn=turn),
+                    engine,
+                    seed * 7919 + turn * 613 + i,
+                    effort * share,
+                    each,
+                )
                 for i, group in enumerate(groups)
             ]
             parts, cuts = zip(*(job.result() for job in jobs), strict=True)
@@ -118,7 +130,7 @@ def group_hosts(problem: Problem, place: I32, count: int, seed: int, turn: int) 
 def homeless_of(place: I32, part: Part) -> I32:
     """VMs that stand nowhere, dealt in turn."""
     nowhere = np.flatnonzero(place == NOWHERE)
-    return nowhere[part.index :: part.of]
+    return nowhere[part.index :: part.of].astype(np.int32)
 
 
 def subproblem(problem: Problem, hosts: I32, place: I32 | None = None, part: Part | None = None) -> Shard:

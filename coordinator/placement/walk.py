@@ -22,7 +22,7 @@ SWAP_SHARE: Final = 0.5
 
 
 @njit(**LEAF)
-def draw(random: U64) -> U64:
+def draw(random: U64) -> np.uint64:
     """64 random bits (xorshift128+; Vigna 2017)."""
     x, y = random[0], random[1]
     random[0] = y
@@ -34,7 +34,7 @@ def draw(random: U64) -> U64:
 @njit(**LEAF)
 def below(random: U64, n: int) -> int:
     """A whole number in [0, n)."""
-    return np.int64(((draw(random) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+    return int(((draw(random) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
 @njit(**LEAF)
@@ -64,7 +64,7 @@ def anneal(
         for _ in range(CHUNK):
             if state.hots[0] > 0 and unit(state.random) < HOT_SHARE:
                 a = state.hot[below(state.random, state.hots[0])]
-                v = state.member[a, below(state.random, state.count[a])]
+                v = state.member[a, below(state.random, state.vms[a])]
                 if not board.free[v]:
                     continue
             else:

@@ -76,12 +76,12 @@ def test_the_energy_of_any_swaps_is_the_money(z: float, groups: int, rules: bool
         assert (np.bincount(found[moved], minlength=6) <= problem.arrivals_max).all()
         left = moved[problem.home[moved] != NOWHERE]
         assert (np.bincount(problem.home[left], minlength=6) <= problem.departures_max).all()
-    kept = [np.array(part, copy=True) for part in (state.load, state.count, state.in_domain, state.arrivals, state.departures, state.moved)]
+    kept = [np.array(part, copy=True) for part in (state.load, state.vms, state.in_domain, state.arrivals, state.departures, state.moved)]
     hot = set(state.hot[: state.hots[0]].tolist())
     rebuild(board, prices, state)
     assert all(
         (a == b).all()
-        for a, b in zip(kept, (state.load, state.count, state.in_domain, state.arrivals, state.departures, state.moved), strict=True)
+        for a, b in zip(kept, (state.load, state.vms, state.in_domain, state.arrivals, state.departures, state.moved), strict=True)
     )
     assert hot == set(state.hot[: state.hots[0]].tolist())
 
