@@ -31,7 +31,9 @@ PROPOSALS: Final = 8000  # per VM at effort 1
 SLICE: Final = 1 << 20  # proposals between looks at the clock: about 0.1 s
 SQUEEZED: Final = 0.8  # share of the proposals that squeezes get
 PRICE_OVER: Final = 0.5  # money of a capacity passed by its whole size, in savings of an emptied host
-TOLL: Final = 0.3  # price of a move where moves are limited, in the saving of an emptied host per VM on it
+TOLL: Final = 0.05  # price of a move where moves are limited, in the saving of an emptied host per VM on it
+CROWD: Final = 4.0  # what an average host's VMs count there beside what they need, in hosts
+MODEST: Final = 0.9  # share of the hosts that might be empty to begin with where moves are limited: few displace few
 WARM, COLD = 0.01, 0.0005  # temperatures of a squeeze, in PRICE_OVER
 
 
@@ -94,7 +96,7 @@ def anneal_engine(problem: Problem, *, seed: int, effort: float, deadline_s: flo
     search.money = money_of(board, prices, state)
     incumbent = search.money
     if len(open_hosts(search.problem)) and len(board.movable):
-        tidy(search, state)
+        tidy(search, state, emptying=problem.moves_max is None or effort == 0)  # hosts that are easily emptied would take the budget
         if effort > 0:
             whole = search.left
             squeezed = squeeze(search)
@@ -112,9 +114,9 @@ def answer(problem: Problem, start: I32, search: Search, engine: str, begun: flo
     return Solution(place=place, cost=money, bound=-np.inf, engine=engine, cut=search.cut, seconds=time.monotonic() - begun)
 
 
-def tidy(search: Search, state: State) -> bool:
+def tidy(search: Search, state: State, *, emptying: bool = True) -> bool:
     """The greedy steps under true prices; whether that gave a new best."""
-    make_whole(search.problem, search.board, search.prices, state)
+    make_whole(search.problem, search.board, search.prices, state, emptying=emptying)
     return search.offer(state, money_of(search.board, search.prices, state))
 
 
@@ -122,7 +124,7 @@ def squeeze(search: Search) -> bool:
     """Drive VMs off as many hosts as might be empty, then off fewer, while effort lasts; False where no host is worth emptying."""
     reserve = int(search.left * (1.0 - SQUEEZED))
     each = max(CHUNK, (search.left - reserve) // 4)
-    share, failures, tried = 1.0, 0, False
+    share, failures, tried = 1.0 if search.problem.moves_max is None else MODEST, 0, False
     while search.left > reserve and failures < 6 and not search.late():
         kept, spare = keep_hosts(search, share)
         if spare == 0:
@@ -163,7 +165,7 @@ def keep_hosts(search: Search, share: float) -> tuple[Bool, int]:
     order = np.flatnonzero(may)
     burden = content + moving / mean_worth
     if problem.moves_max is not None:  # what a host takes of the budget counts as much as where its VMs might go
-        burden = burden + leaving / max(1.0, leaving[used].mean() if used.any() else 1.0)
+        burden = burden + CROWD * leaving / max(1.0, leaving[used].mean() if used.any() else 1.0)
     order = order[np.argsort(burden[order] / worth[order], kind="stable")]
     load = state.load[:-1].sum(axis=0, dtype=np.int64)
     capacity = np.where(board.capacity[:-1] < 1 << 30, board.capacity[:-1], 0).astype(np.int64)
@@ -192,7 +194,8 @@ def squeeze_prices(search: Search, kept: Bool) -> tuple[Prices, float]:
     share = np.where(leaving, worth / np.maximum(content, 1e-6), 0.0)
     move = search.prices.move
     if problem.moves_max is not None:  # a budget: VMs that only make room must be worth their share of it
-        move = move + TOLL * worth[leaving].mean() * leaving.sum() / max(1, int((~kept[search.best[on]]).sum()))
+        toll = TOLL * worth[leaving].mean() * leaving.sum() / max(1, int((~kept[search.best[on]]).sum()))
+        move = move + toll * np.append(kept, False)[board.home]
     return Prices(
         soft=np.zeros_like(hard), hard=hard, content=np.append(share, 0.0), move=move, rule=price, power=False, strict=False
     ), price

@@ -21,13 +21,13 @@ PREFERENCE: Final = 0.01  # of what an emptied host saves: a full host is prefer
 
 
 def greedy(problem: Problem, *, seed: int, effort: float, deadline_s: float, start: I32 | None = None) -> Solution:
-    """Engine; without chance and too quick to need `effort` or a deadline, which it ignores."""
+    """Engine; without chance and too quick to need a deadline, which it ignores. effort 0: no hosts are emptied."""
     begun = time.monotonic()
     start = problem.home if start is None else start
     board = open_board(problem)
     prices = true_prices(problem, board)
     state = open_state(board, prices, start, seed)
-    make_whole(problem, board, prices, state)
+    make_whole(problem, board, prices, state, emptying=effort > 0)
     place, money = place_of(state), cost_of(problem, start).total
     found = cost_of(problem, place).total
     if found >= money:
@@ -35,15 +35,15 @@ def greedy(problem: Problem, *, seed: int, effort: float, deadline_s: float, sta
     return Solution(place=place, cost=found, bound=-np.inf, engine="greedy", seconds=time.monotonic() - begun)
 
 
-def make_whole(problem: Problem, board: Board, prices: Prices, state: State) -> None:
-    """All steps on a state, in place; moves that do not pay are taken back and hosts emptied where the problem is small."""
+def make_whole(problem: Problem, board: Board, prices: Prices, state: State, *, emptying: bool = True) -> None:
+    """All steps on a state, in place; moves that do not pay are taken back and hosts emptied where that is asked and the problem small."""
     hosts = open_hosts(problem)
     if not len(hosts) or not len(board.movable):
         return
     seat(board, prices, state, by_bulk(board), hosts, PREFERENCE * saving(board).max(initial=1e-6))
     mend(board, prices, state, hosts)
     cure(board, prices, state, hosts)
-    if len(hosts) <= SMALL:
+    if emptying and len(hosts) <= SMALL:
         empty_hosts(board, prices, state, hosts)
         take_back(board, prices, state)
 
