@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from coordinator.forecast.warm import compiling
 from coordinator.placement import sharded
 from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.cost import broken_rules, cost_of, host_loads
 from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import NOWHERE, SLACK, Engine, Problem, RuleKind, Rules
 from coordinator.placement.sharded import Part, accept, merged, solve_in_shards, subproblem
+from coordinator.placement.warm import exercise
 from tests.contract.placement_problems import make_problem
 
 ENGINES: dict[str, Engine] = {"greedy": greedy, "anneal": anneal_engine}
@@ -141,6 +143,19 @@ def test_shards_keep_what_the_whole_promises(seed: int) -> None:
     assert found.cost < cost_of(problem, problem.home).total
     one_thread = solve_in_shards(problem, seed=seed, effort=0.1, deadline_s=60.0, hosts_per_shard=6, threads=1)
     assert (one_thread.place == found.place).all()
+
+
+def test_after_the_exercise_no_problem_needs_a_compilation() -> None:
+    exercise()
+    problem = crowd(1)
+    problem = replace(problem, kind_cost=np.asfortranarray(problem.kind_cost), mean=np.asfortranarray(problem.mean), arrivals_max=None)
+    for array in (problem.mean, problem.home, problem.rules.members, problem.capacity):
+        array.flags.writeable = False  # as Ray hands them over
+    with compiling() as seen:
+        solve_in_shards(problem, seed=1, effort=0.05, deadline_s=60.0, hosts_per_shard=6)
+        solve_in_shards(replace(problem, moves_max=None), seed=1, effort=0.0, deadline_s=60.0, hosts_per_shard=6)
+        anneal_engine(make_problem(0, rules=False, groups=0, z=0.0), seed=1, effort=0.05, deadline_s=60.0)
+    assert seen.names == []
 
 
 @pytest.mark.parametrize("seed", range(4))
