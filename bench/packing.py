@@ -33,7 +33,7 @@ from coordinator.placement.warm import exercise
 PRESSURES = (0.83, 0.92)
 GAP_BARS = {10_000: (0.03, 0.06), 50_000: (0.03, 0.065)}
 TIME_BARS = {10_000: 5.0, 50_000: 30.0}
-BUDGETS = (0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.40)
+BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.40)
 QUICK_VMS = 2_000
 
 Bound = Callable[[Problem], float]

@@ -1,6 +1,6 @@
 """The first feasible plan: a seat for every VM without one, broken rules mended, full and closed hosts relieved, with few moves.
 
-0.1 s for 10,000 VMs on 1,000 hosts with a tenth of the hosts overloaded; what annealing starts from, and the answer when there is no time
+0.2 s of CPU for 10,000 VMs on 1,000 hosts, some of them overloaded; what annealing starts from, and the answer when there is no time
 for more. Every step is exact and takes only what pays (scan.py), so the plan is never dearer than its start and breaks nothing more.
 """
 

@@ -64,7 +64,7 @@ def solve_in_shards(
     engine: Engine = anneal_engine,
     threads: int = 0,
 ) -> Solution:
-    """Engine for fleets of any size. effort 0: the first feasible plan, one round of greedy steps. threads 0: one a core."""
+    """Engine for fleets of any size. effort 0: the first feasible plan, greedy's. threads 0: one a core."""
     begun = time.monotonic()
     start = problem.home if start is None else start
     hosts = len(problem.host_ids)
@@ -75,15 +75,16 @@ def solve_in_shards(
     place, after, cut = first.place, first.cost, False
     rounds = SHARES if effort > 0 else ()
     count = max(2, round(hosts / hosts_per_shard))
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    workers = threads or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
         for turn, share in enumerate(rounds):
             left = begun + deadline_s - time.monotonic()
             if left <= 0:
                 cut = True
                 break
-            groups = group_hosts(problem, place, count, seed, turn)
+            groups = group_hosts(hosts, count, seed, turn)
             until = begun + deadline_s * sum(rounds[: turn + 1])
-            waves = -(-len(groups) // pool._max_workers)
+            waves = -(-len(groups) // workers)
             each = max(0.05, (until - time.monotonic()) / waves)
             jobs = [
                 pool.submit(
@@ -117,13 +118,9 @@ def solve_part(
     return (shard, found.place), found.cut
 
 
-def group_hosts(problem: Problem, place: I32, count: int, seed: int, turn: int) -> list[I32]:
-    """`count` groups of hosts, ascending within each; homeless VMs follow in `subproblem`. Each round draws anew.
-
-    From the second round on the hosts with the least on them go together, half to every second group: they are who can empty each other.
-    """
-    random = np.random.default_rng([seed & 0xFFFFFFFF, turn])
-    order = random.permutation(len(problem.host_ids))
+def group_hosts(hosts: int, count: int, seed: int, turn: int) -> list[I32]:
+    """`count` groups of hosts drawn at random, anew each round; ascending within each."""
+    order = np.random.default_rng([seed & 0xFFFFFFFF, turn]).permutation(hosts)
     return [np.sort(part).astype(np.int32) for part in np.array_split(order, count)]
 
 
