@@ -22,7 +22,7 @@ import numpy as np
 from coordinator.placement.board import Board, Prices, State, open_board, open_state, place_of, quanta, rebuild, true_prices
 from coordinator.placement.cost import cost_of
 from coordinator.placement.deltas import EPSILON, money_of
-from coordinator.placement.greedy import make_whole, open_hosts, saving
+from coordinator.placement.greedy import make_whole, open_hosts, saving, weigh
 from coordinator.placement.problem import I32, Bool, Problem, Solution
 from coordinator.placement.scan import empty_hosts, take_back
 from coordinator.placement.walk import CHUNK, anneal, uphill
@@ -106,11 +106,8 @@ def anneal_engine(problem: Problem, *, seed: int, effort: float, deadline_s: flo
 
 def answer(problem: Problem, start: I32, search: Search, engine: str, begun: float, *, changed: bool) -> Solution:
     """The search's best; the start where the true sums say that it is not better after all."""
-    place, money = start, cost_of(problem, start).total
-    if changed:
-        found = cost_of(problem, search.best).total
-        if found < money:
-            place, money = search.best, found
+    place = search.best if changed and weigh(problem, search.best) < weigh(problem, start) else start
+    money = cost_of(problem, place).total
     return Solution(place=place, cost=money, bound=-np.inf, engine=engine, cut=search.cut, seconds=time.monotonic() - begun)
 
 

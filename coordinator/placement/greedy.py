@@ -7,11 +7,12 @@ for more. Every step is exact and takes only what pays (scan.py), so the plan is
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from coordinator.placement.board import Board, Prices, State, open_board, open_state, place_of, true_prices
+from coordinator.placement.board import FORBIDDEN, Board, Prices, State, open_board, open_state, place_of, true_prices
 from coordinator.placement.cost import cost_of
 from coordinator.placement.problem import F64, I32, Problem, Solution
 from coordinator.placement.scan import cure, empty_hosts, mend, seat, take_back
@@ -28,11 +29,20 @@ def greedy(problem: Problem, *, seed: int, effort: float, deadline_s: float, sta
     prices = true_prices(problem, board)
     state = open_state(board, prices, start, seed)
     make_whole(problem, board, prices, state, emptying=effort > 0)
-    place, money = place_of(state), cost_of(problem, start).total
-    found = cost_of(problem, place).total
-    if found >= money:
-        place, found = start, money
-    return Solution(place=place, cost=found, bound=-np.inf, engine="greedy", seconds=time.monotonic() - begun)
+    place = place_of(state)
+    if weigh(problem, place) >= weigh(problem, start):
+        place = start
+    return Solution(place=place, cost=cost_of(problem, place).total, bound=-np.inf, engine="greedy", seconds=time.monotonic() - begun)
+
+
+def weigh(problem: Problem, place: I32) -> float:
+    """cost.py's money for comparing plans: a VM where its kind may not be counts FORBIDDEN, so that one of them fewer is cheaper."""
+    cost = cost_of(problem, place)
+    if np.isfinite(cost.kinds):
+        return cost.total
+    on = np.flatnonzero(place >= 0)
+    kinds = float(np.minimum(problem.kind_cost[problem.kind[on], place[on]], FORBIDDEN).sum())
+    return replace(cost, kinds=kinds).total
 
 
 def make_whole(problem: Problem, board: Board, prices: Prices, state: State, *, emptying: bool = True) -> None:

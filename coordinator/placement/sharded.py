@@ -25,7 +25,7 @@ import numpy as np
 from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.board import open_board, open_state, place_of, true_prices
 from coordinator.placement.cost import broken_rules, cost_of
-from coordinator.placement.greedy import greedy
+from coordinator.placement.greedy import greedy, weigh
 from coordinator.placement.problem import I32, NOWHERE, Bool, Engine, Problem, RuleKind, Rules, Solution
 from coordinator.placement.scan import take_back
 
@@ -70,9 +70,9 @@ def solve_in_shards(
     hosts = len(problem.host_ids)
     if hosts < 2 * min(LEAST_HOSTS, hosts_per_shard):
         return engine(problem, seed=seed, effort=effort, deadline_s=deadline_s, start=start)
-    before = cost_of(problem, start).total
+    before = weigh(problem, start)
     first = greedy(problem, seed=seed, effort=0.0, deadline_s=deadline_s, start=start)
-    place, after, cut = first.place, first.cost, False
+    place, after, cut = first.place, weigh(problem, first.place), False
     rounds = SHARES if effort > 0 else ()
     count = max(2, round(hosts / hosts_per_shard))
     workers = threads or os.cpu_count() or 1
@@ -105,8 +105,10 @@ def solve_in_shards(
             place, after = accept(problem, place, after, parts)
     place, after = taken_back(problem, place, after)
     if after >= before:
-        place, after = start, before
-    return Solution(place=place, cost=after, bound=-np.inf, engine="shards", cut=cut, seconds=time.monotonic() - begun)
+        place = start
+    return Solution(
+        place=place, cost=cost_of(problem, place).total, bound=-np.inf, engine="shards", cut=cut, seconds=time.monotonic() - begun
+    )
 
 
 def solve_part(
@@ -266,7 +268,7 @@ def accept(problem: Problem, place: I32, money: float, parts: Sequence[tuple[Sha
         found = merged(place, parts)
         worse = np.flatnonzero(broken_rules(problem, found) > before)
         if not len(worse):
-            total = cost_of(problem, found).total
+            total = weigh(problem, found)
             return (found, total) if total < money else (place, money)
         members = problem.rules.members[problem.rules.start[worse[0]] : problem.rules.start[worse[0] + 1]]
         moved = members[found[members] != place[members]]
@@ -285,5 +287,5 @@ def taken_back(problem: Problem, place: I32, money: float) -> tuple[I32, float]:
     if not take_back(board, prices, state):
         return place, money
     found = place_of(state)
-    total = cost_of(problem, found).total
+    total = weigh(problem, found)
     return (found, total) if total <= money else (place, money)

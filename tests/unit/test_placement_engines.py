@@ -87,6 +87,17 @@ def test_hosts_are_emptied_when_that_pays_and_only_then() -> None:
     assert (held.place != home).sum() <= 4  # only what cures overload
 
 
+def test_of_several_vms_that_may_not_be_where_they_are_those_that_can_go_do() -> None:
+    problem = make_problem(0, rules=False)
+    kind_cost = np.tile(np.where(np.arange(6) == 1, np.inf, 0.0), (2, 1))
+    home = problem.home.copy()
+    home[[9, 10, 11]] = 1
+    problem = replace(problem, home=home, kind_cost=kind_cost)
+    found = anneal_engine(problem, seed=1, effort=0.1, deadline_s=60.0)
+    assert found.place[9] == 1  # fixed there: the plan costs inf before and after
+    assert (found.place[[10, 11]] != 1).all() and np.isinf(found.cost)
+
+
 def test_a_deadline_cuts_and_says_so() -> None:
     problem = make_problem(4, hosts=20, vms=200)
     found = anneal_engine(problem, seed=1, effort=1000.0, deadline_s=0.3)
