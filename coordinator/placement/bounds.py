@@ -1,0 +1,182 @@
+"""What no plan can cost less than: the bound beside every plan, in the money of cost.py.
+
+Every value is a dual value of a model that lies below the objective (relaxation.py proves that part by part), so it holds whatever the
+solver did and however early it was stopped:
+
+classes    hosts in a few classes, one representative for each that no host of the class beats (largest capacities, cheapest curve);
+           prices of the capacities come from a linear model of a sample of the VMs (GLOP), the bound from these prices and all VMs.
+assignment the linear model host by host (GLOP), where it is small enough; with it the moves and the single hosts count.
+whole      the same, split by how many hosts are used: at most n, or at least n + 1. The model's least cost is convex in that number, so the
+           smaller of the two sides' bounds is valid, and both are above the linear one when its own number was not whole.
+patterns   coordinator/placement/patterns.py, for hosts that are all alike: whole sets of VMs instead of shares of them.
+
+Left out everywhere (they only add cost): TOGETHER and LICENSED rules, what groups add to the margin.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from scipy import sparse
+
+from coordinator.placement.linear import LinearAnswer, proven, solve_linear
+from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, Problem, Rules
+from coordinator.placement.relaxation import TINY, Relaxation, hard_passed, relax
+
+ENTRIES: Final = 160_000  # VMs x hosts x cells up to which the assignment model is solved: GLOP takes 0.1-0.5 s there
+SAMPLE: Final = 400  # VMs whose linear model prices the classes
+CLASSES: Final = 12  # host classes at most
+WHOLE: Final = 1e-4  # a number of hosts nearer than this to a whole one counts as whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """No plan of the problem costs less than `value`; `method` is how that is known."""
+
+    value: float
+    method: str
+
+
+def lower_bound(problem: Problem, *, deadline_s: float) -> Bound:
+    """The best bound that the time allows; the cheap one is always there. Raises nothing for a valid problem."""
+    until = time.perf_counter() + deadline_s
+    if not len(problem.vm_ids) or not len(problem.host_ids):
+        return Bound(value=float(problem.empty_cost.sum() + problem.unplaced_cost.sum()), method="empty")
+    v, (h, c) = len(problem.vm_ids), problem.capacity.shape
+    best = class_bound(problem, until)
+    if v * h * c <= ENTRIES and time.perf_counter() < until:
+        best = better(best, assignment_bound(problem, until))
+    return best
+
+
+def better(one: Bound, other: Bound) -> Bound:
+    """The higher of two bounds."""
+    return other if other.value > one.value else one
+
+
+def assignment_bound(problem: Problem, until: float) -> Bound:
+    """Host by host, then split by the number of hosts used."""
+    return split_by_hosts(relax(problem), "assignment", until)
+
+
+def split_by_hosts(model: Relaxation, method: str, until: float) -> Bound:
+    """The linear bound and, where the number of hosts in its answer is not whole, the smaller of the bounds on both sides of it."""
+    answer = solve_linear(model, deadline_s=until - time.perf_counter())
+    if answer.value is None:
+        return Bound(value=-np.inf, method=method)
+    best = Bound(value=answer.bound, method=method)
+    hosts = float(answer.value[model.used].sum())
+    below = np.floor(hosts + WHOLE)
+    if hosts - below > WHOLE:
+        fewer, more = (side(model, low, high, until) for low, high in ((-np.inf, below), (below + 1.0, np.inf)))
+        best = better(best, Bound(value=min(fewer, more), method=f"{method}, whole hosts"))
+    return best
+
+
+def side(model: Relaxation, low: float, high: float, until: float) -> float:
+    """Bound with at least `low` and at most `high` hosts used; inf where no plan is like that."""
+    row_low, row_high = model.row_low.copy(), model.row_high.copy()
+    row_low[model.used_row], row_high[model.used_row] = low, high
+    found: LinearAnswer = solve_linear(
+        replace(model, row_low=row_low, row_high=row_high), deadline_s=until - time.perf_counter()
+    )  # fmt: skip
+    return np.inf if found.infeasible else found.bound
+
+
+def class_bound(problem: Problem, until: float) -> Bound:
+    """The bound by classes of hosts. Costs about VMs x classes x cells, and one small linear model."""
+    merged, copies, constant = by_classes(problem)
+    model = relax(merged, copies=copies, broken=hard_passed(problem))
+    sample = sampled(model, len(problem.vm_ids))
+    answer = solve_linear(sample[0], deadline_s=max(until - time.perf_counter(), 0.2))
+    if answer.duals is None:
+        return host_bound(problem)
+    duals = np.zeros(len(model.row_low))  # of the rows of single VMs: set below
+    duals[sample[1]] = answer.duals[len(answer.duals) - len(sample[1]) :]
+    # each VM's own row takes what its cheapest column costs at these prices
+    reduced = (model.cost - model.rows.T @ duals)[: len(model.owner)]
+    cheapest = np.full(len(problem.vm_ids), np.inf)
+    np.minimum.at(cheapest, model.owner, reduced)
+    duals[: len(cheapest)] = cheapest
+    return Bound(value=proven(model, duals) + constant, method="classes")
+
+
+def host_bound(problem: Problem) -> Bound:
+    """What is left without any model: each host at the least it can cost, each VM at its kindest host."""
+    hosts = np.minimum(problem.empty_cost, problem.curve.min(axis=1) + problem.wake_cost).sum()
+    return Bound(value=float(hosts + np.minimum(problem.kind_cost, 0.0).min(axis=1)[problem.kind].sum()), method="hosts")
+
+
+def sampled(model: Relaxation, vms: int) -> tuple[Relaxation, I32]:
+    """The model with every k-th VM standing for k, and the rows of `model` that its last rows are (all but those of single VMs)."""
+    every = max(1, vms // SAMPLE)
+    single = len(model.owner)
+    kept_vms = np.arange(0, vms, every)
+    chosen = np.flatnonzero(model.owner % every == 0)
+    columns = np.concatenate([chosen, np.arange(single, len(model.cost))])
+    shared_rows: I32 = np.arange(vms, len(model.row_low)).astype(np.int32)
+    factor = np.ones(len(columns))
+    factor[: len(chosen)] = vms / len(kept_vms)
+    shared = model.rows[shared_rows][:, columns] @ sparse.diags_array(factor)
+    own = model.rows[kept_vms][:, columns]
+    return replace(
+        model,
+        cost=model.cost[columns] * factor, low=model.low[columns], high=model.high[columns], whole=model.whole[columns],
+        rows=sparse.csr_matrix(sparse.vstack([own, shared])),
+        row_low=np.concatenate([model.row_low[kept_vms], model.row_low[shared_rows]]),
+        row_high=np.concatenate([model.row_high[kept_vms], model.row_high[shared_rows]]),
+    ), shared_rows  # fmt: skip
+
+
+def by_classes(problem: Problem) -> tuple[Problem, F64, float]:
+    """(problem of one representative host a class, hosts in each class, constant money): every plan costs at least as much as there."""
+    label = class_labels(problem)
+    count = int(label.max()) + 1
+    copies = np.bincount(label, minlength=count).astype(np.float64)
+    members = [np.flatnonzero(label == k) for k in range(count)]
+    capacity = np.stack([problem.capacity[of].max(axis=0) for of in members])
+    # a larger capacity means a smaller share, so the curve must not fall to its right
+    rising = np.minimum.accumulate(problem.curve[:, ::-1], axis=1)[:, ::-1]
+    alike = [bool((problem.capacity[of] == problem.capacity[of[0]]).all()) for of in members]
+    curve = np.stack([(problem.curve if same else rising)[of].min(axis=0) for of, same in zip(members, alike, strict=True)])
+    home = np.where(problem.home == NOWHERE, NOWHERE, label[problem.home]).astype(np.int32)
+    return replace(
+        problem,
+        host_ids=tuple(f"class {k}" for k in range(count)),
+        home=home,
+        capacity=capacity,
+        curve=curve,
+        empty_cost=np.zeros(count),
+        wake_cost=np.array([(problem.wake_cost - problem.empty_cost)[of].min() for of in members]),
+        closed=problem.closed[[of[0] for of in members]],
+        kind_cost=np.stack([problem.kind_cost[:, of].min(axis=1) for of in members], axis=1),
+        domain=np.arange(count, dtype=np.int32)[None],
+        rules=Rules(),
+        arrivals_max=None,
+        departures_max=None,
+    ), copies, float(problem.empty_cost.sum())  # fmt: skip
+
+
+def class_labels(problem: Problem) -> I32:
+    """[h] class of each host: alike hosts together, and neighbours by size and price merged until there are CLASSES at most."""
+    traits = np.column_stack([
+        problem.closed, problem.capacity, problem.curve, problem.wake_cost - problem.empty_cost,
+        np.where(np.isfinite(problem.kind_cost), problem.kind_cost, -1.0).T,
+    ])  # fmt: skip
+    label: I32 = np.unique(traits, axis=0, return_inverse=True)[1].ravel().astype(np.int32)
+    if label.max(initial=0) < CLASSES:
+        return label
+    worth = (problem.curve[:, CURVE_POINTS // 2] + problem.wake_cost - problem.empty_cost) / np.maximum(problem.capacity.mean(axis=1), TINY)
+    found = np.empty(len(label), np.int32)
+    next_label = 0
+    for shut in (False, True):
+        of = np.flatnonzero(problem.closed == shut)
+        order = of[np.argsort(worth[of], kind="stable")]
+        for part in np.array_split(order, CLASSES if not shut else 1):
+            if len(part):
+                found[part] = next_label
+                next_label += 1
+    return found
