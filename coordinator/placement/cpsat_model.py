@@ -77,7 +77,7 @@ def build(problem: Problem, start: I32, cost: float, gap: float) -> Model:
         cp=cp, place=problem.home.astype(np.int32), free=free, vm=vm, host=host,
         x=[cp.new_bool_var("") for _ in range(len(vm))], y=[cp.new_bool_var("") for _ in problem.host_ids], unit=unit,
         constant=float(problem.empty_cost.sum()), cutoff=cost - gap * abs(cost), terms=[], weights=[],
-        goal=cp.new_int_var(-(2**40), 2**40, ),
+        goal=cp.new_int_var(-(2**40), 2**40, ""),
     )  # fmt: skip
     add_places(problem, model)
     add_use(problem, model, alike)

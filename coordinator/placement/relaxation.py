@@ -138,6 +138,16 @@ def relax(problem: Problem, *, copies: F64 | None = None, broken: float | None =
     every = np.ones(len(problem.vm_ids))
     rows.add(np.concatenate([vm, homeless]), np.arange(x + u), ONE, every, every)  # every VM somewhere
     used_row = use_rows(rows, host, y0, h_count, x)
+    if copies is None:  # who stays at home keeps the whole host in use
+        stays = np.flatnonzero(problem.home[vm] == host)
+        k = np.arange(len(stays))
+        rows.add(
+            np.tile(k, 2),
+            np.concatenate([stays, y0 + host[stays]]),
+            np.repeat([1.0, -1.0], len(k)),
+            np.full(len(k), -np.inf),
+            np.zeros(len(k)),
+        )
     chord, price, most = over_prices(problem)
     capacity_rows(problem, rows, vm, host, (y0, o0), chord)
     power_rows(problem, rows, vm, host, (y0, s0, e0, p0, o0))
