@@ -1,7 +1,7 @@
 """Fleets for placement benches, as arrays: cloud-like flavours whose CPU follows windows of real PlanetLab VMs, on equal hosts.
 
 CPU of a VM = vCPUs x min(1, 0.12 + 1.7 x a random window of 12 samples); memory constant; hosts of 176 GB. Pressure = CPU over memory:
-24, 20, 18 cores a host are 0.69, 0.83, 0.92. Without the traces the windows are waves with noise, and the bench says so. Source: PLACEMENT.md, 3.
+24, 20, 18 cores a host are 0.69, 0.83, 0.92. Without the traces the windows are waves with noise, and the bench says so.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Vector bin packing: our packing of equal bins against the best of the published heuristics and against known optima.
 
 Data: every Parquet file in DIR/vbp (one row an instance: set, n, d, capacity, weights, opt or -1, best_heuristic). Baseline:
-`best_heuristic`, the fewest bins that any heuristic of "Classification and evaluation of the algorithms for vector bin packing" (Computers & Operations Research
-2024) needs on that instance. Every packing is checked item by item on the published weights. Some published triplets have weights of
--1 or -2: they are packed as 0, which is harder. Times are of one core; the load average says how many others wanted it.
+`best_heuristic`, the fewest bins that any heuristic of "Classification and evaluation of the algorithms for vector bin packing" (Computers
+& Operations Research, 2024) needs on that instance. Every packing is checked item by item on the published weights. Some published
+triplets have weights of -1 or -2: they are packed as 0, which is harder. Times are of one core; the load average says how many others
+wanted it.
 """
 
 from __future__ import annotations

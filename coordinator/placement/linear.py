@@ -53,24 +53,22 @@ def solve_linear(model: Relaxation, *, deadline_s: float, solver: str = "glop") 
     )
 
 
-def solve_whole(model: Relaxation, *, deadline_s: float, below: float = np.inf) -> LinearAnswer:
-    """The model with whole 0-1 columns, by HiGHS on one thread. `below`: answers that cost more are of no interest.
+def solve_whole(model: Relaxation, *, deadline_s: float, gap: float = 1e-4) -> LinearAnswer:
+    """The model with whole 0-1 columns, by HiGHS, to within `gap` of the best.
 
-    MathOpt refuses `threads` for HiGHS; with OMP_NUM_THREADS=1 or by itself it uses one for such models.
+    MathOpt refuses `threads` and cut-offs for HiGHS; with models like these it uses one thread.
     """
-    parameters = mathopt.SolveParameters(time_limit=timedelta(seconds=max(deadline_s, 0.001)))
-    if np.isfinite(below):
-        parameters.cutoff_limit = below - model.constant
+    parameters = mathopt.SolveParameters(time_limit=timedelta(seconds=max(deadline_s, 0.001)), relative_gap_tolerance=gap)
     result = mathopt.solve(mathopt.Model.from_model_proto(as_proto(model)), mathopt.SolverType.HIGHS, params=parameters)
     reason = result.termination.reason
-    infeasible = reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.CUTOFF)
+    infeasible = reason == mathopt.TerminationReason.INFEASIBLE
     found = result.has_primal_feasible_solution()
     value = np.array(list(result.variable_values().values())) if found else None
     bound = float(result.best_objective_bound()) if not infeasible else np.inf
     return LinearAnswer(
         value=value,
         objective=float(result.objective_value()) + model.constant if found else np.inf,
-        bound=min(bound + model.constant, below) if not np.isnan(bound) else -np.inf,
+        bound=bound + model.constant if not np.isnan(bound) else -np.inf,
         duals=None,
         infeasible=infeasible,
     )
