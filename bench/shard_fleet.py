@@ -61,7 +61,7 @@ def make_shard(
         home=home,
         fixed=(random.random(vms) < 0.03) & (home != NOWHERE) if sides else np.zeros(vms, bool),
         why_fixed=("",) * vms,
-        kind=(np.arange(vms) % 2).astype(np.int32),
+        kind=np.where(home % 5 == 4, 0, np.arange(vms) % 2).astype(np.int32),
         mean=mean,
         variance=np.zeros_like(mean),
         weight=0.02 * flavour[:, 0],

@@ -22,7 +22,7 @@ from shared.errors import ConfigError
 CHUNK: Final = 500  # rounds between two looks at the clock: some milliseconds
 ROUNDS: Final = 30_000  # of ejection at effort 1
 NODES: Final = 20_000  # of the search for one bin's fullest set
-RESTART: Final = 10_000  # rounds after which a search that has not ended forgets its counters
+RESTART: Final = 2_000  # rounds, or 10 an item, after which a search that has not ended begins anew with another bin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ def pack_vectors(sizes: F64, capacity: F64, *, seed: int = 0, effort: float = 1.
     place, bins = first_packing(size, bound, begun + deadline_s)
     cut = False
     state = np.array([(seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 | 1], np.uint64)
-    rounds = int(ROUNDS * effort)
+    rounds, attempt = int(ROUNDS * effort), 0
     while bins > bound and rounds > 0 and not cut:
-        found, spent, cut = one_bin_fewer(size, place, bins, state, rounds, begun + deadline_s)
-        rounds -= spent
-        if found is None:
-            break
-        place, bins = found, bins - 1
+        found, spent, cut = one_bin_fewer(size, place, bins, attempt, state, min(rounds, max(RESTART, 10 * len(size))), begun + deadline_s)
+        rounds -= max(spent, 1)
+        attempt += 1  # another bin is emptied next time, from the same packing
+        if found is not None:
+            place, bins, attempt = found, bins - 1, 0
     return Packing(place=place, bins=bins, bound=bound, cut=cut)
 
 
@@ -123,11 +123,11 @@ def first_packing(size: F64, bound: int, until: float) -> tuple[I32, int]:
     return best
 
 
-def one_bin_fewer(size: F64, place: I32, bins: int, state: U64, rounds: int, until: float) -> tuple[I32 | None, int, bool]:
-    """(packing with one bin fewer or None, rounds spent, whether the time ran out)."""
+def one_bin_fewer(size: F64, place: I32, bins: int, attempt: int, state: U64, rounds: int, until: float) -> tuple[I32 | None, int, bool]:
+    """(packing with one bin fewer or None, rounds spent, whether the time ran out). Attempt k empties the bin with the k-th least in it."""
     bulk = size @ size.sum(axis=0)
     content = np.bincount(place, weights=bulk, minlength=bins)
-    gone = int(np.argmin(content))
+    gone = int(np.argsort(content, kind="stable")[attempt % bins])
     trial = place.copy()
     trial[place == gone] = -1
     trial[place == bins - 1] = gone if gone != bins - 1 else -1
@@ -144,7 +144,5 @@ def one_bin_fewer(size: F64, place: I32, bins: int, state: U64, rounds: int, unt
         waiting, used = empty_pool(
             size, bulk, load, member, count, trial, slot, pool, waiting, failures, min(CHUNK, rounds - spent), state
         )  # fmt: skip
-        if spent // RESTART != (spent + used) // RESTART:
-            failures[:] = 1
         spent += used
     return (trial, spent, False) if not waiting else (None, spent, False)
