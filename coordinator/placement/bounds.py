@@ -8,7 +8,7 @@ classes    hosts in a few classes, one representative for each that no host of t
 assignment the linear model host by host (GLOP), where it is small enough; with it the moves and the single hosts count.
 whole      the same, split by how many hosts are used: at most n, or at least n + 1. The model's least cost is convex in that number, so the
            smaller of the two sides' bounds is valid, and both are above the linear one when its own number was not whole.
-patterns   coordinator/placement/patterns.py, for hosts that are all alike: whole sets of VMs instead of shares of them.
+patterns   given a plan: the number of hosts that a cheaper one needs, by whole sets of VMs (patterns.py), put into the linear model.
 
 Left out everywhere (they only add cost): TOGETHER and LICENSED rules, what groups add to the margin.
 """
@@ -23,6 +23,7 @@ import numpy as np
 from scipy import sparse
 
 from coordinator.placement.linear import LinearAnswer, proven, solve_linear
+from coordinator.placement.patterns import hosts_needed
 from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, Problem, Rules
 from coordinator.placement.relaxation import TINY, Relaxation, hard_passed, relax
 
@@ -40,16 +41,29 @@ class Bound:
     method: str
 
 
-def lower_bound(problem: Problem, *, deadline_s: float) -> Bound:
-    """The best bound that the time allows; the cheap one is always there. Raises nothing for a valid problem."""
+def lower_bound(problem: Problem, *, deadline_s: float, best: float = np.inf, place: I32 | None = None) -> Bound:
+    """The best bound that the time allows; the cheap one is always there. Raises nothing for a valid problem.
+
+    `best`: cost of a plan that is known (`place`): dearer ones need not be considered, and the answer is at most that.
+    """
     until = time.perf_counter() + deadline_s
     if not len(problem.vm_ids) or not len(problem.host_ids):
         return Bound(value=float(problem.empty_cost.sum() + problem.unplaced_cost.sum()), method="empty")
     v, (h, c) = len(problem.vm_ids), problem.capacity.shape
-    best = class_bound(problem, until)
+    found = class_bound(problem, until)
     if v * h * c <= ENTRIES and time.perf_counter() < until:
-        best = better(best, assignment_bound(problem, until))
-    return best
+        model = relax(problem)
+        found = better(found, split_by_hosts(model, "assignment", until))
+        if found.value < best < np.inf:
+            found = better(found, pattern_bound(problem, model, best, place, until))
+    return Bound(value=min(found.value, best), method=found.method)
+
+
+def pattern_bound(problem: Problem, model: Relaxation, best: float, place: I32 | None, until: float) -> Bound:
+    """The linear bound of plans on as many hosts as a plan cheaper than `best` needs at least."""
+    left = until - time.perf_counter()
+    needed = hosts_needed(problem, best, host_bound(problem).value, place, deadline_s=0.7 * left)
+    return Bound(value=side(model, needed, np.inf, until) if needed else -np.inf, method="patterns")
 
 
 def better(one: Bound, other: Bound) -> Bound:

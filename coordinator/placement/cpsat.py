@@ -44,7 +44,7 @@ def solve_cpsat(
     home = problem.home.astype(np.int32)
     first = home if start is None or worse(problem, start, home) else start.astype(np.int32)
     cost = cost_of(problem, first).total
-    bound = lower_bound(problem, deadline_s=0.5 * deadline_s).value
+    bound = lower_bound(problem, deadline_s=0.5 * deadline_s, best=cost, place=first).value
     place, cut = first, False
     searching = effort > 0.0 and np.isfinite(cost) and not problem.fixed.all()
     while searching and not cut and not close(cost, bound):

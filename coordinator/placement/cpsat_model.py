@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 
 from coordinator.placement.bounds import host_bound
 from coordinator.placement.cost import broken_rules
-from coordinator.placement.cpsat_parts import MONEY, add_overload, add_power
+from coordinator.placement.cpsat_parts import MONEY, OVER, add_overload, add_power
 from coordinator.placement.problem import I32, NOWHERE, Problem, RuleKind
 from coordinator.placement.relaxation import allowed_hosts
 
@@ -48,7 +48,7 @@ class Model:
 
     def pay(self, variable: Var, money: float) -> None:
         """Add a term to the objective, rounded down."""
-        coefficient = int(np.floor(money / self.unit))
+        coefficient = int(np.floor(money / self.unit * (1.0 + 1e-12)))  # a whole number of units stays one
         if coefficient:
             self.terms.append(variable)
             self.weights.append(coefficient)
@@ -73,6 +73,9 @@ def build(problem: Problem, start: I32, cost: float, gap: float) -> Model:
     vm, host = (axis.astype(np.int32) for axis in np.nonzero(allowed))
     cp = cp_model.CpModel()
     unit = max(abs(cost), 1e-6) * MONEY
+    step = problem.broken_price / OVER  # a hard capacity passed by one part: whole units, or their rounding would be what is not proven
+    if step > 1e-3 * unit:
+        unit = step / np.ceil(step / unit)
     model = Model(
         cp=cp, place=problem.home.astype(np.int32), free=free, vm=vm, host=host,
         x=[cp.new_bool_var("") for _ in range(len(vm))], y=[cp.new_bool_var("") for _ in problem.host_ids], unit=unit,

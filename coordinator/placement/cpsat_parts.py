@@ -108,7 +108,7 @@ def capacity_row(
     of = model.vm[at]
     variables = [model.x[i] for i in at.tolist()]
     sizes = np.floor(problem.mean[of, c] / capacity * parts).astype(np.int64).tolist()
-    room = int(np.ceil(parts * (1.0 + 0.5 * SLACK))) - int(np.floor(base[0][h, c] / capacity * parts))
+    room = int(np.ceil(parts * (1.0 + SLACK))) - int(np.floor(base[0][h, c] / capacity * parts))
     if over is not None:
         variables.append(over)
         sizes.append(-FINE)

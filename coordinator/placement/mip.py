@@ -29,7 +29,7 @@ def solve_highs(problem: Problem, *, seed: int, effort: float = 1.0, deadline_s:
     home = problem.home.astype(np.int32)
     place = home if start is None or worse(problem, start, home) else start.astype(np.int32)
     cost = cost_of(problem, place).total
-    bound = lower_bound(problem, deadline_s=0.5 * deadline_s).value
+    bound = lower_bound(problem, deadline_s=0.5 * deadline_s, best=cost, place=place).value
     left = deadline_s - (time.perf_counter() - begun)
     cut = False
     if effort > 0.0 and left > 0.0 and np.isfinite(cost) and not close(cost, bound):

@@ -1,9 +1,9 @@
 """The dearest set of items that fits one bin: depth first with a surrogate bound, compiled. What column generation asks again and again.
 
-Items are tried in falling order of value over weighted size; a node's bound fills the room left, measured by that weighted size, with the items
-after it that still fit one by one, the last of them in part. Weights are the dual prices of the linear relaxation, so the root's bound
-is that relaxation's value. Source: the multidimensional knapsack's surrogate bounds, H. Kellerer, U. Pferschy and D. Pisinger,
-Knapsack Problems (2004), 9.2.
+Items are tried in falling order of value over weighted size; a node's bound fills the room left, measured by that weighted size, with
+the items after it that still fit one by one, the last of them in part. Weights are the dual prices of the linear relaxation, so the
+root's bound is that relaxation's value. Source: the multidimensional knapsack's surrogate bounds, H. Kellerer, U. Pferschy and
+D. Pisinger, Knapsack Problems (2004), 9.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def upper(i: int, size: F64, value: F64, bulk: F64, load: F64, room: float) -> f
         if not has_room(load, size[j]):
             continue
         if bulk[j] >= room:
-            return total + value[j] * room / bulk[j] if bulk[j] > 0.0 else total + value[j]
+            share: float = room / bulk[j] if bulk[j] > 0.0 else 1.0
+            total += value[j] * share
+            break
         room -= bulk[j]
         total += value[j]
     return total

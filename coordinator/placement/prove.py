@@ -1,6 +1,6 @@
 """The engine for a shard of up to about twelve hosts: a good answer quickly, then the proof that it is the best, or a better one.
 
-A heuristic engine's answer is set against the lower bounds first; where they meet nothing is searched (most shards whose hosts are the price).
+A heuristic engine's answer is set against the lower bounds first; where they meet nothing is searched (most shards that are packed).
 Only what is left goes to CP-SAT, with that answer as its start.
 """
 
