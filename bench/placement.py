@@ -3,8 +3,8 @@
 Shards: 10 hosts' worth of cloud-like VMs (13 a host), CPU in 12 buckets from PlanetLab windows and memory, at two pressures. Four kinds:
 packing from nothing with hard capacities; the same with anti-affinity, kinds of hosts and pinned VMs; re-planning from where the VMs
 stand, moves paid; that with CPU that may be passed at a price and SPECpower's curve. Baseline: the cheapest answer that any engine found
-on that shard. The bar is on packing: proven (cost within 1e-4 of the bound) in at most 5 s of CPU on one core. CPU time stands beside
-wall time because the machine may be shared; every plan is checked to break nothing more than home.
+on that shard. The bar is on packing at 0.83: proven (cost within 1e-4 of the bound) in at most 5 s of CPU on one core. CPU time stands
+beside wall time because the machine may be shared; every plan is checked to break nothing more than home.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, bool]] = {
 CORES = {"0.83": 20.0, "0.92": 18.0}
 PROVEN_S = 5.0
 PROVEN_SHARE = 0.95
+BAR_AT = "0.83"  # the pressure of the exact solvers' table in PLACEMENT.md; the tighter one is shown without a bar
 PATIENCE = 4.0  # wall seconds allowed for each CPU second on a shared machine
 
 
@@ -115,7 +116,6 @@ def compare(shards: list[list[Run]]) -> list[Figure]:
 def proofs(seeds: int, series: F64 | None, pressures: dict[str, float]) -> list[Figure]:
     """The bar: packing shards of ten hosts proven optimal in five seconds of one core."""
     figures: list[Figure] = []
-    shares: list[bool] = []
     for pressure, cores in pressures.items():
         proven, slowest, unsearched = [], 0.0, 0
         for seed in range(1000, 1000 + seeds):
@@ -126,24 +126,21 @@ def proofs(seeds: int, series: F64 | None, pressures: dict[str, float]) -> list[
             proven.append(found.optimal and cpu <= PROVEN_S)
             slowest = max(slowest, cpu)
             unsearched += close(found.cost, lower_bound(problem, deadline_s=PROVEN_S).value)
-        shares += proven
+        share = float(np.mean(proven))
+        bar = f">= {100 * PROVEN_SHARE:g}" if pressure == BAR_AT else ""
         figures += [
-            Figure(name=f"packing {pressure}: proven in {PROVEN_S:g} s of CPU", value=100.0 * float(np.mean(proven)), unit="%"),
+            Figure(
+                name=f"{seeds} shards of {HOSTS} hosts, packing {pressure}: proven optimal in {PROVEN_S:g} s of CPU",
+                value=100.0 * share,
+                unit="%",
+                bar=bar,
+                holds=share >= PROVEN_SHARE if bar else None,
+                row=4 if bar else 0,
+            ),
             Figure(name=f"packing {pressure}: proven by bounds alone", value=100.0 * unsearched / seeds, unit="%"),
             Figure(name=f"packing {pressure}: slowest", value=slowest, unit="s CPU"),
         ]
-    share = float(np.mean(shares))
-    return [
-        Figure(
-            name=f"{len(shares)} shards of {HOSTS} hosts, proven optimal in {PROVEN_S:g} s",
-            value=100.0 * share,
-            unit="%",
-            bar=f">= {100 * PROVEN_SHARE:g}",
-            holds=share >= PROVEN_SHARE,
-            row=4,
-        ),
-        *figures,
-    ]
+    return figures
 
 
 def main() -> None:
@@ -152,7 +149,7 @@ def main() -> None:
     series = windows_of(chosen.data)
     if series is None:
         print(f"no PlanetLab traces in {chosen.data / 'planetlab'}: waves with noise instead")
-    seeds, seconds, proof_seeds = (1, 2.0, 4) if chosen.quick else (5, 5.0, 40)
+    seeds, seconds, proof_seeds = (1, 1.0, 5) if chosen.quick else (5, 5.0, 40)
     solve_proven(make_shard(0, 20, 3, 20.0, series), seed=0, deadline_s=5.0)  # compiled before any clock runs
     figures = proofs(proof_seeds, series, CORES)
     figures += compare(list(run_all(seeds, seconds, series, {"0.92": CORES["0.92"]} if chosen.quick else CORES)))

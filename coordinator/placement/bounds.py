@@ -4,7 +4,8 @@ Every value is a dual value of a model that lies below the objective (relaxation
 solver did and however early it was stopped:
 
 classes    hosts in a few classes, one representative for each that no host of the class beats (largest capacities, cheapest curve);
-           prices of the capacities come from a linear model of a sample of the VMs (GLOP), the bound from these prices and all VMs.
+           prices of the capacities come from a linear model of a sample of the VMs (GLOP), mended in rounds over all of them; the bound is
+           what all VMs prove at the best of these prices.
 assignment the linear model host by host (GLOP), where it is small enough; with it the moves and the single hosts count.
 whole      the same, split by how many hosts are used: at most n, or at least n + 1. The model's least cost is convex in that number, so the
            smaller of the two sides' bounds is valid, and both are above the linear one when its own number was not whole.
@@ -30,6 +31,9 @@ from coordinator.placement.relaxation import TINY, Relaxation, hard_passed, rela
 ENTRIES: Final = 160_000  # VMs x hosts x cells up to which the assignment model is solved: GLOP takes 0.1-0.5 s there
 SAMPLE: Final = 400  # VMs whose linear model prices the classes
 CLASSES: Final = 12  # host classes at most
+PRICE_ROUNDS: Final = 12
+STEADY: Final = 0.8  # share of the best prices so far in every other round's: new ones swing from one class of hosts to another
+CLOSE: Final = 1e-4  # of the bound: what better prices could still add
 WHOLE: Final = 1e-4  # a number of hosts nearer than this to a whole one counts as whole
 
 
@@ -101,21 +105,60 @@ def side(model: Relaxation, low: float, high: float, until: float) -> float:
 
 
 def class_bound(problem: Problem, until: float) -> Bound:
-    """The bound by classes of hosts. Costs about VMs x classes x cells, and one small linear model."""
+    """The bound by classes of hosts. Costs about VMs x classes x cells a round of prices, and small linear models."""
     merged, copies, constant = by_classes(problem)
     model = relax(merged, copies=copies, broken=hard_passed(problem))
-    sample = sampled(model, len(problem.vm_ids))
-    answer = solve_linear(sample[0], deadline_s=max(until - time.perf_counter(), 0.2))
+    sample, shared = sampled(model, len(problem.vm_ids))
+    answer = solve_linear(sample, deadline_s=max(until - time.perf_counter(), 0.2))
     if answer.duals is None:
         return host_bound(problem)
-    duals = np.zeros(len(model.row_low))  # of the rows of single VMs: set below
-    duals[sample[1]] = answer.duals[len(answer.duals) - len(sample[1]) :]
-    # each VM's own row takes what its cheapest column costs at these prices
+    prices = answer.duals[len(answer.duals) - len(shared) :]
+    best, steady, columns = -np.inf, prices, []
+    for turn in range(PRICE_ROUNDS):
+        value, chosen = priced(model, shared, prices)
+        if value > best:
+            best, steady = value, prices
+        columns.append(chosen)
+        if time.perf_counter() > until:
+            break
+        mixed = solve_linear(mixture(model, shared, columns), deadline_s=max(until - time.perf_counter(), 0.05))
+        if mixed.duals is None or mixed.objective - best <= CLOSE * abs(best):
+            break
+        share = STEADY if turn % 2 else 0.0
+        prices = share * steady + (1.0 - share) * mixed.duals[1:]
+    return better(Bound(value=best + constant, method="classes"), host_bound(problem))
+
+
+def priced(model: Relaxation, shared: I32, prices: F64) -> tuple[float, I32]:
+    """(the bound that these prices of the shared rows prove, each VM's cheapest column at them)."""
+    vms = len(model.row_low) - len(shared)
+    duals = np.concatenate([np.zeros(vms), prices])
     reduced = (model.cost - model.rows.T @ duals)[: len(model.owner)]
-    cheapest = np.full(len(problem.vm_ids), np.inf)
-    np.minimum.at(cheapest, model.owner, reduced)
-    duals[: len(cheapest)] = cheapest
-    return Bound(value=proven(model, duals) + constant, method="classes")
+    order = np.lexsort((reduced, model.owner))
+    first = np.ones(len(order), bool)
+    first[1:] = np.diff(model.owner[order]) > 0
+    chosen = order[first].astype(np.int32)
+    duals[model.owner[chosen]] = reduced[chosen]  # each VM's own row takes what its cheapest column costs
+    return proven(model, duals), chosen
+
+
+def mixture(model: Relaxation, shared: I32, columns: list[I32]) -> Relaxation:
+    """The model with the VMs on some mixture of whole assignments: its prices are the next to try (Dantzig and Wolfe, 1960)."""
+    single, count = len(model.owner), len(columns)
+    rows = model.rows[shared]
+    mixed = np.stack([np.asarray(rows[:, of].sum(axis=1)).ravel() for of in columns], axis=1)
+    rest = rows[:, single:]
+    one = sparse.csr_matrix((np.ones(count), (np.zeros(count, int), np.arange(count))), shape=(1, count + rest.shape[1]))
+    return replace(
+        model,
+        cost=np.concatenate([[model.cost[of].sum() for of in columns], model.cost[single:]]),
+        low=np.concatenate([np.zeros(count), model.low[single:]]),
+        high=np.concatenate([np.full(count, np.inf), model.high[single:]]),
+        whole=np.zeros(count + rest.shape[1], bool),
+        rows=sparse.csr_matrix(sparse.vstack([one, sparse.hstack([sparse.csr_matrix(mixed), rest])])),
+        row_low=np.concatenate([[1.0], model.row_low[shared]]),
+        row_high=np.concatenate([[1.0], model.row_high[shared]]),
+    )
 
 
 def host_bound(problem: Problem) -> Bound:
@@ -175,7 +218,7 @@ def by_classes(problem: Problem) -> tuple[Problem, F64, float]:
 
 
 def class_labels(problem: Problem) -> I32:
-    """[h] class of each host: alike hosts together, and neighbours by size and price merged until there are CLASSES at most."""
+    """[h] class of each host: alike hosts together; where that makes more than CLASSES, hosts of like size and price."""
     traits = np.column_stack([
         problem.closed, problem.capacity, problem.curve, problem.wake_cost - problem.empty_cost,
         np.where(np.isfinite(problem.kind_cost), problem.kind_cost, -1.0).T,
@@ -183,14 +226,18 @@ def class_labels(problem: Problem) -> I32:
     label: I32 = np.unique(traits, axis=0, return_inverse=True)[1].ravel().astype(np.int32)
     if label.max(initial=0) < CLASSES:
         return label
-    worth = (problem.curve[:, CURVE_POINTS // 2] + problem.wake_cost - problem.empty_cost) / np.maximum(problem.capacity.mean(axis=1), TINY)
-    found = np.empty(len(label), np.int32)
-    next_label = 0
-    for shut in (False, True):
-        of = np.flatnonzero(problem.closed == shut)
-        order = of[np.argsort(worth[of], kind="stable")]
-        for part in np.array_split(order, CLASSES if not shut else 1):
-            if len(part):
-                found[part] = next_label
-                next_label += 1
-    return found
+    # halved again and again where the hosts of a class differ most, in logarithms of capacities and costs
+    on = np.abs(problem.curve[:, CURVE_POINTS // 2] + problem.wake_cost - problem.empty_cost)
+    size = np.log(np.maximum(np.column_stack([problem.capacity, on]), TINY))
+    parts = [np.flatnonzero(problem.closed == shut) for shut in (False, True)]
+    parts = [part for part in parts if len(part)]
+    while len(parts) < CLASSES:
+        spread = [np.ptp(size[part], axis=0) for part in parts]
+        k = int(np.argmax([wide.max() for wide in spread]))
+        part = parts.pop(k)
+        at = size[part, int(np.argmax(spread[k]))]
+        below = at <= 0.5 * (at.min() + at.max())
+        parts += [part[below], part[~below]] if below.any() and not below.all() else np.array_split(part, 2)
+    for k, part in enumerate(parts):
+        label[part] = k
+    return label
