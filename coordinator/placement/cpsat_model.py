@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 
 from coordinator.placement.bounds import host_bound
 from coordinator.placement.cost import broken_rules
-from coordinator.placement.cpsat_parts import MONEY, OVER, add_overload, add_power
+from coordinator.placement.cpsat_parts import MONEY, OVER, add_overload, add_power, fixed_on
 from coordinator.placement.problem import I32, NOWHERE, Problem, RuleKind
 from coordinator.placement.relaxation import allowed_hosts
 
@@ -147,13 +147,6 @@ def add_places(problem: Problem, model: Model) -> None:
     model.constant += float(np.where(np.isfinite(fixed_kinds), fixed_kinds, problem.broken_price).sum())
     model.constant += float(problem.unplaced_cost[placed[problem.closed[problem.home[placed]]]].sum())
     model.constant += float(problem.unplaced_cost[stay[problem.home[stay] == NOWHERE]].sum())
-
-
-def fixed_on(problem: Problem, model: Model) -> I32:
-    """VMs without a choice that have a home."""
-    stay = np.setdiff1d(np.arange(len(problem.vm_ids)), model.free)
-    held: I32 = stay[problem.home[stay] != NOWHERE].astype(np.int32)
-    return held
 
 
 def add_use(problem: Problem, model: Model, alike: list[I32]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from coordinator.placement.cost import host_loads
-from coordinator.placement.problem import CURVE_POINTS, F64, SLACK, Problem
+from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, SLACK, Problem
 from coordinator.placement.relaxation import TINY, envelope, least_weight
 
 if TYPE_CHECKING:
@@ -73,10 +73,15 @@ def add_overload(problem: Problem, model: Model, dearest: float) -> None:
             share_overload(problem, model, at, h, soft)
 
 
+def fixed_on(problem: Problem, model: Model) -> I32:
+    """VMs without a choice that have a home."""
+    stay = np.setdiff1d(np.arange(len(problem.vm_ids)), model.free)
+    held: I32 = stay[problem.home[stay] != NOWHERE].astype(np.int32)
+    return held
+
+
 def fixed_loads(problem: Problem, model: Model) -> tuple[F64, F64]:
     """(mean, variance) [h, c] of VMs without a choice; what groups add comes with the groups."""
-    from coordinator.placement.cpsat_model import fixed_on  # noqa: PLC0415  # the two modules are one model
-
     stay = fixed_on(problem, model)
     mean, variance = np.zeros_like(problem.capacity), np.zeros_like(problem.capacity)
     np.add.at(mean, problem.home[stay], problem.mean[stay])

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.placement.cost import cost_of, host_loads
+from coordinator.placement.cost import broken_rules, cost_of, host_loads
 from coordinator.placement.cpsat import solve_cpsat
 from coordinator.placement.problem import F64, I32, NOWHERE, SLACK, Engine, Problem, Rules, Solution
 from coordinator.placement.verdict import worse
@@ -79,8 +79,6 @@ def pick_hosts(problem: Problem, place: I32, turn: int, count: int, random: np.r
 
 def rule_breakers(problem: Problem, place: I32) -> F64:
     """[h] members, on each host, of rules that are broken."""
-    from coordinator.placement.cost import broken_rules  # noqa: PLC0415
-
     found = np.zeros(len(problem.host_ids))
     rules = problem.rules
     for r in np.flatnonzero(broken_rules(problem, place)) if len(rules) else []:
