@@ -13,7 +13,7 @@ import numpy as np
 
 from coordinator.placement.bounds import lower_bound
 from coordinator.placement.cost import cost_of
-from coordinator.placement.cpsat import GAP, close
+from coordinator.placement.cpsat import GAP, close, comparable
 from coordinator.placement.linear import LinearAnswer, solve_whole
 from coordinator.placement.problem import I32, NOWHERE, Problem, Solution
 from coordinator.placement.relaxation import Relaxation, relax
@@ -28,21 +28,21 @@ def solve_highs(problem: Problem, *, seed: int, effort: float = 1.0, deadline_s:
     begun = time.perf_counter()
     home = problem.home.astype(np.int32)
     place = home if start is None or worse(problem, start, home) else start.astype(np.int32)
-    cost = cost_of(problem, place).total
+    cost = comparable(problem, place)
     bound = lower_bound(problem, deadline_s=0.5 * deadline_s, best=cost, place=place).value
     left = deadline_s - (time.perf_counter() - begun)
     cut = False
-    if effort > 0.0 and left > 0.0 and np.isfinite(cost) and not close(cost, bound):
+    if effort > 0.0 and left > 0.0 and not close(cost, bound):
         model = relax(problem)
         answer = solve_whole(model, deadline_s=left, gap=0.5 * GAP)
         cut = time.perf_counter() - begun >= 0.99 * deadline_s
         bound = max(bound, answer.bound)
         found = place_of(problem, model, answer)
-        if found is not None and not worse(problem, found, home) and (better := cost_of(problem, found).total) < cost:
+        if found is not None and not worse(problem, found, home) and (better := comparable(problem, found)) < cost:
             place, cost = found, better
     return Solution(
         place=place,
-        cost=cost,
+        cost=cost_of(problem, place).total,
         bound=min(bound, cost),
         engine="highs",
         optimal=close(cost, bound),

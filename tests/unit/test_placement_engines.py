@@ -14,6 +14,7 @@ from coordinator.placement.genetic import solve_genetically
 from coordinator.placement.mip import on_fewer_hosts, solve_highs
 from coordinator.placement.neighbourhoods import cut_out, improve
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, Engine, Problem
+from coordinator.placement.prove import solve_proven
 from coordinator.placement.verdict import worse
 from tests.contract.placement_problems import make_problem
 from tests.contract.tiny_problems import plans, tiny
@@ -118,6 +119,26 @@ def test_neighbourhoods_mend_what_the_start_left() -> None:
     problem = make_problem(12, hosts=10, vms=70, pressure=0.7, z=0.0)
     found = improve(problem, seed=1, effort=0.5, deadline_s=20.0, hosts=4)
     assert found.cost < cost_of(problem, problem.home).total
+
+
+@pytest.mark.parametrize("engine", [solve_cpsat, solve_highs, solve_genetically, solve_proven])
+def test_a_vm_where_its_kind_may_not_be_is_moved_away(engine: Engine) -> None:
+    problem = make_problem(13, hosts=4, vms=16, pressure=0.4, z=0.0, rules=False)
+    kind_cost = problem.kind_cost.copy()
+    kind_cost[1, 1] = np.inf
+    problem = replace(problem, kind_cost=kind_cost, fixed=np.zeros(16, bool))
+    assert cost_of(problem, problem.home).total == np.inf
+    found = engine(problem, seed=1, effort=0.5, deadline_s=10.0)
+    assert np.isfinite(found.cost) and not ((found.place == 1) & (problem.kind == 1)).any()
+
+
+def test_a_vm_that_must_stay_where_it_may_not_be_is_no_proof_of_anything_less() -> None:
+    problem = make_problem(13, hosts=4, vms=16, pressure=0.4, z=0.0, rules=False)
+    kind_cost = problem.kind_cost.copy()
+    kind_cost[:, 1] = np.inf
+    problem = replace(problem, kind_cost=kind_cost, fixed=problem.home == 1)
+    found = solve_cpsat(problem, seed=1, effort=0.5, deadline_s=10.0)
+    assert found.cost == np.inf and np.isfinite(found.bound)
 
 
 def test_other_than_one_or_two_workers_are_refused() -> None:
