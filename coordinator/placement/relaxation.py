@@ -197,7 +197,7 @@ def over_prices(problem: Problem) -> tuple[F64, F64, F64]:
     ratio = np.divide(problem.variance, problem.mean, out=np.where(problem.variance > 0.0, np.inf, 0.0), where=problem.mean > 0.0)
     k = ratio.max(axis=0, initial=0.0)
     total = problem.variance.sum(axis=0)
-    k_sized = np.where(np.isfinite(k), np.maximum(k, 1e-300), 1.0)
+    k_sized = np.where(np.isfinite(k), np.maximum(k, 1e-30), 1.0)
     # m + b = capacity: root of r^2 / k + z r = capacity
     root = 0.5 * k_sized * (np.sqrt(problem.z**2 + 4.0 * problem.capacity * (1.0 + SLACK) / k_sized) - problem.z)
     short = np.isfinite(k) & (root**2 < total) & (root > 0.0)

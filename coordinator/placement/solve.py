@@ -8,26 +8,25 @@ everything where it is and says why: a placement that cannot be made is no reaso
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from coordinator.model import F64, FleetPlacement
+from coordinator.placement.bounds import lower_bound
 from coordinator.placement.build import build_fleet
 from coordinator.placement.check import Inputs, check_plan
 from coordinator.placement.cost import cost_of
 from coordinator.placement.fleet_problem import FleetProblem, PlacementRequest
-from coordinator.placement.plain_search import search_plainly
 from coordinator.placement.plan import Placed, breakdown, budget_money, hold, make_plan, worth_it
 from coordinator.placement.problem import I32, Engine, Problem, Solution
 from coordinator.placement.receipts import digest_of
+from coordinator.placement.sharded import solve_in_shards
 from shared.errors import ConfigError, Refusal
 from shared.refusal import RefusalCode
 
-ENGINE: Final[Engine] = search_plainly
-BOUND: Final[Callable[[Problem, float], float] | None] = None  # (problem, seconds) -> what no assignment costs less than
+ENGINE: Final[Engine] = solve_in_shards
 BOUND_S: Final = 2.0  # of the deadline that a bound may take where the engine brought none
 BUDGET_ROUNDS: Final = 4  # raises of the price of energy before a hard budget is given up on
 LEAST_PRICE: Final = 0.1  # money a kWh that a hard budget's price begins at where energy is free
@@ -94,9 +93,17 @@ def search(fleet: FleetProblem, request: PlacementRequest, engine: Engine, until
     _, best = min(tried, key=lambda each: each[0])
     # a bound of a problem with dearer energy bounds that one alone; what passing budgets costs comes on top of any
     bound = best.solution.bound if (best.problem.curve == fleet.problem.curve).all() else -np.inf
-    if BOUND is not None and not np.isfinite(bound):
-        bound = BOUND(fleet.problem, min(BOUND_S, max(0.0, until - time.monotonic())))
+    if not np.isfinite(bound):
+        bound = bound_of(fleet.problem, min(BOUND_S, max(0.0, until - time.monotonic())))
     return Search(solution=best.solution, problem=best.problem, bound=bound, cut=any(each.cut for _, each in tried))
+
+
+def bound_of(problem: Problem, seconds: float) -> float:
+    """What no assignment costs less than; -inf where that cannot be told, which is no reason to lose a plan."""
+    try:
+        return lower_bound(problem, deadline_s=seconds).value
+    except Exception:  # noqa: BLE001  # as of an engine: whatever a linear solver dies of
+        return -np.inf
 
 
 def dearer(fleet: FleetProblem, place: I32, extra: F64, per_kwh: F64) -> F64:

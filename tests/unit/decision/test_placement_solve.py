@@ -182,7 +182,18 @@ def test_an_engine_that_dies_holds_everything_and_its_bound_is_the_plans(make: A
     assert (plan.status, plan.code, plan.detail) == ("hold", RefusalCode.SOLVER_LOST, "ZeroDivisionError: in a kernel")
     plan = place_fleet(request, prove).plan
     assert plan.status == "optimal" and plan.gap == pytest.approx(0.1)
-    assert place_fleet(request).plan.gap is None
+    gap = place_fleet(request).plan.gap
+    assert gap is not None and 0.0 <= gap < 0.01, "two hosts into one: the bound meets it"
+
+
+def test_a_bound_that_dies_costs_no_plan(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(problem: Problem, *, deadline_s: float) -> None:
+        raise ArithmeticError("no basis")
+
+    monkeypatch.setattr("coordinator.placement.solve.lower_bound", die)
+    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=block(make, dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
+    plan = place_fleet(request).plan
+    assert plan.status == "feasible" and plan.bound is None and plan.moves
 
 
 def wide(make: Any, vms: str, size: float) -> tuple[GroupSums, GroupSums]:
@@ -293,7 +304,7 @@ def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any,
     assert CliRunner().invoke(cli, ["placement", "replay", str(tmp_path / "1002.json")]).exit_code == 1
     assert "1 of 6 VMs elsewhere" in replay(problem, plan, np.where(np.arange(6) == 0, 1 - answer[0], answer).astype(np.int32))
     assert "has digest" in replay(replace(problem, z=problem.z + 1e-9), plan, answer)
-    assert "here is 'plain'" in replay(problem, replace(plan, engine="other"), answer)
+    assert "here is 'anneal'" in replay(problem, replace(plan, engine="other"), answer)
     with pytest.raises(ConfigError, match="not the archive of a problem"):
         read_problem(b"nothing")
     with pytest.raises(ConfigError, match="No such file"):
