@@ -181,6 +181,8 @@ def reassign(problem: Reassignment, *, seed: int, proposals: int, deadline_s: fl
             cut |= any(late for _, late in results)
             made += max(number for number, _ in results)
             done += sum(number for number, _ in results)
+            if not any(number for number, _ in results):
+                break  # no time for a single proposal
             best = min(searches, key=lambda books: int(books.sums[BEST]))
             for books in searches:
                 adopt(model, books, best)
@@ -198,7 +200,7 @@ def reassign(problem: Reassignment, *, seed: int, proposals: int, deadline_s: fl
 def next_fall(turn: int, at: float, proposals: int, usual: int) -> tuple[int, float]:
     """(proposals, most of the whole time) of the fall that begins after a share `at` of the effort."""
     if at >= LAST_FROM:
-        return max(int((1.0 - at) * proposals), 1), 1.0 - at
+        return int((1.0 - at) * proposals) + 1, 1.0 - at  # rounded up: a rest of one would have no time
     left = LAST_FROM - at
     if turn == 0:
         return max(min(int(FIRST_SHARE * proposals), 2 * usual), 1), FIRST_SHARE

@@ -40,7 +40,7 @@ from coordinator.placement.reassign_prices import ejection_price, refresh_gain, 
 from coordinator.placement.reassign_rules import recount_back, recount_both, service_change, tally
 
 HOMEWARD: Final = 0.1  # of a moved process's draws: home costs no move, and holds its share of transient resources already
-PUSHES: Final = 0.002  # share of proposals; one looks at a hundred moves
+PUSHES: Final = 0.0002  # share of proposals; ten times as many did worse
 LOOKS: Final = 8  # processes, and machines for each, that a push looks at
 TRIES: Final = 12  # draws of a machine for a process before the turn is given up, where pairs are too many to list
 
