@@ -65,7 +65,7 @@ OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction bring
 OFF_EVIDENCE: Final = 24.0  # two hours
 MEAN_PACE: Final = 0.4  # of a VM's own offset; faster steps cost a percent of the loss and gain no coverage
 PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
-UNHEARD: Final = 0.1  # log of a loss: whoever joins the pool counts for a tenth worse until it was heard
+UNHEARD: Final = (0.3, 0.1)  # log of a loss: LightGBM's own quantiles and the network count for so much worse until they were heard
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 
 
@@ -102,8 +102,8 @@ class ForecastEngine:
         spreads = 4 + self.options.boosting
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
-        self._leaves = LevelMixer(UNHEARD)  # of the bucket mean: pool and LightGBM
-        self._mixers: tuple[LevelMixer | Mixer, ...] = (LevelMixer(UNHEARD), Mixer())  # of the bucket mean, of the peak: and the network
+        self._leaves = LevelMixer(UNHEARD[0])  # of the bucket mean: pool and LightGBM
+        self._mixers: tuple[LevelMixer | Mixer, ...] = (LevelMixer(UNHEARD[1]), Mixer())  # of the bucket mean, of the peak: and the network
         self._hours = HourPeaks()
         self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
         self._issued: Issued | None = None
@@ -328,8 +328,6 @@ class ForecastEngine:
             self._learn()
             self._pause()
 
-    # ---- one bucket
-
     def _append(self, mean: F32, peak: F32, told: F32 | F64 | None, watched: bool = True) -> None:
         self._window.append(mean, peak)
         self._surroundings.append(told)
@@ -403,7 +401,8 @@ class ForecastEngine:
         peak_local = local_features(peaks_seen, peak_forecasts, peak_point, peak_floor)
         peak_quantiles = self._peak_calibrator.issue(peak_point, peak_unit, peak_local, self._capacity)
         quantiles, peak_quantiles = self._restarted(quantiles, peak_quantiles)
-        quantiles, _ = self._leaves.mix_three(quantiles, boosted if self.options.only is None else None, unit)
+        # the trees were trained on what a replay plays: only its newest buckets can judge them
+        quantiles, _ = self._leaves.mix_three(quantiles, boosted if live and self.options.only is None else None, unit)
         network = self._ask_network(series, peaks, now_s, unknown, profiles.daily) if live else (None, None)
         (quantiles, weight), (peak_quantiles, _) = (
             mixer.mix(pool, said, size)

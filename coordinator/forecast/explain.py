@@ -298,7 +298,7 @@ def _mixed(mixing: Mixing, r: int, g: int, h: int) -> F32:
     weight = mixing.weight[r, g] if mixing.by_level is None else mixing.by_level[r, g]
     both = pool * (1 - weight) + other * weight
     found: F32 = np.where(np.isnan(pool), other, np.where(np.isnan(other), pool, both))
-    return found if mixing.by_level is None else np.maximum.accumulate(found)
+    return found if mixing.by_level is None else np.sort(found)
 
 
 def _hour(blend: HourBlend | None, r: int) -> tuple[HourSourceWhy, ...]:

@@ -72,7 +72,7 @@ class Plain:
         weight = (1.0 / (1.0 + np.exp(float(levels.SHARPNESS) * log)))[:, :, PART]
         both = pool + (other - pool) * weight
         found = np.where(np.isnan(pool), other, np.where(np.isnan(other), pool, both))
-        return np.where(np.isnan(found), np.nan, np.maximum.accumulate(found, axis=-1))
+        return np.sort(found, axis=-1)
 
     def learn(self, came: np.ndarray) -> None:
         total, count = np.zeros((2, *self.heard.shape, Q)), np.zeros(self.heard.shape)

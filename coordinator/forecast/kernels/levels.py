@@ -83,17 +83,19 @@ def mix(pool: F32, other: F32, own: F32, heard: F32, fleet: F32, rows: F32, plac
                 weights[s, g, q] = _weight(own[s, g, q, 0], own[s, g, q, 1], heard[s, g], fleet[s % N_RESOURCES, g, q])
             for h in range(_EDGES[g], _EDGES[g + 1]):
                 place = places[h]
-                highest = -_MOST
+                own_levels = mixed[s, h]
                 for q in range(Q):
                     a, b = pool[s, h, q], other[s, h, q]
                     rows[place, s, q] = a
                     rows[place, s, Q + q] = b
                     both = a + (b - a) * weights[s, g, q]
-                    value = b if np.isnan(a) else a
-                    if not np.isnan(both):
-                        highest = max(highest, both)  # weights differ from level to level: the order is kept
-                        value = highest
-                    mixed[s, h, q] = value
+                    value = (b if np.isnan(a) else a) if np.isnan(both) else both
+                    # weights differ from level to level: levels that cross change places, which never costs pinball
+                    at = q
+                    while at > 0 and own_levels[at - 1] > value:
+                        own_levels[at] = own_levels[at - 1]
+                        at -= 1
+                    own_levels[at] = value
     return mixed, weights
 
 
