@@ -297,7 +297,7 @@ def test_a_process_that_dies_while_vms_are_on_their_way(victim: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", [1])
 def test_moves_survive_faults(seed: int) -> None:
     """Agents and the coordinator die mid-wave, migrations fail, networks part: nothing is begun twice, no VM is lost, plans end."""
     weather = Weather(

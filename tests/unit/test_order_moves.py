@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,6 @@ from placement_problems import make_problem
 
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import CURVE_POINTS, Problem, RuleKind, Rules
-from coordinator.planning import move_kernel
 from coordinator.planning.move_warmup import compile_kernels
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves, soft_steps
 
@@ -294,6 +295,15 @@ def test_ten_thousand_vms_and_two_thousand_moves() -> None:
 
 def test_one_call_compiles_every_kernel() -> None:
     assert told(compile_kernels()) == [(0, 1, 1, 2), (1, 0, 0, 1), (2, 1, 2, 0)]
+
+
+def test_a_kernel_has_one_signature_whatever_the_layout_of_a_problem() -> None:
+    """In a process of its own: what other tests call the kernels with says nothing of the product."""
     called = ("settle", "urgency", "fill_stage", "leave", "put", "member", "take_slots", "find_parking", "frees")
-    for name in called:  # one signature each, whatever the layout of a problem's arrays was in the tests before
-        assert len(getattr(move_kernel, name).signatures) == 1, name
+    code = (
+        "from coordinator.planning import move_kernel, move_warmup\n"
+        "move_warmup.compile_kernels()\n"
+        f"print(*(len(getattr(move_kernel, name).signatures) for name in {called!r}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1"] * len(called)
