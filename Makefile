@@ -66,8 +66,8 @@ $(VENV)/bin/python:
 
 $(READY_RUN): $(VENV)/bin/python
 	$(PIP_INSTALL) -e '.[agent,coordinator]'
-	@echo "compiling the forecast kernels, once: about a minute"
-	$(BIN)/python -m coordinator.forecast.warm
+	@echo "compiling the kernels of forecast and placement, once: a minute or two"
+	$(BIN)/python -m coordinator.placement.warm & placement=$$!; $(BIN)/python -m coordinator.forecast.warm && wait $$placement
 	rm -f $(VENV)/.run-*
 	touch $@
 

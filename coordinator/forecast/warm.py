@@ -33,7 +33,6 @@ EXERCISES: Final[tuple[str, ...]] = (
     "coordinator.forecast.mix:exercise",
     "coordinator.forecast.hours:exercise",
     "coordinator.forecast.network:exercise",
-    "coordinator.placement.warm:exercise",
 )
 _RING: Final = 48  # buckets: the least that ForecastOptions allows
 _DAY: Final = 288

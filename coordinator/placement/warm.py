@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Final
+
 import numpy as np
 
+from coordinator.forecast.warm import warm
 from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import CURVE_POINTS, Problem
 from coordinator.placement.sharded import taken_back
+
+EXERCISES: Final = ("coordinator.placement.warm:exercise", "coordinator.planning.move_warmup:compile_kernels")
 
 
 def exercise() -> None:
@@ -30,3 +36,7 @@ def tiny() -> Problem:
         curve=np.tile(np.linspace(0.1, 0.2, CURVE_POINTS), (h, 1)), empty_cost=np.zeros(h), wake_cost=np.zeros(h),
         closed=np.zeros(h, bool), kind_cost=np.zeros((1, h)), domain=np.arange(h, dtype=np.int32)[None, :],
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{len(warm(EXERCISES))} kernels of placement compiled\n")
