@@ -94,9 +94,14 @@ def decayed(series: F64, origins: I64, levels: F64, half_life: int) -> F64:
 
 def statsforecast_model(name: str, history: int = 288) -> Forecaster:
     """One of STATSFORECAST per series and origin, with native intervals. Milliseconds each: for few origins."""
+    kind, arguments, _ = STATSFORECAST[name]
+    return statsforecast_class(kind, arguments, history)
+
+
+def statsforecast_class(kind: str, arguments: dict[str, Any], history: int = 288) -> Forecaster:
+    """Any class of statsforecast.models, likewise."""
 
     def run(trace: Trace, origins: I64) -> Issued:
-        kind, arguments, _ = STATSFORECAST[name]
         model = getattr(importlib.import_module("statsforecast.models"), kind)
         series = _series(trace)
         out = np.full((len(series), len(origins), HORIZON_STEPS, len(LEVELS)), np.nan)
