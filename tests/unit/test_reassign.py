@@ -18,7 +18,7 @@ from shared.errors import ConfigError
 
 
 def solved(problem: Reassignment, seed: int = 1, proposals: int = 20_000, **options: int) -> Reassigned:
-    return reassign(problem, seed=seed, proposals=proposals, deadline_s=60.0, **options)
+    return reassign(problem, seed=seed, proposals=proposals, deadline_s=600.0, **options)
 
 
 @settings(max_examples=15, deadline=None)
