@@ -66,7 +66,7 @@ def test_the_page_renders_the_fleet(watch: Any, served: Any, tmp_path: Path) -> 
 def test_the_page_shows_the_placement(watch: Any, served: Any) -> None:
     watched = watch(served.url)
     page = watched.page
-    expect(page.locator("#moves-count")).to_have_text("1 · advice only")
+    expect(page.locator("#moves-count")).to_have_text("1 · plan proposed: 0 of 1 moved")
     expect(page.locator("#moves li").first).to_contain_text(
         "kvm-01 → kvm-04, worth 0.41 for a cost of 0.13: kvm-01 would run short of CPU at 14:10 UTC"
     )
@@ -156,11 +156,11 @@ def test_why_this_forecast_is_told_for_the_chosen_vm_and_resource(watch: Any, se
     page.locator("#resource").select_option("memory_bytes")
     expect(page.locator("#told-of")).to_have_text("Memory")
     expect(page.locator("#told li")).to_contain_text(["median_hour counts most"])
-    expect(rows).to_have_count(12)  # three parts of the hour, the network and three members each
+    expect(rows).to_have_count(15)  # three parts of the hour: the network, LightGBM and three members each
     expect(rows.first).to_contain_text("network")
-    expect(rows.nth(3)).to_contain_text("left out: errs too much")
+    expect(rows.nth(4)).to_contain_text("left out: errs too much")
     page.locator("#told-target").select_option("peak")
-    expect(rows).to_have_count(12)
+    expect(rows).to_have_count(15)
     page.locator("#vms .name", has_text="web-04-00").click()
     expect(page.locator("#told li").last).to_contain_text("No details now: the worker of 'vm-04-00' is busy")
     expect(rows).to_contain_text(["No details now."])
