@@ -117,7 +117,8 @@ class LiveView(LiveMigrations, LivePlacing):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
-        super().__init__(running)
+        LiveMigrations.__init__(self, running)
+        LivePlacing.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:

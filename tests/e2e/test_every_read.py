@@ -1,0 +1,32 @@
+"""Every address that can be read without naming anything answers from a live coordinator: doubles of the view hide what is not wired."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())
+
+
+def plain_reads() -> list[str]:
+    """Paths below /api/v1 with a GET that asks for nothing."""
+    found = []
+    for path, verbs in DOCUMENT["paths"].items():
+        asked = [each for each in verbs.get("get", {}).get("parameters", ()) if each.get("required")]
+        if path.startswith("/api/v1/") and "get" in verbs and "{" not in path and not asked:
+            found.append(path.removeprefix("/api/v1/"))
+    return found
+
+
+def test_every_read_answers(ring: Any) -> None:
+    paths = plain_reads()
+    assert len(paths) >= 15
+    wrong = {path: answer.text for path in paths if (answer := ring.http.get(f"/api/v1/{path}")).status_code != 200}
+    assert wrong == {}
+    ring.until(lambda: ring.get("placement")["plan"], "a placement")
+    assert ring.get("placement/hosts"), "as the plan leaves them"
