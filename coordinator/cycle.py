@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -50,7 +49,7 @@ from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import MAX_STEPS, plan_host
 from coordinator.planning.sleep import PowerTold
 from coordinator.planning.waves import Aborted, Approved
-from coordinator.sizing.draft import Evidence, VmEvidence
+from coordinator.sizing.draft import Evidence
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.foresight import NOTHING_KEPT, Foresight, look_at_fleet
 from coordinator.sizing.policy import SizingPolicy
@@ -92,24 +91,8 @@ __all__ = [
 ]
 
 
-class Sizer(Protocol):
-    """What decides the sizes of one host. The product has one, `size_host`; bench/league puts others in its place."""
-
-    def __call__(
-        self,
-        host: HostState,
-        forecast: ForecastBlock,
-        policy: SizingPolicy,
-        evidence: Mapping[str, VmEvidence],
-        /,
-        *,
-        measured_lead_s: Mapping[StepKind, float] | None = None,
-        burn_rate: Mapping[str, float] | None = None,
-        tightness: Mapping[str, float] | None = None,
-        kept_free: Sequence[float] = NOTHING_KEPT,
-        margin: Sequence[float] = MARGIN_UNKNOWN,
-    ) -> tuple[tuple[VmSize, ...], Evidence]:
-        """As size_host."""
+# What decides the sizes of one host, called as size_host. The product has one; bench/league puts others in its place.
+Sizer = Callable[..., tuple[tuple[VmSize, ...], Evidence]]
 
 
 class DecisionCycle:
