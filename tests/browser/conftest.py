@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier, new_token
 
-DOUBLE = Path(__file__).parents[1] / "unit/fleet_double.py"
+DOUBLE = Path(__file__).parents[1] / "contract/fleet_double.py"
 FLAGS = [
     "--no-sandbox",  # the tests run as root in a container
     "--disable-gpu",

@@ -1,4 +1,4 @@
-"""Of the API's double fleet: scores of the modes, a migration plan that waits for an operator, what sizing sees coming. Invented numbers."""
+"""Of the API's double fleet: mode scores, a migration plan that waits for an operator, what sizing sees coming. Invented numbers."""
 
 from __future__ import annotations
 

@@ -1,45 +1,30 @@
 """The HTTP API over an in-memory fleet: answers, refusals with field, value and range, tokens, bounds, and the committed document.
 
-Longer than other files: all of it shares one application, whose building costs more than all that it is asked here.
+What applications tell of themselves: test_api_signals.py.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from api_client import BEARER, HASH, JSON, TOKEN, VM, Client, problem
+from fleet_double import FleetDouble
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar import Litestar
 from litestar.testing import TestClient
 
-from coordinator.demand.signals import SignalReading
 from coordinator.service import edge
 from coordinator.service.api import create_app, openapi_json
-from coordinator.service.auth import TokenVerifier, new_token
+from coordinator.service.auth import TokenVerifier
 from coordinator.service.problems import PROBLEM_JSON, allowed_text
 from coordinator.service.view import BOUNDS
 from shared.model import Mode
 from shared.units import GIB, RESOURCES
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("fleet_double", Path(__file__).with_name("fleet_double.py"))
-assert SPEC is not None and SPEC.loader is not None
-double = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(double)
-
-TOKEN, HASH = new_token()
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-VM = "/api/v1/vms/vm-01-00"
-Client = TestClient[Litestar]
-SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
-NAMES = st.sampled_from(["vcpus", "memory_bytes", "cpu_quota_millicores", "dry_run", "x"])
-JSON = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=5) | SCALARS
 WRITES = [
     ("PUT", "/api/v1/hosts/kvm-01/mode", {"mode": "off"}),
     ("PUT", "/api/v1/hosts/kvm-01/pause", {"paused": True}),
@@ -49,36 +34,6 @@ WRITES = [
     ("POST", "/api/v1/signals", {"readings": []}),
 ]
 GOOD_NAMES, BAD_NAMES = ("127.0.0.1:8080", "LOCALHOST", "[::1]:80"), ("evil.example", "127.0.0.1.evil.example:80", "")
-
-
-@pytest.fixture(scope="module")
-def open_client() -> Iterator[Client]:
-    """One application for all tests: building it costs more than asking it."""
-    with TestClient(create_app(double.FleetDouble(), TokenVerifier({HASH: "ops"})), base_url="http://127.0.0.1:8080") as client:
-        yield client
-
-
-@pytest.fixture
-def fleet() -> Any:
-    return double.FleetDouble()
-
-
-@pytest.fixture
-def client(open_client: Client, fleet: Any) -> Client:
-    open_client.app.state["view"] = fleet
-    return open_client
-
-
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The problem of a refusal, checked for what every one must have."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"].startswith(PROBLEM_JSON)
-    found: dict[str, Any] = response.json()
-    assert found["type"] == f"urn:tidegate:refusal:{code}"
-    assert found["status"] == status
-    assert found["code"] == code
-    assert found["detail"]
-    return found
 
 
 # -- reads
@@ -246,7 +201,7 @@ def test_the_placement_reads_three_ways_and_says_why_not(client: Client) -> None
 
 
 def test_an_empty_fleet_answers_everything() -> None:
-    with TestClient(create_app(double.FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
+    with TestClient(create_app(FleetDouble(hosts=0), TokenVerifier({})), base_url="http://127.0.0.1") as client:
         for path in (
             "fleet",
             "hosts",
@@ -435,75 +390,6 @@ def test_kill_switch(client: Client, fleet: Any) -> None:
     assert client.get("/api/v1/hosts/kvm-02").json()["paused"] is False
     problem(client.put("/api/v1/fleet/pause", json={"paused": "maybe"}, headers=BEARER), 400, "invalid_value")
     problem(client.put("/api/v1/hosts/kvm-99/pause", json={"paused": True}, headers=BEARER), 404, "host_unknown_state")
-
-
-# -- what applications tell
-
-
-def signal(fleet: Any, **fields: object) -> dict[str, object]:
-    return {"vm_id": "vm-01-00", "time_s": fleet.now_s, "requests_per_s": 12} | fields
-
-
-def test_signals_reach_the_fleet(client: Client, fleet: Any) -> None:
-    readings = [
-        signal(fleet),
-        {"client": "aurora", "time_s": fleet.now_s - 900, "queue_length": 0},
-        {"application": "shop", "time_s": fleet.now_s + 59.5, "requests_per_s": 1.5, "queue_length": 2.5},
-    ]
-    response = client.post("/api/v1/signals", json={"readings": readings}, headers=BEARER)
-    assert response.status_code == 200, response.text
-    ((_, told, _),) = fleet.sent
-    assert told[0] == SignalReading(float(fleet.now_s), ("vm-01-00",), (12.0, None))
-    assert [len(reading.vm_ids) for reading in told] == [1, 8, 6]
-    assert (told[1].values, told[2].values) == ((None, 0.0), (1.5, 2.5))
-    assert response.json() == {"vms": 12, "taken": 15, "replaced": 0, "late": 0}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "status", "field", "value", "allowed"),
-    [
-        ({"requests_per_s": -0.5}, 400, "readings[1].requests_per_s", "-0.5", "a number from 0 to 1000000000"),
-        ({"queue_length": 1e9 + 1}, 400, "readings[1].queue_length", "1000000001.0", "a number from 0 to 1000000000"),
-        ({"requests_per_s": "many"}, 400, "readings[1].requests_per_s", "many", "a number from 0"),
-        ({"time_s": None}, 400, "readings[1].time_s", "null", "Unix seconds"),
-        ({"time_s": 1}, 400, "readings[1].time_s", "1.0", "by the coordinator's clock"),
-        ({"vm_id": "../etc"}, 400, "readings[1].vm_id", "../etc", "an identifier"),
-        ({"vm_id": "vm-99"}, 404, "readings[1].vm_id", "vm-99", "an id of /api/v1/vms"),
-        ({"client": "aurora"}, 400, "readings[1]", "vm_id, client", "one of vm_id, client, application"),
-        ({"vm_id": None, "application": "x"}, 404, "readings[1].application", "x", "the application of a VM"),
-        ({"requests_per_s": None}, 400, "readings[1]", "a reading of nothing", "requests_per_s, queue_length"),
-        ({"rps": 5}, 400, "rps", "a field of this name", "/openapi.json"),
-    ],
-)
-def test_one_wrong_reading_refuses_all(
-    client: Client, fleet: Any, wrong: dict[str, object], status: int, field: str, value: str, allowed: str
-) -> None:
-    readings = [signal(fleet), signal(fleet, **wrong)]
-    response = client.post("/api/v1/signals", json={"readings": readings}, headers=BEARER)
-    found = problem(response, status, "unknown_vm" if status == 404 else "invalid_value")
-    assert (found["field"], found["value"]) == (field, value)
-    assert allowed in found["allowed"]
-    assert fleet.sent == []
-
-
-def test_no_and_too_many_readings(client: Client, fleet: Any) -> None:
-    small = {"vm_id": "vm-01-00", "time_s": fleet.now_s, "queue_length": 1}
-    assert client.post("/api/v1/signals", json={"readings": [small] * 500}, headers=BEARER).status_code == 200
-    fleet.sent.clear()
-    for readings in ([], [small] * 501):
-        found = problem(client.post("/api/v1/signals", json={"readings": readings}, headers=BEARER), 400, "invalid_value")
-        assert (found["field"], found["allowed"]) == ("readings", "1 to 500 readings")
-    assert fleet.sent == []
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(wrong=st.dictionaries(st.sampled_from(["time_s", "vm_id", "client", "requests_per_s", "x"]), SCALARS, max_size=4) | JSON)
-def test_whatever_the_readings_the_answer_is_a_result_or_a_refusal(client: Client, fleet: Any, wrong: Any) -> None:
-    body = json.dumps({"readings": [signal(fleet), wrong]}).encode()
-    response = client.post("/api/v1/signals", content=body, headers=BEARER)
-    assert response.status_code in (200, 400, 404), response.text
-    if response.status_code >= 400:
-        assert response.json()["type"].startswith("urn:tidegate:refusal:")
 
 
 # -- the edge

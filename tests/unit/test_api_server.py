@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fleet_double import FleetDouble
 from litestar import Litestar
 
 from coordinator.service import app, edge, problems
@@ -18,11 +17,6 @@ from coordinator.service.auth import TokenVerifier, new_token
 from shared.errors import ConfigError
 from shared.refusal import RefusalCode
 
-SPEC = importlib.util.spec_from_file_location("fleet_double", Path(__file__).with_name("fleet_double.py"))
-assert SPEC is not None and SPEC.loader is not None
-double = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(double)
-
 TOKEN, HASH = new_token()
 VM = "/api/v1/vms/vm-01-00"
 LOOPBACK, REACHABLE = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0", "10.0.0.1", "kvm.example")
@@ -30,7 +24,7 @@ LOOPBACK, REACHABLE = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0"
 
 @pytest.fixture
 def fleet() -> Any:
-    return double.FleetDouble()
+    return FleetDouble()
 
 
 async def dribble(application: Litestar) -> list[Any]:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_double import FleetDouble
 from litestar import Litestar
 from litestar.testing import TestClient
 
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.pages import asset
-
-SPEC = importlib.util.spec_from_file_location("fleet_double", Path(__file__).with_name("fleet_double.py"))
-assert SPEC is not None and SPEC.loader is not None
-double = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(double)
 
 NAMES = ("app.js", "chart.js", "style.css", "favicon.svg", "plotly.min.js")
 Client = TestClient[Litestar]
@@ -48,7 +42,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    with TestClient(create_app(double.FleetDouble(), TokenVerifier({})), base_url="http://127.0.0.1:8080") as client:
+    with TestClient(create_app(FleetDouble(), TokenVerifier({})), base_url="http://127.0.0.1:8080") as client:
         yield client
 
 
@@ -65,7 +59,7 @@ def test_the_shell_is_html_with_the_fleets_name(client: Client) -> None:
 
 
 def test_a_hostile_fleet_name_stays_text() -> None:
-    fleet = double.FleetDouble()
+    fleet = FleetDouble()
     summary = fleet.fleet()
     fleet.fleet = lambda: type(summary)(**{f: getattr(summary, f) for f in summary.__struct_fields__} | {"name": "<script>$x</script>"})
     with TestClient(create_app(fleet, TokenVerifier({})), base_url="http://127.0.0.1") as client:
