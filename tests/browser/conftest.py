@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_double import FleetDouble
 from playwright.sync_api import Browser, sync_playwright
 
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier, new_token
 
-DOUBLE = Path(__file__).parents[1] / "contract/fleet_double.py"
 FLAGS = [
     "--no-sandbox",  # the tests run as root in a container
     "--disable-gpu",
@@ -30,12 +28,8 @@ FLAGS = [
 
 
 def new_fleet(hosts: int = 4) -> Any:
-    """A FleetDouble, loaded by path: tests are no package."""
-    spec = importlib.util.spec_from_file_location("fleet_double", DOUBLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FleetDouble(hosts=hosts)
+    """A FleetDouble."""
+    return FleetDouble(hosts=hosts)
 
 
 @pytest.fixture(scope="session")
