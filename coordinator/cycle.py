@@ -311,7 +311,7 @@ class DecisionCycle:
         if self.forecast is None:
             return []
         hosts = self.fleet.view(self.bucket, now_ns)
-        orders = self.execution.placed(event.placed.plan.moves, hosts, self.forecast, self.fleet, now_ns, self.outlook)
+        orders = self.execution.placed(event.placed, hosts, self.forecast, self.fleet, now_ns, self.outlook)
         return self._execute(orders, now_ns)
 
     def _execute(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from coordinator.fleet import Fleet
 from coordinator.migration_plan import MigrationPlan, Patience, PlannedMove, Status, WaveLimits
-from coordinator.model import F64, ForecastBlock, HostState, Move, Outlook
+from coordinator.model import F64, ForecastBlock, HostState, Outlook
+from coordinator.placement.plan import Placed
 from coordinator.placement.problem import I32, NOWHERE, Problem
+from coordinator.placement.site import DEFAULT_SITE, rack_of
 from coordinator.planning import sleep, waves
-from coordinator.planning.moves_problem import demand_ahead, goal_of
+from coordinator.planning.moves_problem import DEFAULT_Z, demand_ahead, moves_problem
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves
 from coordinator.planning.sleep import HostSeen, Power, PowerBook, PowerPolicy, PowerTold
 from shared.model import Mode
@@ -63,7 +65,6 @@ class ExecutionPolicy:
     power: PowerPolicy = field(default_factory=PowerPolicy)
     handover_s: float = 600.0  # from a woken host's first word to VMs that run there: a decision, an order, a wave
     fill: float = 0.9  # of the awake hosts' CPU that the fleet's demand may take before another host is woken
-    racks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,7 @@ class Execution:
         self.awake_why: dict[str, str] = {}  # why hosts that are wanted empty stay awake
         self.replan: str = ""  # why another placement is wanted before its turn
         self._filled: frozenset[str] = frozenset()  # hosts that keep VMs where the newest placement has its way
+        self._site = DEFAULT_SITE  # of the newest placement
         self._ahead: tuple[F64, F64] | None = None  # Unix seconds, and the fleet's CPU demand from each on
         self._empty_since: dict[str, int] = {}
 
@@ -146,7 +148,7 @@ class Execution:
 
     def placed(  # noqa: PLR0917  # what the cycle knows
         self,
-        advised: Sequence[Move],
+        placed: Placed,
         hosts: Sequence[HostState],
         forecast: ForecastBlock,
         fleet: Fleet,
@@ -156,33 +158,40 @@ class Execution:
         """The hook: placement has answered for these hosts, and its moves become the next plan."""
         if not self.policy.execute:
             return []
-        problem, goal, seconds = goal_of(hosts, forecast, advised, self.policy.racks, self.asleep)
         alive = [host for host in hosts if host.alive]
-        self._ahead = demand_ahead(alive, forecast, outlook)
-        ready = replace(Readiness.now(problem, seconds), held=_growing(problem, fleet), held_until_s=np.full(len(problem.host_ids), np.inf))
-        return self.propose(problem, goal, ready, fleet, now_ns)
+        self._ahead = demand_ahead(alive, forecast, outlook, DEFAULT_Z if placed.fleet is None else placed.fleet.z)
+        found = moves_problem(placed, hosts, fleet)
+        if found is None:
+            self._filled = frozenset(host.host_id for host in hosts if host.vms)
+            return [] if self.running else self._withdraw("a placement that holds everything", now_ns)
+        self._site = placed.site
+        return self._propose(*found, fleet, now_ns)
 
-    def propose(self, problem: Problem, goal: I32, ready: Readiness, fleet: Fleet, now_ns: int) -> list[Order]:
+    def _propose(self, problem: Problem, goal: I32, ready: Readiness, fleet: Fleet, now_ns: int) -> list[Order]:
         """An assignment to be reached from the homes of the problem. A plan that runs goes on; one that waits for a word is replaced."""
         self._filled = frozenset(problem.host_ids[h] for h in goal[goal != NOWHERE])
-        if self.running or not self.policy.execute:
+        if self.running:
             return []
         allowed, refused = self._permitted(problem, goal, fleet, now_ns)
         order = order_moves(problem, allowed, self._with_sleepers(problem, ready), self.policy.moves)
         plan = self._planned(problem, order, refused, fleet, now_ns)
-        out: list[Order] = []
-        if self.plan is not None and not self.plan.over:
-            if _same(self.plan, plan):
-                return []
-            old, _ = waves.advance(self.plan, waves.Aborted(actor="a newer placement"), now_ns)
-            out.append(StoreMigration(plan=old))
-            self.plan = None
+        if self.plan is not None and not self.plan.over and _same(self.plan, plan):
+            return []
+        out = self._withdraw("a newer placement", now_ns)
         if not plan.moves:
             return out
         if self.policy.always:
             plan, _ = waves.advance(plan, waves.Approved(actor="placement.approve"), now_ns)
         self.plan = plan
         return [*out, StoreMigration(plan=plan)]
+
+    def _withdraw(self, actor: str, now_ns: int) -> list[Order]:
+        """The plan that waits for a word, if there is one, is aborted."""
+        if self.plan is None or self.plan.over:
+            return []
+        old, _ = waves.advance(self.plan, waves.Aborted(actor=actor), now_ns)
+        self.plan = None
+        return [StoreMigration(plan=old)]
 
     def order(self, event: waves.Approved | waves.Aborted, now_ns: int) -> list[Order]:
         """An operator's word."""
@@ -248,7 +257,7 @@ class Execution:
                     client=vm.domain.policy.client if vm is not None else "",
                     source=source,
                     target=target,
-                    racks=(self.policy.racks.get(source, ""), self.policy.racks.get(target, "")),
+                    racks=(rack_of(self._site, source), rack_of(self._site, target)),
                     stage=move.stage,
                     # stages follow each other by what has been verified; a time counts where a valley or a wake is waited for
                     not_before_ns=now_ns + int(move.begin_s * NS_PER_S) if move.begin_s >= BUCKET_S else now_ns,
@@ -352,17 +361,6 @@ class Execution:
             return []
         self.book = book
         return [StoreDocument(name=BOOK, text=msgspec.json.encode(book).decode())]
-
-
-def _growing(problem: Problem, fleet: Fleet) -> F64:
-    """[h, c] promises that growths on their way will take: no VM may come into room that is given away already. As goal_of's cells."""
-    held = np.zeros_like(problem.capacity)
-    cells = {StepKind.CPU_QUOTA: -2, StepKind.MEMORY: -1}
-    for h, host_id in enumerate(problem.host_ids):
-        for step in fleet.host(host_id).open_steps.values():
-            if step.kind in cells and step.before is not None and step.value > step.before >= 0:
-                held[h, cells[step.kind]] += step.value - step.before
-    return held
 
 
 def _cpu(fleet: Fleet, host_id: str) -> float:

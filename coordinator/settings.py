@@ -15,7 +15,7 @@ from coordinator.migration_plan import Patience, WaveLimits
 from coordinator.planning.sleep import PowerPolicy
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
-from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, SlaConfig, by_host
+from shared.config import CoordinatorConfig, PriorityTable, SizingConfig, SlaConfig
 from shared.errors import ConfigError
 from shared.units import DISK
 
@@ -101,7 +101,7 @@ def challenge_schedule(config: CoordinatorConfig) -> tuple[ChallengeSchedule, di
 
 
 def execution_policy(config: CoordinatorConfig) -> ExecutionPolicy:
-    """What becomes of placement's moves. Raises ConfigError for a host that has two racks."""
+    """What becomes of placement's moves."""
     placement, power, default = config.placement, config.power, ExecutionPolicy()
     return ExecutionPolicy(
         execute=placement.execute == "execute",
@@ -137,7 +137,6 @@ def execution_policy(config: CoordinatorConfig) -> ExecutionPolicy:
             lead_s=float(power.lead_s),
             repaid_s=float(power.repaid_s),
         ),
-        racks=by_host("placement.racks", placement.racks),
     )
 
 

@@ -401,7 +401,7 @@ class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = "operator"
     wave_vms: Annotated[int, Meta(ge=1, le=1000, description="VMs of one wave of migrations; the next begins when all are verified")] = 10
     wave_hosts: Annotated[int, Meta(ge=2, le=1000, description="hosts that one wave may touch")] = 8
-    wave_racks: Annotated[int, Meta(ge=1, le=1000, description="racks that one wave may touch; as placement.racks names them")] = 4
+    wave_racks: Annotated[int, Meta(ge=1, le=1000, description="racks that one wave may touch: domains named rack in the site file")] = 4
     wave_clients: Annotated[int, Meta(ge=1, le=1000, description="clients whose VMs are in one wave")] = 4
     wave_client_permille: Annotated[int, Meta(ge=1, le=1000, description="share of one client's VMs in one wave, but always one VM")] = 250
     per_host: Annotated[int, Meta(ge=1, le=64, description="migrations under way from a host at a time, and to a host")] = 2
@@ -414,10 +414,6 @@ class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     calm_permille: Annotated[int, Meta(ge=1, le=1000, description="CPU of a host in use up to which it is quiet enough for migrations")] = (
         800
     )
-    racks: Annotated[
-        tuple[Annotated[str, Meta(pattern=HOST_VALUE, max_length=256)], ...], Meta(max_length=100_000, description='"HOST_ID=RACK"')
-    ] = ()
-
     site: Annotated[
         str, Meta(max_length=4096, description="TOML file of pools, prices, power and rules (placement.md), read at start; empty = none")
     ] = ""

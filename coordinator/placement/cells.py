@@ -79,6 +79,7 @@ def make_cells(
         "hard": hard,
         "z": np.array([0.0 if cell.promise else z for cell in table]),
         "minutes": np.array([HOUR_MINUTES if cell.bucket < 0 else BUCKET_MINUTES for cell in table]),
+        "step": np.array([cell.bucket for cell in table], np.int32),
         "cpu": np.array([cell.resource == CPU and not cell.promise for cell in table], bool),
     }
 

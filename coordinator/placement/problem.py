@@ -87,9 +87,7 @@ class Problem:
     arrivals_max: I32 | None = None  # [h] moves to each host; None = no limit
     departures_max: I32 | None = None  # [h]
     moves_max: int | None = None
-    step: I32 | None = (
-        None  # [c] 5-minute bucket ahead that a soft cell stands for, -1 = the whole hour; None = the CPU cells in their order
-    )
+    step: I32 | None = None  # [c] 5-minute bucket ahead of a soft cell, -1 = the whole hour; None = the CPU cells in their order
     broken_price: float = 1000.0  # money of one broken rule, or of passing one hard capacity by its whole size
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from shared.model import Priority
 
-__all__ = ["DEFAULT_SITE", "Duty", "HostTraits", "Pool", "Rule", "RuleSort", "Site", "host_traits"]
+__all__ = ["DEFAULT_SITE", "Duty", "HostTraits", "Pool", "Rule", "RuleSort", "Site", "host_traits", "rack_of"]
 
 Glob = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -163,6 +163,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 EVERYWHERE: Final = Pool(name="default")
 DEFAULT_SITE: Final = Site(priced=False)
+RACK: Final = "rack"  # the level of fault domains that waves of migrations count
 _POOL_FIELDS: Final = ("watts", "sleep", "sleep_watts", "sleep_s", "wake_s", "power_adapter", "disk_bytes_per_s")
 
 
@@ -177,6 +178,11 @@ def host_traits(site: Site, host_id: str) -> HostTraits:
             found |= {name: value for name, value in given.items() if value is not None}
             found["domains"] = {**found["domains"], **entry.domains}  # type: ignore[dict-item]  # a dict since the first line
     return HostTraits(hosts=(host_id,), **found)  # type: ignore[arg-type]  # each field has its own type
+
+
+def rack_of(site: Site, host_id: str) -> str:
+    """The host's fault domain of level "rack"; "" = the site names none."""
+    return host_traits(site, host_id).domains.get(RACK, "")
 
 
 def matches(name: str, globs: tuple[str, ...]) -> bool:

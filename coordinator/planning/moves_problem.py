@@ -1,92 +1,80 @@
-"""Advised moves as a problem and a goal for the order of moves: CPU per bucket (soft), promises of CPU and memory (hard).
+"""A placement's answer as it stands now: the problem that it was solved in, brought up to date, and the goal that its moves lead to.
 
-The one place that turns placement's answer into what execution works on; moves of a VM that is elsewhere by now are left out.
+Execution orders moves in the very problem that placement solved, so rules, memory, disks and links hold at every state on the way, too.
+Between question and answer seconds pass: VMs that have gone elsewhere meanwhile count where they are and have no goal, those that the
+problem does not know, and growths on their way, take their promise from the room of their host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from coordinator.model import F64, ForecastBlock, HostState, Move, Outlook
-from coordinator.placement.instance import GRANTED, PlacementPolicy, fill, host_capacity, migration_s
-from coordinator.placement.problem import CURVE_POINTS, I32, NOWHERE, Problem
+from coordinator.fleet import Fleet
+from coordinator.model import F64, ForecastBlock, HostState, Outlook
+from coordinator.placement.fleet_problem import FleetProblem
+from coordinator.placement.plan import Placed
+from coordinator.placement.problem import I32, NOWHERE, Problem
+from coordinator.planning.order_moves import Readiness
 from coordinator.sizing.levers import promised
-from shared.units import BUCKET_S, CPU, HORIZON_STEPS
+from shared.plan import StepKind
+from shared.units import BUCKET_S, CPU, HORIZON_STEPS, MEMORY
 
-DEFAULT_POLICY: Final = PlacementPolicy()
+DEFAULT_Z: Final = 1.5  # stddevs of the fleet's demand, where no placement says how many it keeps free
 HALF_HOUR_S: Final = 1800
 Z_90: Final = 1.2816  # stddevs from a normal's median to its .9 quantile
+GROWTHS: Final = {StepKind.CPU_QUOTA: CPU, StepKind.MEMORY: MEMORY}  # steps that take from a promise
 
 
-def goal_of(
-    hosts: Sequence[HostState],
-    forecast: ForecastBlock,
-    advised: Sequence[Move],
-    racks: Mapping[str, str],
-    asleep: frozenset[str] = frozenset(),
-) -> tuple[Problem, I32, F64]:
-    """(problem, goal [v], seconds of each migration [v]) of these hosts; silent ones are closed unless asleep. Some VMs are fixed."""
-    index = {host.host_id: h for h, host in enumerate(hosts)}
-    placed = [(h, vm) for h, host in enumerate(hosts) for vm in host.vms if vm.domain.running]
-    rows = {vm_id: i for i, vm_id in enumerate(forecast.vm_ids)}
-    steps, granted = HORIZON_STEPS, len(GRANTED)
-    mean, variance = np.zeros((len(placed), steps + granted)), np.zeros((len(placed), steps + granted))
-    seconds = np.zeros(len(placed))
-    for v, (_, vm) in enumerate(placed):
-        demand, spread = np.zeros((steps, 4)), np.zeros((steps, 4))
-        fill(demand, spread, vm, rows.get(vm.domain.vm_id), forecast)
-        mean[v, :steps], variance[v, :steps] = demand[:, 0], spread[:, 0]
-        mean[v, steps:] = [promised(vm, resource) for resource in GRANTED]
-        seconds[v] = migration_s(vm, demand, DEFAULT_POLICY)
-    capacity = np.zeros((len(hosts), steps + granted))
-    for h, host in enumerate(hosts):
-        capacity[h, :steps] = host_capacity(host)[0]
-        capacity[h, steps:] = host.capacity.cpu_commit_millicores, host.capacity.memory_commit_bytes
-    why = tuple("excluded by policy" if vm.domain.policy.excluded else vm.domain.capabilities.migrate or "" for _, vm in placed)
-    vm_ids = tuple(vm.domain.vm_id for _, vm in placed)
-    cells, count = np.arange(steps + granted), len(hosts)
-    named = sorted({racks.get(host.host_id, "") for host in hosts})
-    home = np.array([h for h, _ in placed], np.int32)
-    problem = Problem(
-        vm_ids=vm_ids,
-        host_ids=tuple(index),
-        home=home,
-        fixed=np.array([bool(each) for each in why], bool),
-        why_fixed=why,
-        kind=np.zeros(len(placed), np.int32),
-        mean=mean,
-        variance=variance,
-        weight=np.ones(len(placed)),
-        move_cost=np.zeros(len(placed)),
-        unplaced_cost=np.zeros(len(placed)),
-        group=np.full(len(placed), -1, np.int32),
-        rho=np.zeros(0),
-        capacity=capacity,
-        hard=cells >= steps,
-        z=np.where(cells < steps, DEFAULT_POLICY.z, 0.0),
-        minutes=np.where(cells < steps, BUCKET_S / 60.0, 60.0),
-        cpu=cells < steps,
-        curve=np.zeros((count, CURVE_POINTS)),
-        empty_cost=np.zeros(count),
-        wake_cost=np.zeros(count),
-        closed=np.array([not host.alive and host.host_id not in asleep for host in hosts], bool),
-        kind_cost=np.zeros((1, count)),
-        domain=np.array([range(count), [named.index(racks.get(host.host_id, "")) for host in hosts]], np.int32).reshape(2, count),
-    )
-    goal = home.copy()
-    at = {vm_id: v for v, vm_id in enumerate(vm_ids)}
-    for move in advised:
-        v, target = at.get(move.vm_id, NOWHERE), index.get(move.to_host, NOWHERE)
-        if v >= 0 and target >= 0 and hosts[home[v]].host_id == move.from_host:
-            goal[v] = target
-    return problem, goal, seconds
+def moves_problem(placed: Placed, hosts: Sequence[HostState], fleet: Fleet) -> tuple[Problem, I32, Readiness] | None:
+    """(problem with today's homes, goal [v], readiness); None where placement came to no problem. Everything counts as awake."""
+    named, place = placed.fleet, placed.place
+    if named is None or place is None:
+        return None
+    at = {vm.domain.vm_id: host.host_id for host in hosts for vm in host.vms if vm.domain.running}
+    index = {host_id: h for h, host_id in enumerate(named.problem.host_ids)}
+    now = np.array([index.get(at.get(vm_id, ""), NOWHERE) for vm_id in named.problem.vm_ids], np.int32)
+    problem = replace(named.problem, home=now)
+    goal = np.where(now == named.problem.home, place, now).astype(np.int32)
+    ready = Readiness.now(problem, named.seconds)
+    held = taken_since(named, hosts) + growing(named, fleet)
+    return problem, goal, replace(ready, held=held, held_until_s=np.full(len(index), np.inf))
+
+
+def taken_since(named: FleetProblem, hosts: Sequence[HostState]) -> F64:
+    """[h, c] promises of VMs that the problem does not know."""
+    known, held = set(named.problem.vm_ids), np.zeros_like(named.problem.capacity)
+    index = {host_id: h for h, host_id in enumerate(named.problem.host_ids)}
+    for host in hosts:
+        for vm in host.vms:
+            if host.host_id in index and vm.domain.running and vm.domain.vm_id not in known:
+                for c, resource in promises(named):
+                    held[index[host.host_id], c] += promised(vm, resource)
+    return held
+
+
+def growing(named: FleetProblem, fleet: Fleet) -> F64:
+    """[h, c] promises that growths on their way will take: no VM may come into room that is given away already."""
+    held = np.zeros_like(named.problem.capacity)
+    column = {resource: c for c, resource in promises(named)}
+    for h, host_id in enumerate(named.problem.host_ids):
+        for step in fleet.host(host_id).open_steps.values():
+            c = column.get(GROWTHS.get(step.kind, -1))
+            if c is not None and step.before is not None and step.value > step.before >= 0:
+                held[h, c] += step.value - step.before
+    return held
+
+
+def promises(named: FleetProblem) -> list[tuple[int, int]]:
+    """(cell, resource) of the promises that a host can run short of."""
+    return [(c, cell.resource) for c, cell in enumerate(named.cells) if cell.promise]
 
 
 def demand_ahead(
-    hosts: Sequence[HostState], forecast: ForecastBlock, outlook: Outlook | None = None, z: float = DEFAULT_POLICY.z
+    hosts: Sequence[HostState], forecast: ForecastBlock, outlook: Outlook | None = None, z: float = DEFAULT_Z
 ) -> tuple[F64, F64]:
     """(Unix seconds [n], CPU that the VMs of these hosts need together from then on, millicores [n]): by bucket, then by half hour.
 

@@ -28,6 +28,8 @@ from shared.units import BUCKET_S, HORIZON_STEPS
 
 PARKED_SHARE: Final = 0.25  # of the moves, and MIN_PARKED more: a plan that parks more than that is not worth its trouble
 MIN_PARKED: Final = 4
+WHOLE_HOUR: Final = -1  # in Problem.step
+NOT_SOFT: Final = -2
 WHY: Final = {
     kernel.WAITS: "its target is not ready, or no quiet time comes, within the hour",
     kernel.NO_ROOM: "{target} has no room for it on the way",
@@ -254,17 +256,22 @@ class _Sequencer:
 
 
 def soft_steps(problem: Problem) -> tuple[I32, I32]:
-    """(cells, start [s + 1]) of the soft cells of each 5-minute step, by Problem.step; without it the CPU cells follow each other."""
+    """(cells, start [s + 1]) of the soft cells of each 5-minute step of the hour: its own, and those that stand for the whole hour.
+
+    By Problem.step; without it the CPU cells follow each other. No soft cell at all: no steps, all times are quiet.
+    """
     step = problem.step
     if step is None:
         cells = np.flatnonzero(problem.cpu & ~problem.hard)
         begins = np.concatenate([[0.0], np.cumsum(problem.minutes[cells])[:-1]]) if len(cells) else np.zeros(0)
-        step = np.full(len(problem.hard), -1, np.int32)
+        step = np.full(len(problem.hard), NOT_SOFT, np.int32)
         step[cells] = (begins * 60 // BUCKET_S).astype(np.int32)
-    timed = np.flatnonzero((step >= 0) & ~problem.hard)
-    steps = int(step[timed].max()) + 1 if len(timed) else 0
-    order = timed[np.argsort(step[timed], kind="stable")]
-    return order.astype(np.int32), np.searchsorted(step[order], np.arange(steps + 1)).astype(np.int32)
+    step = np.where(problem.hard, NOT_SOFT, step)
+    whole, timed = np.flatnonzero(step == WHOLE_HOUR), step[step >= 0]
+    steps = max(int(timed.max()) + 1 if len(timed) else 0, HORIZON_STEPS if len(whole) else 0)
+    found = [np.concatenate([np.flatnonzero(step == s), whole]) for s in range(steps)]
+    start = np.cumsum([0, *map(len, found)]).astype(np.int32)
+    return (np.concatenate(found) if found else np.zeros(0)).astype(np.int32), start
 
 
 def _unmovable(problem: Problem, v: int, target: int, ready: Readiness) -> str:

@@ -1,12 +1,24 @@
-"""A placement's answer that is nothing but its moves, for tests of what becomes of them."""
+"""A placement's answer of given moves in the fleet's own problem, for tests of what becomes of them."""
 
 from __future__ import annotations
 
-from coordinator.model import FleetPlacement, Move
-from coordinator.placement.plan import Placed
+from coordinator.placement.build import build_fleet
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import Placed, hold, make_plan
+from shared.errors import Refusal
 
 
-def placed(*moves: tuple[str, str, str], issued_s: int = 0) -> Placed:
-    """(VM, from, to) each, worth more than it costs."""
-    found = tuple(Move(vm_id=v, from_host=a, to_host=b, gain=1.0, cost=0.1, why="test") for v, a, b in moves)
-    return Placed(plan=FleetPlacement(issued_s=issued_s, status="feasible" if found else "no_beneficial_move", moves=found))
+def placed(request: PlacementRequest, *moves: tuple[str, str, str]) -> Placed:
+    """(VM, from, to) each; ValueError for a VM that is elsewhere or a host that the problem lacks. Holds as place_fleet does."""
+    try:
+        fleet = build_fleet(request)
+    except Refusal as refusal:
+        return hold(request.forecast.issued_s, refusal.code, refusal.detail)
+    problem, place = fleet.problem, fleet.problem.home.copy()
+    for vm_id, source, target in moves:
+        v = problem.vm_ids.index(vm_id)
+        if problem.host_ids[place[v]] != source:
+            raise ValueError(f"{vm_id} is on {problem.host_ids[place[v]]}, not on {source}")
+        place[v] = problem.host_ids.index(target)
+    plan = make_plan(fleet, place, request.site, status="feasible" if moves else "no_beneficial_move", bound=float("nan"))
+    return Placed(plan=plan, fleet=fleet, place=place, solved=problem, answer=place, site=request.site)

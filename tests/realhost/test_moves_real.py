@@ -24,6 +24,7 @@ from coordinator.cycle import DecisionCycle
 from coordinator.executing import Execution, ExecutionPolicy, StoreMigration, SwitchPower
 from coordinator.migration_plan import MigrationPlan, Patience, Phase, Status
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
+from coordinator.placement.fleet_problem import PlacementRequest
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy, PowerTold
 from coordinator.power import CommandSwitch
@@ -139,9 +140,9 @@ def test_a_move_that_placement_asks_for_is_carried_out_and_verified(hosts: tuple
         coordinator.cycle.execution.switchable[target.host.name] = "it holds the VM"
         work = guest.work()
 
-        coordinator.cycle.forecast = idle(guest.vm_id)
-        asked = placed((guest.vm_id, source.host.name, target.host.name))
-        coordinator.handle(cy.PlacementReady(placed=asked))
+        coordinator.cycle.forecast = forecast = idle(guest.vm_id)
+        request = PlacementRequest(hosts=fleet.view(coordinator.cycle.bucket, time.time_ns()), forecast=forecast)
+        coordinator.handle(cy.PlacementReady(placed=placed(request, (guest.vm_id, source.host.name, target.host.name))))
         assert [plan.status for plan in coordinator.plans] == [Status.RUNNING]
         coordinator.until(lambda: coordinator.plans[-1].over, "the plan to end", 150)
 

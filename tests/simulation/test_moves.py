@@ -134,7 +134,7 @@ def packed(request: PlacementRequest) -> Placed:
             if len(moves) - count == len(hosts[source]):
                 break
             load, moves = before, moves[:count]
-    return placed(*moves)
+    return placed(request, *moves)
 
 
 POLICY = ExecutionPolicy(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from placed_moves import placed
 from plain_host import plain_capacity
 
@@ -24,15 +23,18 @@ from coordinator.executing import (
 )
 from coordinator.migration_plan import MigrationPlan, Phase, Status, WaveLimits
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
+from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.plan import hold
+from coordinator.placement.site import DEFAULT_SITE, Site
 from coordinator.planning.sleep import HostPower, Power, PowerBook, PowerPolicy, PowerTold
 from coordinator.planning.waves import Aborted, Approved
 from coordinator.settings import execution_policy
 from coordinator.sizing.policy import SizingPolicy
 from shared.config import CoordinatorConfig, CycleConfig, PlacementConfig
-from shared.errors import ConfigError
 from shared.messages import Hello, Inventory, Outcomes
 from shared.model import Capabilities, Domain, HostCapacity, HostSample, Mode, Policy, VmSample
 from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
+from shared.refusal import RefusalCode
 from shared.units import CPU, GIB, HORIZON_STEPS, NS_PER_S
 from shared.units import MEMORY as MEMORY_AT
 
@@ -56,10 +58,16 @@ class Run:
     """A cycle over hosts of VMs, with a forecast; `out` collects its instructions."""
 
     def __init__(
-        self, policy: ExecutionPolicy = POLICY, mode: Mode = Mode.PREDICTIVE, cpu: float = 500.0, switchable: bool = False
+        self,
+        policy: ExecutionPolicy = POLICY,
+        mode: Mode = Mode.PREDICTIVE,
+        cpu: float = 500.0,
+        switchable: bool = False,
+        site: Site = DEFAULT_SITE,
     ) -> None:
         hosts = {"a": ["v1", "v2"], "b": ["v3"], "c": []}
         self.now_ns, self.out = T0, []
+        self.site = site
         self.execution = Execution(policy, dict.fromkeys(hosts) if switchable else {})
         self.cycle = DecisionCycle(CycleConfig(aggregates=False), SizingPolicy(), epoch=3, execution=self.execution)
         for host_id, vm_ids in hosts.items():
@@ -105,7 +113,13 @@ class Run:
         return self.handle(cy.Tick())
 
     def placed(self, *moves: tuple[str, str, str]) -> list[cy.Instruction]:
-        return self.handle(cy.PlacementReady(placed=placed(*moves)))
+        request = PlacementRequest(
+            hosts=self.cycle.fleet.view(self.cycle.bucket, self.now_ns),
+            forecast=self.cycle.forecast,
+            asleep=self.execution.asleep,
+            site=self.site,
+        )
+        return self.handle(cy.PlacementReady(placed=placed(request, *moves)))
 
     def outcome(self, host_id: str, step: Step, state: OutcomeState = OutcomeState.VERIFIED) -> list[cy.Instruction]:
         outcome = Outcome(step=step, state=state, detail="as told", started_ns=self.now_ns, finished_ns=self.now_ns)
@@ -212,6 +226,20 @@ def test_a_plan_that_waits_is_replaced_by_a_newer_one_and_one_that_runs_is_not()
     assert [move.vm_id for move in run.plan.moves] == ["v2"]
 
 
+def test_a_placement_that_holds_everything_withdraws_what_waits_and_not_what_runs() -> None:
+    held = cy.PlacementReady(placed=hold(T0 // S, RefusalCode.NO_TARGET, "all hosts are in maintenance"))
+    run = Run(replace(POLICY, always=False))
+    run.placed(("v1", "a", "b"))
+    (stored,) = run.handle(held)
+    assert isinstance(stored, StoreMigration)
+    assert stored.plan.status is Status.ABORTED
+    assert run.handle(held) == []
+    run = Run()
+    run.placed(("v1", "a", "b"))
+    assert run.handle(held) == []
+    assert run.plan.status is Status.RUNNING
+
+
 def test_an_abort_takes_back_what_has_not_begun() -> None:
     run = Run()
     run.placed(("v1", "a", "b"))
@@ -303,11 +331,8 @@ def test_hosts_that_cannot_be_switched_are_left_alone() -> None:
     assert switched(run.tick(1000)) == []
 
 
-def test_racks_named_twice_are_refused() -> None:
-    config = CoordinatorConfig(placement=PlacementConfig(execute="execute", racks=("a=r1", "b=r2"), wave_vms=3, per_host=1))
+def test_what_the_settings_say_of_execution() -> None:
+    config = CoordinatorConfig(placement=PlacementConfig(execute="execute", wave_vms=3, per_host=1))
     policy = execution_policy(config)
-    assert policy.racks == {"a": "r1", "b": "r2"}
     assert (policy.execute, policy.always, policy.limits.vms, policy.limits.per_source, policy.moves.block) == (True, False, 3, 1, 3)
     assert not execution_policy(CoordinatorConfig()).execute
-    with pytest.raises(ConfigError, match=r"placement\.racks: a is named twice"):
-        execution_policy(CoordinatorConfig(placement=PlacementConfig(racks=("a=r1", "a=r2"))))

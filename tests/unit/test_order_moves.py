@@ -274,10 +274,15 @@ def test_soft_cells_by_step() -> None:
     cells, start = soft_steps(problem)
     assert cells.tolist() == list(range(12))
     assert start.tolist() == list(range(13))
-    step = np.full(13, -1, np.int32)
-    step[[0, 1]] = [3, 1]
+    step = np.arange(13, 0, -1, dtype=np.int32)
+    step[:2] = [0, -1]  # the second one stands for the whole hour
     cells, start = soft_steps(replace(problem, step=step))
-    assert (cells.tolist(), start.tolist()) == ([1, 0], [0, 0, 1, 1, 2])
+    assert [cells[start[s] : start[s + 1]].tolist() for s in range(3)] == [[0, 1], [1], [11, 1]]
+    assert len(start) == 12 + 1
+    assert not problem.hard[cells].any()
+    flat = replace(problem, step=np.where(problem.hard, 0, -1).astype(np.int32), hard=np.arange(13) > 0)
+    cells, start = soft_steps(flat)
+    assert (cells.tolist(), np.diff(start).tolist()) == ([0] * 12, [1] * 12)
 
 
 def test_ten_thousand_vms_and_two_thousand_moves() -> None:

@@ -56,7 +56,6 @@ PURE = (
     "coordinator.placement.check",
     "coordinator.placement.fleet_problem",
     "coordinator.placement.guests",
-    "coordinator.placement.instance",
     "coordinator.placement.plan",
     "coordinator.placement.rulebook",
     "coordinator.placement.site",
