@@ -35,7 +35,7 @@ from bench.report import Figure, options, publish
 from bench.traces import DAY, Size, Trace, load
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import F32, F64, LEVELS
-from coordinator.placement.pooled import pack_pooled
+from coordinator.placement.packing.pooled import pack_pooled
 from shared.units import CPU, HORIZON_STEPS, MEMORY
 
 SETS: Final = ("bitbrains", "azure", "google")

@@ -23,11 +23,11 @@ import numpy as np
 
 from bench.packing_fleet import BUCKETS, Sizes, draw_sizes, first_fit_homes, make_fleet, read_hours, spread_homes
 from bench.report import Figure, options, publish
-from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.cost import broken_rules, host_loads
-from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import NOWHERE, SLACK, Problem, Solution
-from coordinator.placement.sharded import solve_in_shards
+from coordinator.placement.search.anneal import anneal_engine
+from coordinator.placement.search.greedy import greedy
+from coordinator.placement.search.sharded import solve_in_shards
 from coordinator.placement.warm import exercise
 
 PRESSURES = (0.83, 0.92)

@@ -20,13 +20,13 @@ import numpy as np
 
 from bench.report import Figure, options, publish
 from bench.shard_fleet import make_shard, windows_of
-from coordinator.placement.bounds import lower_bound
 from coordinator.placement.cost import cost_of
-from coordinator.placement.cpsat import close, solve_cpsat
-from coordinator.placement.genetic import solve_genetically
-from coordinator.placement.mip import solve_highs
+from coordinator.placement.exact.bounds import lower_bound
+from coordinator.placement.exact.cpsat import close, solve_cpsat
+from coordinator.placement.exact.mip import solve_highs
+from coordinator.placement.exact.prove import solve_proven
 from coordinator.placement.problem import F64, I32, Engine, Problem, Solution
-from coordinator.placement.prove import solve_proven
+from coordinator.placement.search.genetic import solve_genetically
 from coordinator.placement.verdict import worse
 
 HOSTS = 10
@@ -54,8 +54,8 @@ def engines() -> dict[str, Engine]:
     found: dict[str, Engine] = {
         "best fit": best_fit, "genetic": solve_genetically, "cpsat": solve_cpsat, "highs": solve_highs, "proven": solve_proven,
     }  # fmt: skip
-    if importlib.util.find_spec("coordinator.placement.anneal") is not None:
-        found["annealing"] = import_module("coordinator.placement.anneal").anneal_engine
+    if importlib.util.find_spec("coordinator.placement.search.anneal") is not None:
+        found["annealing"] = import_module("coordinator.placement.search.anneal").anneal_engine
     return found
 
 

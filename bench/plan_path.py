@@ -17,12 +17,12 @@ import numpy as np
 from bench.report import Figure, options, publish
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, VmState
-from coordinator.placement.build import build_fleet
-from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.explain.why_not import why
+from coordinator.placement.fleet.build import build_fleet
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.site_file import parse_site
 from coordinator.placement.problem import I32, Problem, Solution
-from coordinator.placement.site_file import parse_site
 from coordinator.placement.solve import place_fleet
-from coordinator.placement.why_not import why
 from shared.model import Allocation, Capabilities, Domain, HostCapacity, Mode, Policy, Priority
 from shared.units import CPU, GIB, HORIZON_STEPS, MEMORY, NET_RX, NET_TX
 

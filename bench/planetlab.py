@@ -1,7 +1,7 @@
 """The CloudSim experiment on PlanetLab days: our simulator against CloudSim's printed figures, our planner against CloudSim's policies.
 
 Baselines are CloudSim 3.0.3's own policies THR 0.8, IQR 1.5, MAD 2.5 and LR 1.2 with minimum migration time, in a simulator that equals
-it digit by digit (bench/cloudsim.py); the planner is the product's (coordinator/placement/consolidate.py) and replaces the tick's decision
+it digit by digit (bench/cloudsim.py); the planner is the product's (coordinator/placement/consolidate) and replaces the tick's decision
 only. Everything is reported twice: on the traces as they are, where VMs with two zero samples in a row are removed for good (a third or
 more of them in a day), and on the clean variant in which every 0 is a 1 and no VM is removed: the honest one.
 

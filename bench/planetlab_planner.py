@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import cloudsim_hosts as hosts
 from bench.cloudsim_hosts import F64, I32
-from coordinator.placement.consolidate import ConsolidationPolicy, RecentMoves, consolidate
+from coordinator.placement.consolidate.planner import ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.problem import NOWHERE, Problem
 from shared.units import BUCKET_S
 

@@ -24,7 +24,7 @@ import numpy as np
 from bench.report import Figure, options, publish
 from bench.roadef_check import judge
 from bench.roadef_files import Reference, instances, read_instance, references
-from coordinator.placement.reassign import Reassignment, reassign
+from coordinator.placement.reassign.engine import Reassignment, reassign
 
 SECONDS = 300.0
 QUICK_PROPOSALS = 3_000_000  # a thread and instance: about 20 s for ten instances, and the same answer on any machine

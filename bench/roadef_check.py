@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.placement.reassign import I64, Reassignment
+from coordinator.placement.reassign.engine import I64, Reassignment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.placement.reassign import I64, Reassignment
+from coordinator.placement.reassign.engine import I64, Reassignment
 from shared.errors import ConfigError
 
 SUFFIXES = (".txt", ".txt.gz")

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.report import Figure, options, publish
+from coordinator.placement.packing.vectors import pack_vectors
 from coordinator.placement.problem import F64, I32
-from coordinator.placement.vectors import pack_vectors
 
 BARS = {"Panigrahy": 0.01, "New": 0.03, "Triplet": 0.08}  # mean gap to known optima
 SECONDS = 2.0  # an instance

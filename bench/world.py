@@ -25,8 +25,8 @@ from coordinator.cycle import Sizer
 from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import ForecastBlock, HistoryBlock
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import size_host

@@ -26,7 +26,7 @@ from coordinator.forecast.events.model import Occurrences
 from coordinator.gateway import sessions as gw
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, Receipt
-from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.placement.solve import place_fleet
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import PowerOrder, PowerTold

@@ -44,7 +44,7 @@ from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.ledger import Ledger
 from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, VmSize
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
 from coordinator.planning.adjust import Adjustment, adjust
 from coordinator.planning.plan import MAX_STEPS, plan_host
 from coordinator.planning.sleep import PowerTold

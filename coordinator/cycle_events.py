@@ -9,7 +9,7 @@ from coordinator.demand.signals import SignalBlock
 from coordinator.executing import StoreDocument, StoreMigration, SwitchPower
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import BucketBlock, ForecastBlock, HostState, Receipt
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
 from coordinator.planning.sleep import PowerTold
 from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import HostSample

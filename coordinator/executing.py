@@ -17,9 +17,9 @@ import numpy as np
 from coordinator.fleet import Fleet
 from coordinator.migration_plan import MigrationPlan, Patience, PlannedMove, Status, WaveLimits
 from coordinator.model import F64, ForecastBlock, HostState, Outlook
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.site import DEFAULT_SITE, rack_of
 from coordinator.placement.problem import I32, NOWHERE, Problem
-from coordinator.placement.site import DEFAULT_SITE, rack_of
 from coordinator.planning import sleep, waves
 from coordinator.planning.moves_problem import DEFAULT_Z, demand_ahead, moves_problem
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from coordinator.cycle import DecisionCycle
-from coordinator.placement.plan import Placed
-from coordinator.placement.readings import HostAhead, hosts_ahead, parts_ahead, vm_ahead
-from coordinator.placement.why_not import WhyNot, why, why_not
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.explain.readings import HostAhead, hosts_ahead, parts_ahead, vm_ahead
+from coordinator.placement.explain.why_not import WhyNot, why, why_not
 from coordinator.service.placing import HostPlacement, MoveAdvice, PlacementView, VmPlacement, advice_of
 from shared.units import NS_PER_S
 

@@ -36,7 +36,7 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService

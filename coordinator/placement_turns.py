@@ -12,8 +12,8 @@ from typing import Protocol
 import structlog
 
 from coordinator.cycle import RequestPlacement
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.ports import Pool
 from coordinator.sites import read_site
 from coordinator.store.placements import PlacementReceipts

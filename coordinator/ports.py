@@ -11,8 +11,8 @@ from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.why import ForecastWhy
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, Receipt
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coordinator.placement.site import DEFAULT_SITE, Site
-from coordinator.placement.site_file import MAX_BYTES, parse_site
+from coordinator.placement.fleet.site import DEFAULT_SITE, Site
+from coordinator.placement.fleet.site_file import MAX_BYTES, parse_site
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
 

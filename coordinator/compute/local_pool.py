@@ -22,8 +22,8 @@ from coordinator.forecast.events.model import Labels, Occurrences
 from coordinator.forecast.forecaster import Forecaster
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed, hold
+from coordinator.placement.explain.plan import Placed, hold
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from shared.refusal import RefusalCode
 
 _T = TypeVar("_T")

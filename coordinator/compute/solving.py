@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.placement.solve import place_fleet
 
 __all__ = ["solve"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import ForecastBlock, HostState, Move, VmState
-from coordinator.placement.site import Duty, HostTraits, Rule, RuleSort, Site, host_traits
+from coordinator.placement.fleet.site import Duty, HostTraits, Rule, RuleSort, Site, host_traits
 
 CPU, MEMORY, DISK, RX, TX = range(5)  # resource indices, restated here so that a mistake elsewhere cannot hide
 BUCKETS = 12

@@ -14,15 +14,15 @@ from typing import Final
 import numpy as np
 
 from coordinator.model import F64, FleetPlacement
-from coordinator.placement.bounds import lower_bound
-from coordinator.placement.build import build_fleet
 from coordinator.placement.check import Inputs, check_plan
 from coordinator.placement.cost import cost_of
-from coordinator.placement.fleet_problem import FleetProblem, PlacementRequest
-from coordinator.placement.plan import Placed, breakdown, budget_money, hold, make_plan, worth_it
+from coordinator.placement.exact.bounds import lower_bound
+from coordinator.placement.explain.plan import Placed, breakdown, budget_money, hold, make_plan, worth_it
+from coordinator.placement.explain.receipts import digest_of
+from coordinator.placement.fleet.build import build_fleet
+from coordinator.placement.fleet.fleet_problem import FleetProblem, PlacementRequest
 from coordinator.placement.problem import I32, Engine, Problem, Solution
-from coordinator.placement.receipts import digest_of
-from coordinator.placement.sharded import solve_in_shards
+from coordinator.placement.search.sharded import solve_in_shards
 from shared.errors import ConfigError, Refusal
 from shared.refusal import RefusalCode
 

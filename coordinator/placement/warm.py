@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from coordinator.forecast.warm import warm
-from coordinator.placement.anneal import anneal_engine
-from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import CURVE_POINTS, Problem
-from coordinator.placement.sharded import taken_back
+from coordinator.placement.search.anneal import anneal_engine
+from coordinator.placement.search.greedy import greedy
+from coordinator.placement.search.sharded import taken_back
 
 EXERCISES: Final = ("coordinator.placement.warm:exercise", "coordinator.planning.move_warmup:compile_kernels")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from coordinator.fleet import Fleet
 from coordinator.model import F64, ForecastBlock, HostState, Outlook
-from coordinator.placement.fleet_problem import FleetProblem
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import FleetProblem
 from coordinator.placement.problem import I32, NOWHERE, Problem
 from coordinator.planning.order_moves import Readiness
 from coordinator.sizing.levers import promised

@@ -9,8 +9,8 @@ from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter
 
-from coordinator.placement.readings import HostAhead
-from coordinator.placement.why_not import WhyNot
+from coordinator.placement.explain.readings import HostAhead
+from coordinator.placement.explain.why_not import WhyNot
 from coordinator.service import problems
 from coordinator.service.placing import HostPlacement, PlacementView, PlacingView, VmPlacement
 from coordinator.service.problems import NotFound

@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 
 from coordinator.model import FleetPlacement, Placement
-from coordinator.placement.readings import HostAhead, PartAhead, VmAhead
-from coordinator.placement.why_not import Why, WhyNot
+from coordinator.placement.explain.readings import HostAhead, PartAhead, VmAhead
+from coordinator.placement.explain.why_not import Why, WhyNot
 from shared.refusal import RefusalCode
 
 

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from coordinator.model import FleetPlacement
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.explain.receipts import read_problem, write_problem
 from coordinator.placement.problem import I32, Problem
-from coordinator.placement.receipts import read_problem, write_problem
 from shared.errors import ConfigError, HostError
 
 

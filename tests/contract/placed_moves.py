@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coordinator.placement.build import build_fleet
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed, hold, make_plan
+from coordinator.placement.explain.plan import Placed, hold, make_plan
+from coordinator.placement.fleet.build import build_fleet
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from shared.errors import Refusal
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.model import FleetPlacement, Move, PoolEnergy
-from coordinator.placement.readings import Ahead, HostAhead, PartAhead, VmAhead
-from coordinator.placement.why_not import Binding, Why, WhyNot
+from coordinator.placement.explain.readings import Ahead, HostAhead, PartAhead, VmAhead
+from coordinator.placement.explain.why_not import Binding, Why, WhyNot
 from coordinator.service.placing import HostPlacement, MoveAdvice, PlacementView, VmPlacement, advice_of
 from shared.units import RESOURCES
 

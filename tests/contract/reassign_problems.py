@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.placement.reassign import Reassignment
+from coordinator.placement.reassign.engine import Reassignment
 
 # two resources (the second transient), four machines, three services, three processes, one balance objective
 MODEL = """2

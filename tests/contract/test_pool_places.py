@@ -17,7 +17,7 @@ from forecast_fleet import OPTIONS, run_within
 from coordinator.compute import local_pool as local_pool_module
 from coordinator.compute.local_pool import LocalPool
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, VmState
-from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from shared.model import Allocation, Capabilities, Domain, HostCapacity, Mode
 from shared.refusal import RefusalCode
 from shared.units import CPU, GIB, MEMORY

@@ -24,7 +24,7 @@ from coordinator.cycle import DecisionCycle
 from coordinator.executing import Execution, ExecutionPolicy, StoreMigration, SwitchPower
 from coordinator.migration_plan import MigrationPlan, Patience, Phase, Status
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
-from coordinator.placement.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy, PowerTold
 from coordinator.power import CommandSwitch

@@ -19,8 +19,8 @@ from coordinator.executing import ExecutionPolicy
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.migration_plan import OVER, Patience, Phase, Status, WaveLimits
 from coordinator.model import N_RESOURCES, HistoryBlock
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy
 from shared.config import CycleConfig, GuardConfig

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.consolidate import Consolidation, ConsolidationPolicy, RecentMoves, consolidate
+from coordinator.placement.consolidate.planner import Consolidation, ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, SLACK, Problem, RuleKind, Rules
 from shared.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 from bench.consolidation import Point, hosts_at, judged, moments, violated_at
 from bench.consolidation_packers import PACKERS, fewest, shares
 from coordinator.model import LEVELS
-from coordinator.placement.pooled import pack_pooled
+from coordinator.placement.packing.pooled import pack_pooled
 
 CAPACITY = np.array([10.0, 20.0])
 

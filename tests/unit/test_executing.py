@@ -23,9 +23,9 @@ from coordinator.executing import (
 )
 from coordinator.migration_plan import MigrationPlan, Phase, Status, WaveLimits
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import hold
-from coordinator.placement.site import DEFAULT_SITE, Site
+from coordinator.placement.explain.plan import hold
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.site import DEFAULT_SITE, Site
 from coordinator.planning.sleep import HostPower, Power, PowerBook, PowerPolicy, PowerTold
 from coordinator.planning.waves import Aborted, Approved
 from coordinator.settings import execution_policy

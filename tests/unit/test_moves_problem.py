@@ -8,11 +8,11 @@ from plain_host import plain_capacity
 
 from coordinator.fleet import Fleet
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, Outlook, VmState
-from coordinator.placement.build import build_problem
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.build import build_problem
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.site import Rule, RuleSort, Site
 from coordinator.placement.problem import NOWHERE
-from coordinator.placement.site import Rule, RuleSort, Site
 from coordinator.planning.moves_problem import demand_ahead, moves_problem
 from coordinator.planning.order_moves import order_moves, soft_steps
 from shared.model import Allocation, Capabilities, Domain, Mode, Policy

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.placement.books import Books
 from coordinator.placement.cost import broken_rules, cost_of, host_loads
+from coordinator.placement.explain.books import Books
 from tests.contract.placement_problems import make_problem
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.bounds import assignment_bound, by_classes, class_bound, lower_bound
 from coordinator.placement.cost import cost_of
+from coordinator.placement.exact.bounds import assignment_bound, by_classes, class_bound, lower_bound
+from coordinator.placement.exact.relaxation import envelope
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE
-from coordinator.placement.relaxation import envelope
 from tests.contract.placement_problems import make_problem
 from tests.contract.tiny_problems import plans, tiny
 

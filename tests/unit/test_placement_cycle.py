@@ -18,8 +18,8 @@ from coordinator.cycle import DecisionCycle
 from coordinator.fleet import LEFT_KEPT, Fleet
 from coordinator.live_placing import LivePlacing
 from coordinator.model import LEVELS, BucketBlock, ForecastBlock
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.placement.solve import place_fleet
 from coordinator.placement_turns import PlacementTurns
 from coordinator.ports import Pool

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.board import open_board, open_state, place_of, rebuild, true_prices
 from coordinator.placement.cost import broken_rules, cost_of
-from coordinator.placement.deltas import do_swap, money_of, try_swap
 from coordinator.placement.problem import NOWHERE, Problem, Rules
+from coordinator.placement.search.board import open_board, open_state, place_of, rebuild, true_prices
+from coordinator.placement.search.deltas import do_swap, money_of, try_swap
 from tests.contract.placement_problems import make_problem
 
 

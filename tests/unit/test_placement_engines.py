@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from coordinator.forecast.warm import compiling
-from coordinator.placement import sharded
-from coordinator.placement.anneal import anneal_engine
 from coordinator.placement.cost import broken_rules, cost_of, host_loads
-from coordinator.placement.greedy import greedy
 from coordinator.placement.problem import NOWHERE, SLACK, Engine, Problem, RuleKind, Rules
-from coordinator.placement.sharded import Part, accept, merged, solve_in_shards, subproblem
+from coordinator.placement.search import sharded
+from coordinator.placement.search.anneal import anneal_engine
+from coordinator.placement.search.greedy import greedy
+from coordinator.placement.search.sharded import Part, accept, merged, solve_in_shards, subproblem
 from coordinator.placement.warm import exercise
 from tests.contract.placement_problems import make_problem
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.placement.cost import cost_of
-from coordinator.placement.cpsat import GAP, solve_cpsat
+from coordinator.placement.exact.cpsat import GAP, solve_cpsat
 from coordinator.placement.verdict import worse
 from tests.contract.tiny_problems import plans, tiny
 

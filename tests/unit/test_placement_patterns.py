@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.bounds import host_bound, lower_bound
 from coordinator.placement.cost import cost_of
-from coordinator.placement.patterns import hosts_needed
-from coordinator.placement.pricing import dearest
+from coordinator.placement.exact.bounds import host_bound, lower_bound
+from coordinator.placement.exact.patterns import hosts_needed
+from coordinator.placement.exact.pricing import dearest
+from coordinator.placement.packing.vectors import pack_vectors
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, Problem
-from coordinator.placement.vectors import pack_vectors
 from tests.contract.placement_problems import make_problem
 
 

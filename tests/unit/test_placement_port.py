@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.placement.bounds import lower_bound
 from coordinator.placement.cost import cost_of
-from coordinator.placement.cpsat import GAP, solve_cpsat
-from coordinator.placement.genetic import solve_genetically
-from coordinator.placement.mip import on_fewer_hosts, solve_highs
-from coordinator.placement.neighbourhoods import cut_out, improve
+from coordinator.placement.exact.bounds import lower_bound
+from coordinator.placement.exact.cpsat import GAP, solve_cpsat
+from coordinator.placement.exact.mip import on_fewer_hosts, solve_highs
+from coordinator.placement.exact.neighbourhoods import cut_out, improve
+from coordinator.placement.exact.prove import solve_proven
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, Engine, Problem
-from coordinator.placement.prove import solve_proven
+from coordinator.placement.search.genetic import solve_genetically
 from coordinator.placement.verdict import worse
 from tests.contract.placement_problems import make_problem
 from tests.contract.tiny_problems import plans, tiny

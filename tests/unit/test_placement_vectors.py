@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.placement.vectors import Packing, pack_vectors
+from coordinator.placement.packing.vectors import Packing, pack_vectors
 from shared.errors import ConfigError
 
 

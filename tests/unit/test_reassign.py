@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from reassign_problems import random_problem
 
 from bench.roadef_check import judge
-from coordinator.placement.reassign import Reassigned, Reassignment, model_of, reassign
-from coordinator.placement.reassign_books import allowed_pairs
+from coordinator.placement.reassign.books import allowed_pairs
+from coordinator.placement.reassign.engine import Reassigned, Reassignment, model_of, reassign
 from shared.errors import ConfigError
 
 

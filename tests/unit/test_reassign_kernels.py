@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from reassign_problems import random_problem
 
 from bench.roadef_check import judge
-from coordinator.placement.reassign import model_of
-from coordinator.placement.reassign_books import BEST, BROKEN, COST, OVER, TAKEN, TOP, Books, open_books, set_prices
-from coordinator.placement.reassign_kernels import anneal
-from coordinator.placement.reassign_prices import ejection_price, refresh_gain, shift_price, swap_price
+from coordinator.placement.reassign.books import BEST, BROKEN, COST, OVER, TAKEN, TOP, Books, open_books, set_prices
+from coordinator.placement.reassign.engine import model_of
+from coordinator.placement.reassign.kernels import anneal
+from coordinator.placement.reassign.prices import ejection_price, refresh_gain, shift_price, swap_price
 
 LOOSE, STIFF = 0.001, 1e9  # prices of what is held too much: nothing stops, nothing passes
 

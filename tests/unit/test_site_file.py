@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.placement.site import DEFAULT_SITE, Duty, Pool, host_traits
-from coordinator.placement.site_file import parse_site
+from coordinator.placement.fleet.site import DEFAULT_SITE, Duty, Pool, host_traits
+from coordinator.placement.fleet.site_file import parse_site
 from coordinator.sites import read_site
 from shared.config import CoordinatorConfig, PlacementConfig
 from shared.errors import ConfigError

@@ -10,12 +10,12 @@ import pytest
 
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import N_RESOURCES, HostState
-from coordinator.placement.build import build_fleet
 from coordinator.placement.cost import cost_of, host_loads
-from coordinator.placement.fleet_problem import FleetProblem, PlacementRequest
+from coordinator.placement.fleet.build import build_fleet
+from coordinator.placement.fleet.fleet_problem import FleetProblem, PlacementRequest
+from coordinator.placement.fleet.site import Site
+from coordinator.placement.fleet.site_file import parse_site
 from coordinator.placement.problem import RuleKind
-from coordinator.placement.site import Site
-from coordinator.placement.site_file import parse_site
 from shared.errors import Refusal
 from shared.model import Mode
 from shared.refusal import RefusalCode

@@ -17,12 +17,12 @@ from coordinator.cli import cli
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import N_RESOURCES, FleetPlacement, ForecastBlock, HostState, Move
 from coordinator.placement.check import Inputs, check_plan
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plain_search import search_plainly
-from coordinator.placement.plan import Placed
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.explain.receipts import digest_of, read_problem, write_problem
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.site_file import parse_site
 from coordinator.placement.problem import I32, Problem, Solution
-from coordinator.placement.receipts import digest_of, read_problem, write_problem
-from coordinator.placement.site_file import parse_site
+from coordinator.placement.search.plain_search import search_plainly
 from coordinator.placement.solve import place_fleet, replay
 from coordinator.store.placements import PlacementReceipts
 from shared.errors import ConfigError

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from coordinator.model import N_RESOURCES, ForecastBlock, HostState
-from coordinator.placement.fleet_problem import PlacementRequest
-from coordinator.placement.plan import Placed
-from coordinator.placement.readings import hosts_ahead, parts_ahead, vm_ahead
-from coordinator.placement.site_file import parse_site
+from coordinator.placement.explain.plan import Placed
+from coordinator.placement.explain.readings import hosts_ahead, parts_ahead, vm_ahead
+from coordinator.placement.explain.why_not import WhyNot, why, why_not
+from coordinator.placement.fleet.fleet_problem import PlacementRequest
+from coordinator.placement.fleet.site_file import parse_site
 from coordinator.placement.solve import place_fleet
-from coordinator.placement.why_not import WhyNot, why, why_not
 from shared.units import CPU, GIB, MEMORY
 
 SITE = """

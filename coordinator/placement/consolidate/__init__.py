@@ -1,0 +1,1 @@
+"""Consolidation tick by tick, as CloudSim's experiment asks for it."""

@@ -1,0 +1,1 @@
+"""Proofs and bounds: CP-SAT, HiGHS, linear relaxations, patterns."""

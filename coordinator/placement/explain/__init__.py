@@ -1,0 +1,1 @@
+"""An assignment as a plan that explains itself, and can be replayed."""

@@ -1,0 +1,1 @@
+"""A fleet and its site as a placement problem."""

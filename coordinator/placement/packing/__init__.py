@@ -1,0 +1,1 @@
+"""Vectors into as few equal bins as hold them."""

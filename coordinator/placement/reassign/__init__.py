@@ -1,0 +1,1 @@
+"""Machine reassignment (ROADEF 2012): processes that already run somewhere, moved all at once."""

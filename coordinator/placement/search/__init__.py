@@ -1,0 +1,1 @@
+"""Engines that search: greedy, annealing, shards, genetic."""
