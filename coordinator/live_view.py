@@ -22,7 +22,7 @@ from coordinator.planning.sleep import Power
 from coordinator.ports import Pool
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.explained import ForecastWhyView
-from coordinator.service.forecasts import forecast_view, known, model_name, no_forecast_view, reason_name
+from coordinator.service.forecasts import ForecastView, forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
@@ -34,7 +34,6 @@ from coordinator.service.view import (
     AdjustResult,
     Committed,
     FleetSummary,
-    ForecastView,
     GroupForecastView,
     GroupKind,
     GroupList,

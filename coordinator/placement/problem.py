@@ -124,6 +124,15 @@ class Problem:
         return np.flatnonzero(~self.fixed).astype(np.int32)
 
 
+def allowed_hosts(problem: Problem) -> Bool:
+    """[v, h] where each VM may stand in a plan: open hosts that its kind may use, and home; fixed VMs at home only."""
+    found: Bool = np.isfinite(problem.kind_cost)[problem.kind] & ~problem.closed
+    found[problem.fixed] = False
+    placed = np.flatnonzero(problem.home != NOWHERE)
+    found[placed, problem.home[placed]] = True
+    return found
+
+
 def check_range(name: str, values: F64 | I32, low: float, high: float) -> None:
     """Raise ConfigError at the first value that is not a number in [low, high]; infinite values are never numbers here."""
     bad = np.argwhere(~(np.isfinite(values) & (values >= low) & (values <= high)))

@@ -26,6 +26,7 @@ from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
+from coordinator.service.forecasts import ForecastView, Resource
 from coordinator.service.migrations import MigrationOrder, MigrationState
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
@@ -41,7 +42,6 @@ from coordinator.service.view import (
     AdjustResult,
     FleetSummary,
     FleetView,
-    ForecastView,
     GroupForecastView,
     GroupKind,
     GroupList,
@@ -52,7 +52,6 @@ from coordinator.service.view import (
     PauseOrder,
     PauseView,
     Problem,
-    Resource,
     Scores,
     VmAccuracy,
     VmPage,

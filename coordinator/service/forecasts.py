@@ -7,13 +7,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from coordinator.forecast.aggregate import AggregateForecast
 from coordinator.model import ForecastBlock, NoForecast
-from coordinator.service.view import ForecastRow, ForecastView, ResourceForecast
 from shared.units import BUCKET_S, HORIZON_STEPS, RESOURCES
+
+Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
+
+
+class ForecastRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One 5-minute step: bucket mean, and the largest 5-second demand from now to this step's end (`peak_quantiles`)."""
+
+    start_s: int
+    mean: float | None
+    stddev: float | None
+    quantiles: tuple[float | None, ...]  # in the order of ForecastView.levels
+    peak_quantiles: tuple[float | None, ...]
+
+
+class ResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The coming steps of one resource."""
+
+    resource: Resource
+    model: str | None
+    reason: str | None
+    coverage: float | None
+    rows: tuple[ForecastRow, ...]
+
+
+class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
+    """predict_load: what one VM will need. Rows are 300 s long and begin at `issued_s`."""
+
+    vm_id: str
+    issued_s: int | None  # None = no forecast was made yet; every `rows` is empty then
+    horizon_minutes: int
+    levels: tuple[float, ...]
+    resources: tuple[ResourceForecast, ...]
 
 
 def forecast_view(block: ForecastBlock, vm_id: str, horizon_minutes: int) -> ForecastView:

@@ -10,8 +10,7 @@ import numpy as np
 
 from coordinator.forecast.outlook import BLOCK_S
 from coordinator.model import LEVELS, Outlook
-from coordinator.service.forecasts import all_known, known
-from coordinator.service.view import Resource
+from coordinator.service.forecasts import Resource, all_known, known
 from shared.units import RESOURCES
 
 

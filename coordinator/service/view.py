@@ -7,14 +7,16 @@ coordinator's clock. Invariant: unknown is None, UNLIMITED (-1) is "nothing limi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from coordinator.model import Receipt
 from coordinator.service.explained import ForecastWhyView
+from coordinator.service.forecasts import ForecastRow, ForecastView, Resource
 from coordinator.service.migrations import MigrationView
+from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import HostLoad, SizingView
@@ -22,10 +24,6 @@ from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
 
-if TYPE_CHECKING:
-    from coordinator.service.outlooks import OutlookView
-
-Resource = Literal["cpu_millicores", "memory_bytes", "disk_bytes_per_s", "net_rx_bits_per_s", "net_tx_bits_per_s"]
 PriorityName = Literal["low", "normal", "high", "critical"]
 GroupKind = Literal["app", "client", "host", "fleet"]
 Window = Literal["hour", "day", "total"]
@@ -148,36 +146,6 @@ class VmPage(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[VmView, ...]
     total: int
     next_cursor: str | None
-
-
-class ForecastRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One 5-minute step: bucket mean, and the largest 5-second demand from now to this step's end (`peak_quantiles`)."""
-
-    start_s: int
-    mean: float | None
-    stddev: float | None
-    quantiles: tuple[float | None, ...]  # in the order of ForecastView.levels
-    peak_quantiles: tuple[float | None, ...]
-
-
-class ResourceForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """The coming steps of one resource."""
-
-    resource: Resource
-    model: str | None
-    reason: str | None
-    coverage: float | None
-    rows: tuple[ForecastRow, ...]
-
-
-class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
-    """predict_load: what one VM will need. Rows are 300 s long and begin at `issued_s`."""
-
-    vm_id: str
-    issued_s: int | None  # None = no forecast was made yet; every `rows` is empty then
-    horizon_minutes: int
-    levels: tuple[float, ...]
-    resources: tuple[ResourceForecast, ...]
 
 
 class GroupOutlook(msgspec.Struct, frozen=True, kw_only=True):

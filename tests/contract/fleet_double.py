@@ -18,6 +18,7 @@ from coordinator.forecast.events.model import Labels
 from coordinator.model import LEVELS, Receipt
 from coordinator.service import view as vw
 from coordinator.service.explained import ForecastWhyView, IssuedPart, ResourceForecastWhy
+from coordinator.service.forecasts import ForecastRow, ForecastView, ResourceForecast
 from coordinator.service.outlooks import OutlookBlock, OutlookView, ResourceOutlook
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.telling import readings_of
@@ -183,7 +184,7 @@ class FleetDouble(PlacingDouble, RunningDouble):
             violation_minutes=number * (1.5 if host_mode is Mode.PREDICTIVE else 6.5),
         )
 
-    def forecast(self, vm_id: str, horizon_minutes: int) -> vw.ForecastView:
+    def forecast(self, vm_id: str, horizon_minutes: int) -> ForecastView:
         steps = math.ceil(horizon_minutes / 5)
         resources = []
         for r, name in enumerate(RESOURCES):
@@ -194,9 +195,9 @@ class FleetDouble(PlacingDouble, RunningDouble):
                 stddev = mean * (0.05 + 0.012 * step)
                 levels = tuple(mean + Z[q] * stddev for q in LEVELS)
                 peaks = tuple(level * 1.15 for level in levels)
-                rows.append(vw.ForecastRow(start_s=start_s, mean=mean, stddev=stddev, quantiles=levels, peak_quantiles=peaks))
-            resources.append(vw.ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
-        return vw.ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
+                rows.append(ForecastRow(start_s=start_s, mean=mean, stddev=stddev, quantiles=levels, peak_quantiles=peaks))
+            resources.append(ResourceForecast(resource=name, model=MODELS[r], reason=None, coverage=0.79, rows=tuple(rows)))
+        return ForecastView(vm_id=vm_id, issued_s=self.now_s, horizon_minutes=horizon_minutes, levels=LEVELS, resources=tuple(resources))
 
     async def why(self, vm_id: str) -> ForecastWhyView:
         """Three members a part; the worker of the VMs on kvm-04 does not answer."""

@@ -37,7 +37,7 @@ def test_challengers_have_had_a_turn(ring: Any) -> None:
             return 0.0
         return found.get(("tidegate_challenge_series_total", (("challenger", "auto_ets"), ("said", "true"))), 0.0)
 
-    ring.until(lambda: answered() >= 8, "auto_ets has answered", 120)
+    ring.until(lambda: answered() >= 8, "auto_ets has answered", 300)
 
 
 def test_an_agents_metrics(ring: Any) -> None:

@@ -21,7 +21,8 @@ from ortools.sat.python import cp_model
 
 from coordinator.placement.cost import cost_of
 from coordinator.placement.exact.bounds import lower_bound
-from coordinator.placement.exact.cpsat_model import Model, build
+from coordinator.placement.exact.cpsat_model import build
+from coordinator.placement.exact.cpsat_parts import Model
 from coordinator.placement.problem import I32, NOWHERE, Problem, Solution
 from coordinator.placement.verdict import worse
 

@@ -6,52 +6,16 @@ constant), and every plan that breaks nothing more than home is in it (up to rel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from coordinator.placement.cost import broken_rules
 from coordinator.placement.exact.bounds import host_bound
-from coordinator.placement.exact.cpsat_parts import MONEY, OVER, add_overload, add_power, fixed_on
-from coordinator.placement.exact.relaxation import allowed_hosts
-from coordinator.placement.problem import I32, NOWHERE, Problem, RuleKind
+from coordinator.placement.exact.cpsat_parts import MONEY, OVER, STEP, Model, Var, add_overload, add_power, fixed_on
+from coordinator.placement.problem import I32, NOWHERE, Problem, RuleKind, allowed_hosts
 
-STEP: Final = 3000  # money units; with MONEY 3e-5 of the start's cost, so a proof is within cpsat.py's GAP
 I64 = NDArray[np.int64]
-Var: TypeAlias = cp_model.IntVar
-
-
-@dataclass
-class Model:
-    """The model with what leads back from its answer to a plan."""
-
-    cp: cp_model.CpModel
-    place: I32  # [v] of VMs that are not free
-    free: I32  # VMs with a choice
-    vm: I32  # [x]
-    host: I32  # [x]
-    x: list[Var]
-    y: list[Var]  # [h]
-    unit: float  # money of 1
-    constant: float  # money
-    cutoff: float  # money: answers are better than this
-    terms: list[Var]
-    weights: list[int]
-    goal: Var  # of STEP units, rounded up
-
-    def money(self, goal: float) -> float:
-        """What an objective of `goal` steps proves: the cost is above that many steps less one."""
-        return (goal - 1.0) * STEP * self.unit + self.constant
-
-    def pay(self, variable: Var, money: float) -> None:
-        """Add a term to the objective, rounded down."""
-        coefficient = int(np.floor(money / self.unit * (1.0 + 1e-12)))  # a whole number of units stays one
-        if coefficient:
-            self.terms.append(variable)
-            self.weights.append(coefficient)
 
 
 def weighted(variables: list[Var], at: NDArray[np.intp] | I32, coefficients: I64) -> cp_model.LinearExprT:

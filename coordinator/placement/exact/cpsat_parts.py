@@ -1,11 +1,13 @@
-"""The parts of CP-SAT's model that are not linear: margins under a root, overload shared by weight, power curves of any shape.
+"""CP-SAT's model as its parts write to it, and the parts that are not linear: margins under a root, overload shared by weight, power
+curves of any shape.
 
 See coordinator/placement/exact/cpsat.py for scales and rounding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +17,9 @@ from coordinator.placement.cost import host_loads
 from coordinator.placement.exact.relaxation import TINY, envelope, least_weight
 from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, SLACK, Problem
 
-if TYPE_CHECKING:
-    from coordinator.placement.exact.cpsat_model import Model
-
 I64 = NDArray[np.int64]
+Var: TypeAlias = cp_model.IntVar
+STEP: Final = 3000  # money units; with MONEY 3e-5 of the start's cost, so a proof is within cpsat.py's GAP
 MONEY: Final = 1e-8  # of the incumbent's cost: one unit of the objective
 OVER: Final = 10**6  # units of o in a capacity
 FINE: Final = 1000  # load units in one of o
@@ -26,6 +27,36 @@ ROOT: Final = 200_000  # units of the largest stddev of a host
 RHO: Final = 10**6
 MINUTE: Final = 100
 WEIGHT: Final = 1e6  # units of all weights together
+
+
+@dataclass
+class Model:
+    """The model with what leads back from its answer to a plan."""
+
+    cp: cp_model.CpModel
+    place: I32  # [v] of VMs that are not free
+    free: I32  # VMs with a choice
+    vm: I32  # [x]
+    host: I32  # [x]
+    x: list[Var]
+    y: list[Var]  # [h]
+    unit: float  # money of 1
+    constant: float  # money
+    cutoff: float  # money: answers are better than this
+    terms: list[Var]
+    weights: list[int]
+    goal: Var  # of STEP units, rounded up
+
+    def money(self, goal: float) -> float:
+        """What an objective of `goal` steps proves: the cost is above that many steps less one."""
+        return (goal - 1.0) * STEP * self.unit + self.constant
+
+    def pay(self, variable: Var, money: float) -> None:
+        """Add a term to the objective, rounded down."""
+        coefficient = int(np.floor(money / self.unit * (1.0 + 1e-12)))  # a whole number of units stays one
+        if coefficient:
+            self.terms.append(variable)
+            self.weights.append(coefficient)
 
 
 class Soft(NamedTuple):

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from coordinator.placement.cost import host_loads
-from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, SLACK, Bool, Problem, RuleKind
+from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, SLACK, Bool, Problem, RuleKind, allowed_hosts
 
 Index = NDArray[np.integer[Any]]
 ONE: Final = np.ones(1)
@@ -81,15 +81,6 @@ class _Rows:
         self.low.append(low)
         self.high.append(high)
         self.count += len(low)
-
-
-def allowed_hosts(problem: Problem) -> Bool:
-    """[v, h] where each VM may stand in a plan: open hosts that its kind may use, and home; fixed VMs at home only."""
-    found: Bool = np.isfinite(problem.kind_cost)[problem.kind] & ~problem.closed
-    found[problem.fixed] = False
-    placed = np.flatnonzero(problem.home != NOWHERE)
-    found[placed, problem.home[placed]] = True
-    return found
 
 
 def least_weight(problem: Problem, alone: F64) -> F64:

@@ -18,22 +18,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coordinator.placement.chance import U64, below
 from coordinator.placement.problem import F64, I32
 
-U64 = NDArray[np.uint64]
 FULL: Final = 1.0 + 1e-9  # of a bin: sums of shares that are whole in the input round to just above 1
 STIR: Final = 40  # random tries between two ejections
-
-
-@njit(cache=True, nogil=True)
-def draw(state: U64, below: int) -> int:
-    """A number from 0 to below - 1 (xorshift64*); the state is changed in place."""
-    x = state[0]
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    state[0] = x
-    return int((x * np.uint64(2685821657736338717)) >> np.uint64(33)) % below
 
 
 @njit(cache=True, nogil=True)
@@ -107,8 +96,8 @@ def stir(tries: int, size: F64, load: F64, member: I32, count: I32, place: I32, 
     """Random relocations, and swaps where there is no room, that keep every bin within its capacity."""
     bins, n = len(count), len(place)
     for _ in range(tries):
-        v = draw(state, n)
-        b = draw(state, bins)
+        v = below(state, n)
+        b = below(state, bins)
         a = place[v]
         if a < 0 or a == b:
             continue
@@ -117,7 +106,7 @@ def stir(tries: int, size: F64, load: F64, member: I32, count: I32, place: I32, 
                 take(v, size, load, member, count, place, slot)
                 put(v, b, size, load, member, count, place, slot)
             continue
-        w = member[b, draw(state, count[b])]
+        w = member[b, below(state, count[b])]
         if can_trade(load[b], size[w], size[v]) and can_trade(load[a], size[v], size[w]):
             take(v, size, load, member, count, place, slot)
             take(w, size, load, member, count, place, slot)
@@ -133,7 +122,7 @@ def cheapest_ejection(
     bins = len(count)
     best, best_bulk = np.int64(2**62), 1e300
     found, first, second = -1, -1, -1
-    start = draw(state, bins)
+    start = below(state, bins)
     for step in range(bins):
         b = start + step
         if b >= bins:
@@ -167,7 +156,7 @@ def empty_pool(
     while waiting > 0 and used < rounds:
         used += 1
         v = pool[waiting - 1]
-        start = draw(state, bins)
+        start = below(state, bins)
         target = -1
         for step in range(bins):
             b = (start + step) % bins
@@ -191,7 +180,7 @@ def empty_pool(
                 waiting += 1
             put(v, b, size, load, member, count, place, slot)
         else:  # nobody can make room: let another item try first
-            k = draw(state, waiting)
+            k = below(state, waiting)
             pool[waiting - 1], pool[k] = pool[k], pool[waiting - 1]
         stir(STIR, size, load, member, count, place, slot, state)
     return waiting, used

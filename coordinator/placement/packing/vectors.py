@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from coordinator.placement.chance import U64
 from coordinator.placement.packing.completion import best_fit, by_bins, dynamic_bins
-from coordinator.placement.packing.ejection import FULL, U64, empty_pool, open_bins
+from coordinator.placement.packing.ejection import FULL, empty_pool, open_bins
 from coordinator.placement.problem import F64, I32
 from shared.errors import ConfigError
 

@@ -18,11 +18,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coordinator.placement.chance import U64
+
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
-U64 = NDArray[np.uint64]
 Bool = NDArray[np.bool_]
 
 SPARE_SLOTS: Final = 64  # a machine takes up to four times what the fullest has at first, and these

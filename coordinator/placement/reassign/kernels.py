@@ -16,11 +16,12 @@ processes pushed in while others are pushed out; only machines that could ever t
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numba import njit
 
+from coordinator.placement.chance import U64, below, draw
 from coordinator.placement.reassign.books import (
     BEST,
     BROKEN,
@@ -28,7 +29,6 @@ from coordinator.placement.reassign.books import (
     FEASIBLE,
     OVER,
     TAKEN,
-    U64,
     Books,
     Model,
     bill_of,
@@ -43,24 +43,6 @@ HOMEWARD: Final = 0.1  # of a moved process's draws: home costs no move, and hol
 PUSHES: Final = 0.0002  # share of proposals; ten times as many did worse
 LOOKS: Final = 8  # processes, and machines for each, that a push looks at
 TRIES: Final = 12  # draws of a machine for a process before the turn is given up, where pairs are too many to list
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def draw(state: U64) -> int:
-    """The next 64 random bits, as uint64: xorshift64* (Marsaglia 2003, Vigna 2016)."""
-    x = state[0]
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    state[0] = x
-    return x * np.uint64(2685821657736338717)
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def below(state: U64, n: int) -> int:
-    """A whole number in [0, n), n < 2**31."""
-    drawn: Any = np.int64(((draw(state) >> np.uint64(33)) * np.uint64(n)) >> np.uint64(31))
-    return drawn
 
 
 @njit(cache=True, nogil=True, _nrt=False)

@@ -10,13 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from coordinator.placement.exact.relaxation import allowed_hosts
-from coordinator.placement.packing.ejection import draw
-from coordinator.placement.problem import F64, I32, NOWHERE, SLACK, Bool, Problem, RuleKind
-
-U64 = NDArray[np.uint64]
+from coordinator.placement.chance import U64, below
+from coordinator.placement.problem import F64, I32, NOWHERE, SLACK, Bool, Problem, RuleKind, allowed_hosts
 
 
 class Ground(NamedTuple):
@@ -151,8 +147,8 @@ def cross(ground: Ground, one: I32, other: I32, movable: Bool, size: F64, dissol
     """
     hosts = ground.capacity.shape[0]
     taken = np.zeros(hosts, np.bool_)
-    for _ in range(1 + draw(state, max(1, hosts // 2))):
-        taken[draw(state, hosts)] = True
+    for _ in range(1 + below(state, max(1, hosts // 2))):
+        taken[below(state, hosts)] = True
     child = one.copy()
     hit = np.zeros(hosts, np.bool_)
     loose = np.zeros(len(child), np.bool_)
@@ -178,7 +174,7 @@ def emptied(ground: Ground, place: I32, movable: Bool, size: F64, hosts_out: int
             content[place[v]] += size[v]
     out = np.zeros(hosts, np.bool_)
     for _ in range(hosts_out):
-        a, b = draw(state, hosts), draw(state, hosts)
+        a, b = below(state, hosts), below(state, hosts)
         out[a if content[b] == 0.0 or 0.0 < content[a] <= content[b] else b] = True
     child = place.copy()
     loose = np.zeros(len(child), np.bool_)
