@@ -14,7 +14,6 @@ wall time depends on the machine's load, so CPU time stands beside it.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.packing_fleet import BUCKETS, Sizes, draw_sizes, first_fit_homes, make_fleet, read_hours, spread_homes
-from bench.report import Figure, options, publish
+from bench.report import Figure, finish, options
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import NOWHERE, SLACK, Problem, Solution
 from coordinator.placement.search.anneal import anneal_engine
@@ -204,9 +203,7 @@ def main() -> None:
                 figures += sharding(sizes, PRESSURES[1], seed)
             if vms <= 10_000 and "moves" in args.parts:
                 figures += budgets(sizes, seed, (0.02, 0.20) if args.quick else BUDGETS, 0.3 if args.quick else 1.0, shared=args.shared)
-    publish(figures, args.json)
-    print(f"load average {os.getloadavg()[0]:.1f} at the end")
-    sys.exit(any(figure.holds is False for figure in figures))
+    finish(figures, args.json)
 
 
 if __name__ == "__main__":

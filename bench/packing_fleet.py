@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, Problem, RuleKind, Rules
 
 FLAVOURS = np.array([(1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16), (8, 32), (16, 64), (32, 128)], float)  # vCPU, GB
@@ -37,7 +38,8 @@ def read_hours(folder: Path) -> Hours:
     days = [pq.read_table(path).to_pandas() for path in sorted((folder / "planetlab").glob("*.parquet"))]
     if days:
         length = min(len(day) for day in days)
-        return Hours(np.concatenate([day.drop(columns="t").to_numpy().T[:, :length] / 100.0 for day in days]), "PlanetLab hours")
+        shares = np.concatenate([day.drop(columns="t").to_numpy(np.float64).T[:, :length] / 100.0 for day in days])
+        return Hours(shares, "PlanetLab hours")
     random = np.random.default_rng(2011)
     phase, level = random.uniform(0, 2 * np.pi, (2000, 1)), random.gamma(1.0, 0.11, (2000, 1))
     wave = level * (1.0 + 0.5 * np.sin(phase + np.arange(288) / 288 * 4 * np.pi)) + random.normal(0, 0.02, (2000, 288))
@@ -70,9 +72,15 @@ def draw_sizes(vms: int, hours: Hours, seed: int) -> Sizes:
         series = random.integers(0, len(hours.shares), len(again))
         begin = random.integers(0, hours.shares.shape[1] - 2 * BUCKETS, len(again))
         busy = hours.shares[series[:, None], begin[:, None] + np.arange(2 * BUCKETS)]
-        cores[again] = FLAVOURS[flavour[again], :1] * np.minimum(1.0, 0.12 + 1.7 * busy)
+        cores[again] = cores_of(flavour[again], busy)
         again = np.flatnonzero(cores.max(axis=1) > LARGEST_CORES)
     return Sizes(FLAVOURS[flavour, 1], cores)
+
+
+def cores_of(flavour: NDArray[np.int64], busy: F64) -> F64:
+    """CPU [v, bucket] of VMs of these flavours [v] whose series say `busy` [v, bucket]: clouds are busier than PlanetLab's machines."""
+    cores: F64 = FLAVOURS[flavour, :1] * np.minimum(1.0, 0.12 + 1.7 * busy)
+    return cores
 
 
 def make_fleet(sizes: Sizes, hosts: int, pressure: float, home: I32, *, constrained: bool, seed: int, first: int = 0) -> Problem:
@@ -83,29 +91,20 @@ def make_fleet(sizes: Sizes, hosts: int, pressure: float, home: I32, *, constrai
     cpu = np.arange(BUCKETS + 1) < BUCKETS
     random = np.random.default_rng([seed, 77])
     fixed = (random.random(vms) < 0.01) & (home != NOWHERE) & constrained
-    return Problem(
-        vm_ids=tuple(f"v{i}" for i in range(vms)),
-        host_ids=tuple(f"h{i}" for i in range(hosts)),
-        home=home,
+    return bare_problem(
+        home,
+        mean,
+        capacity,
+        cpu,
         fixed=fixed,
         why_fixed=tuple("pinned" if pinned else "" for pinned in fixed),
         kind=pool_kinds(home, hosts, random) if constrained else np.zeros(vms, np.int32),
-        mean=mean,
-        variance=np.zeros_like(mean),
         weight=np.full(vms, 0.01),
         move_cost=1e-6 * sizes.gigabytes,
         unplaced_cost=np.full(vms, 10.0),
-        group=np.full(vms, -1, np.int32),
-        rho=np.zeros(0),
-        capacity=capacity,
         hard=np.ones(BUCKETS + 1, bool),
-        z=np.zeros(BUCKETS + 1),
-        minutes=np.where(cpu, 5.0, 60.0),
-        cpu=cpu,
         curve=np.tile(np.linspace(IDLE, FULL, CURVE_POINTS), (hosts, 1)),
         empty_cost=np.full(hosts, ASLEEP),
-        wake_cost=np.zeros(hosts),
-        closed=np.zeros(hosts, bool),
         kind_cost=pools(hosts) if constrained else np.zeros((1, hosts)),
         domain=np.stack([np.arange(hosts), np.arange(hosts) // RACK]).astype(np.int32),
         rules=draw_rules(home, hosts, random) if constrained else Rules(),

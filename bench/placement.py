@@ -10,7 +10,6 @@ beside wall time because the machine may be shared; every plan is checked to bre
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from importlib import import_module
 
 import numpy as np
 
-from bench.report import Figure, options, publish
-from bench.shard_fleet import make_shard, windows_of
+from bench.packing_fleet import Hours, read_hours
+from bench.report import Figure, finish, options
+from bench.shard_fleet import make_shard
 from coordinator.placement.cost import cost_of
 from coordinator.placement.exact.bounds import lower_bound
 from coordinator.placement.exact.cpsat import close, solve_cpsat
 from coordinator.placement.exact.mip import solve_highs
 from coordinator.placement.exact.prove import solve_proven
-from coordinator.placement.problem import F64, I32, Engine, Problem, Solution
+from coordinator.placement.problem import I32, Engine, Problem, Solution
 from coordinator.placement.search.genetic import solve_genetically
 from coordinator.placement.verdict import worse
 
@@ -73,12 +73,12 @@ class Run:
     sound: bool
 
 
-def run_all(seeds: int, seconds: float, series: F64 | None, pressures: dict[str, float]) -> Iterator[list[Run]]:
+def run_all(seeds: int, seconds: float, hours: Hours, pressures: dict[str, float]) -> Iterator[list[Run]]:
     """All engines, shard by shard, each with the same wall time."""
     for pressure, cores in pressures.items():
         for kind, shape in KINDS.items():
             for seed in range(seeds):
-                problem = make_shard(seed, VMS, int(1.4 * HOSTS), cores, series, **shape)
+                problem = make_shard(seed, VMS, int(1.4 * HOSTS), cores, hours, **shape)
                 yield [run(f"{kind} {pressure}", name, engine, problem, seed, seconds) for name, engine in engines().items()]
 
 
@@ -113,13 +113,13 @@ def compare(shards: list[list[Run]]) -> list[Figure]:
     return figures
 
 
-def proofs(seeds: int, series: F64 | None, pressures: dict[str, float]) -> list[Figure]:
+def proofs(seeds: int, hours: Hours, pressures: dict[str, float]) -> list[Figure]:
     """The bar: packing shards of ten hosts proven optimal in five seconds of one core."""
     figures: list[Figure] = []
     for pressure, cores in pressures.items():
         proven, slowest, unsearched = [], 0.0, 0
         for seed in range(1000, 1000 + seeds):
-            problem = make_shard(seed, VMS, int(1.4 * HOSTS), cores, series)
+            problem = make_shard(seed, VMS, int(1.4 * HOSTS), cores, hours)
             cpu = time.process_time()
             found = solve_proven(problem, seed=seed, deadline_s=PATIENCE * PROVEN_S)
             cpu = time.process_time() - cpu
@@ -146,17 +146,13 @@ def proofs(seeds: int, series: F64 | None, pressures: dict[str, float]) -> list[
 def main() -> None:
     """Run all kinds."""
     chosen = options(__doc__ or "").parse_args()
-    series = windows_of(chosen.data)
-    if series is None:
-        print(f"no PlanetLab traces in {chosen.data / 'planetlab'}: waves with noise instead")
+    hours = read_hours(chosen.data)
+    print(hours.told)
     seeds, seconds, proof_seeds = (1, 1.0, 5) if chosen.quick else (5, 5.0, 40)
-    solve_proven(make_shard(0, 20, 3, 20.0, series), seed=0, deadline_s=5.0)  # compiled before any clock runs
-    figures = proofs(proof_seeds, series, CORES)
-    figures += compare(list(run_all(seeds, seconds, series, {"0.92": CORES["0.92"]} if chosen.quick else CORES)))
-    figures.append(Figure(name="load average while running", value=os.getloadavg()[0], unit="processes"))
-    publish(figures, chosen.json)
-    if any(figure.holds is False for figure in figures):
-        raise SystemExit(1)
+    solve_proven(make_shard(0, 20, 3, 20.0, hours), seed=0, deadline_s=5.0)  # compiled before any clock runs
+    figures = proofs(proof_seeds, hours, CORES)
+    figures += compare(list(run_all(seeds, seconds, hours, {"0.92": CORES["0.92"]} if chosen.quick else CORES)))
+    finish(figures, chosen.json)
 
 
 if __name__ == "__main__":

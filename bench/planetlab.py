@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bench.cloudsim import DVFS, MOVING, NPA, POLICIES, Measures, days, simulate
 from bench.planetlab_planner import Knobs, TickPlanner
 from bench.planetlab_plot import Curve, pareto_plot
-from bench.report import Figure, options, publish
+from bench.report import Figure, finish, options
 
 Samples = NDArray[np.int64]
 
@@ -214,7 +214,7 @@ def main() -> None:
     found = days(arguments.data / "planetlab")
     if not found:
         print(f"left out: planetlab is not in {arguments.data}")
-        publish([], arguments.json)
+        finish([], arguments.json)
         return
     if arguments.quick:
         smallest = min(found, key=lambda day: (len(found[day]), day))
@@ -233,9 +233,7 @@ def main() -> None:
         if arguments.plots is not None:
             arguments.plots.mkdir(parents=True, exist_ok=True)
             draw(variant, traces, results, arguments.plots / f"planetlab_pareto_{variant.name.replace(' ', '_')}.svg")
-    publish(figures, arguments.json)
-    if arguments.quick and any(figure.holds is False for figure in figures):
-        raise SystemExit(1)
+    finish(figures, arguments.json, strict=arguments.quick)
 
 
 if __name__ == "__main__":

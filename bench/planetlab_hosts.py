@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from bench import cloudsim_hosts as hosts
 from bench.cloudsim import days
-from bench.report import Figure, options, publish
+from bench.report import Figure, finish, options
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
 from coordinator.model import N_RESOURCES, BucketBlock, HistoryBlock
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, Problem
 from shared.units import BUCKET_S, CPU, HORIZON_STEPS
 
@@ -57,31 +58,17 @@ class Packed:
 def problem_of(mean: F64, variance: F64, z: float) -> Problem:
     """VMs [v, c] that run nowhere yet, and as many equal hosts as there are VMs."""
     v, c = mean.shape
-    return Problem(
-        vm_ids=("",) * v,
-        host_ids=("",) * v,
-        home=np.full(v, NOWHERE, np.int32),
-        fixed=np.zeros(v, np.bool_),
-        why_fixed=("",) * v,
-        kind=np.zeros(v, np.int32),
-        mean=mean,
+    return bare_problem(
+        np.full(v, NOWHERE, np.int32),
+        mean,
+        np.full((v, c), HOST_MIPS),
+        np.ones(c, np.bool_),
         variance=variance,
-        weight=np.ones(v),
-        move_cost=np.zeros(v),
         unplaced_cost=np.full(v, 1e6),
-        group=np.full(v, -1, np.int32),
-        rho=np.zeros(0),
-        capacity=np.full((v, c), HOST_MIPS),
         hard=np.ones(c, np.bool_),
         z=np.full(c, z),
         minutes=np.full(c, 60.0 / c),
-        cpu=np.ones(c, np.bool_),
         curve=np.tile(np.array(hosts.WATTS[1])[:CURVE_POINTS] / 1000.0, (v, 1)),
-        empty_cost=np.zeros(v),
-        wake_cost=np.zeros(v),
-        closed=np.zeros(v, np.bool_),
-        kind_cost=np.zeros((1, v)),
-        domain=np.arange(v, dtype=np.int32)[None],
     )
 
 
@@ -233,9 +220,7 @@ def main() -> None:
         fewer = np.mean([1 - p.hosts / q.hosts for p, q in zip(ours, peak, strict=True)])
         print(f"{day}: {fewer:.1%} fewer hosts, {np.mean([p.share for p in ours]):.2%} violated, in {len(ours)} hours")
     figures = figures_of(results, float(np.mean(spent))) if found else []
-    publish(figures, arguments.json)
-    if arguments.quick and any(figure.holds is False for figure in figures):
-        raise SystemExit(1)
+    finish(figures, arguments.json, strict=arguments.quick)
 
 
 if __name__ == "__main__":

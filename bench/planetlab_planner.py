@@ -16,6 +16,7 @@ import numpy as np
 
 from bench import cloudsim_hosts as hosts
 from bench.cloudsim_hosts import F64, I32
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.consolidate.planner import ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.problem import NOWHERE, Problem
 from shared.units import BUCKET_S
@@ -82,32 +83,22 @@ class TickPlanner:
         return level * self.mips, variance * self.mips**2
 
     def _problem(self, here: I32, wanted: F64, home: I32) -> Problem:
-        n, h = len(here), hosts.HOSTS
+        n = len(here)
         mean, variance = self.levels()
         knobs = self.knobs
-        return Problem(
+        return bare_problem(
+            home,
+            np.stack([mean[here], wanted], axis=1),
+            np.stack([CAPACITY, CAPACITY], axis=1),
+            np.array([True, False]),
             vm_ids=tuple(self.ids[here].tolist()),
             host_ids=HOST_IDS,
-            home=home,
-            fixed=np.zeros(n, np.bool_),
-            why_fixed=("",) * n,
             kind=(self.top[here] > SMALL_CORE).astype(np.int32),
-            mean=np.stack([mean[here], wanted], axis=1),
             variance=np.stack([variance[here], np.zeros(n)], axis=1),
-            weight=np.ones(n),
             move_cost=self.ram[here] * (knobs.kwh_per_mb + knobs.kwh_per_mb_mips * wanted),
-            unplaced_cost=np.ones(n),
-            group=np.full(n, -1, np.int32),
-            rho=np.zeros(0),
-            capacity=np.stack([CAPACITY, CAPACITY], axis=1),
             hard=np.zeros(2, np.bool_),
             z=np.array([knobs.z, 0.0]),
             minutes=np.array([60.0, 5.0]),
-            cpu=np.array([True, False]),
             curve=CURVE,
-            empty_cost=np.zeros(h),
-            wake_cost=np.zeros(h),
-            closed=np.zeros(h, np.bool_),
             kind_cost=NO_SMALL_CORE,
-            domain=np.arange(h, dtype=np.int32)[None],
         )

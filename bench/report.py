@@ -42,3 +42,11 @@ def publish(figures: list[Figure], path: Path | None) -> None:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
         machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
         path.write_text(json.dumps({"machine": machine, "commit": commit, "figures": [asdict(figure) for figure in figures]}, indent=1))
+
+
+def finish(figures: list[Figure], path: Path | None, *, strict: bool = True) -> None:
+    """Publish, say how loaded the machine is, and (strict) exit with 1 where a figure misses its bar."""
+    publish(figures, path)
+    print(f"load average at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    if strict and any(figure.holds is False for figure in figures):
+        raise SystemExit(1)

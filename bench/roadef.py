@@ -12,7 +12,6 @@ reference.csv has it. Every answer is judged by bench/roadef_check.py, which sha
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +20,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from bench.report import Figure, options, publish
+from bench.report import Figure, finish, options
 from bench.roadef_check import judge
 from bench.roadef_files import Reference, instances, read_instance, references
 from coordinator.placement.reassign.engine import Reassignment, reassign
@@ -145,7 +144,7 @@ def main() -> None:
     folder = args.data / "roadef2012"
     if not folder.is_dir():
         print(f"left out: no folder {folder}")
-        publish([], args.json)
+        finish([], args.json)
         return
     chosen = [i for i in instances(folder) if i[0].startswith(args.only)]
     proposals, seconds = (QUICK_PROPOSALS, QUICK_DEADLINE_S) if args.quick else (ENDLESS, args.seconds)
@@ -160,11 +159,8 @@ def main() -> None:
     for name, model, assignment in chosen:
         rows.append(solve(name, model, assignment, known.get(name, Reference()), proposals, seconds, args.seed))
         show(rows[-1])
-    print(f"load average at the end {os.getloadavg()[0]:.1f}")
     found = figures(rows, args.quick, full=not args.quick and seconds >= SECONDS)
-    publish(found, args.json)
-    if args.quick and any(f.holds is False for f in found):
-        sys.exit(1)
+    finish(found, args.json, strict=args.quick)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from coordinator.forecast.seasons import Profile, Seasons
 from coordinator.forecast.surroundings import Surroundings
 from coordinator.forecast.track import Tracker
 from coordinator.forecast.trained import HELD_OUT, Models, promoted, unpack
+from coordinator.forecast.two_answers import TwoAnswers
 from coordinator.forecast.why import ForecastWhy
 from coordinator.model import F32, F64, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
 from shared.units import BUCKET_S, HORIZON_STEPS
@@ -103,7 +104,7 @@ class ForecastEngine:
         self._calibrator = Calibrator(spreads, (*PRIOR, *([0.0] * self.options.boosting)))
         self._peak_calibrator = Calibrator(4, PRIOR)
         self._leaves = LevelMixer(UNHEARD[0])  # of the bucket mean: pool and LightGBM
-        self._mixers: tuple[LevelMixer | Mixer, ...] = (LevelMixer(UNHEARD[1]), Mixer())  # of the bucket mean, of the peak: and the network
+        self._mixers = (LevelMixer(UNHEARD[1]), Mixer())  # of the bucket mean, of the peak: and the network
         self._hours = HourPeaks()
         self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
         self._issued: Issued | None = None
@@ -273,13 +274,14 @@ class ForecastEngine:
         if losses is None:
             return
         self._network = challenger
-        for target, mixer in enumerate(self._mixers):
-            mixer.succeed(losses[:, :, target].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
+        of_mean, of_peak = self._mixers
+        of_mean.inherit()  # who is promoted is no worse than who spoke before
+        of_peak.rehearse(losses[:, :, 1].reshape(len(losses), len(self._vm_ids), N_RESOURCES, HORIZON_STEPS))
 
     # ---- fleet
 
     @property
-    def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | LevelMixer | Mixer | HourPeaks | Tracker, ...]:
+    def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | TwoAnswers | HourPeaks | Tracker, ...]:
         """Who keeps what was issued until it can be scored."""
         calibrators = (self._calibrator, self._peak_calibrator)
         return (

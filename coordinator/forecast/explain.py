@@ -21,7 +21,7 @@ from coordinator.forecast.combine import GROUP_MIDDLES, GROUP_SIZES, GROUP_START
 from coordinator.forecast.hours import HourBlend
 from coordinator.forecast.kernels.agreement import agree
 from coordinator.forecast.locality import COLD_BUCKETS
-from coordinator.forecast.mix import Mixing
+from coordinator.forecast.two_answers import Mixing
 from coordinator.forecast.why import (
     BandWhy,
     CoverageWhy,

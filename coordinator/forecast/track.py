@@ -45,13 +45,13 @@ class Tracker:
 
     def learn(self, actual: F32 | F64) -> None:
         """Actuals that became known: float[v, r, h], for step h the target of the issue h + 1 buckets ago; NaN = none."""
-        spoke = self._said.spoke
-        if not spoke.any():
+        decided = self._said.decided(actual)
+        if decided is None:
             return
-        came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
         classes = self._classes.reshape(HORIZON_STEPS, -1)
         own = self._own.reshape(-1, GROUPS, Q)
-        excess, votes = tracking.learn(self._said.rows, self._said.places, spoke, classes, self._said.origins, came, own, self._pace)
+        rows, places, spoke, came = decided
+        excess, votes = tracking.learn(rows, places, spoke, classes, self._said.origins, came, own, self._pace)
         share = excess / np.maximum(votes, 1.0)[..., None]
         # few votes move it like one VM's own would
         gain = np.where(votes > 0, np.minimum(POOLED_GAIN, 1.0 + votes / 8.0), 0.0)[..., None]

@@ -8,18 +8,27 @@ Pure. Invariant: `spoke` is true for a step exactly where an issue was made h + 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.forecast.rows import NEW, take_rows
-from coordinator.model import F32, N_RESOURCES
+from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 _SIZES: Final = np.arange(1, HORIZON_STEPS + 1)
 _STARTS: Final = np.cumsum(_SIZES) - _SIZES
 ROWS: Final = int(_SIZES.sum())
+
+
+class Decided(NamedTuple):
+    """What was said of the newest bucket, and what came."""
+
+    rows: F32  # [78, >= s, width]
+    places: NDArray[np.int64]  # [h] the rows that say it
+    spoke: NDArray[np.bool_]  # [h]
+    came: F32  # [s, h]
 
 
 class Triangle:
@@ -79,6 +88,14 @@ class Triangle:
         """bool[h]: whether that issue said anything."""
         known: NDArray[np.bool_] = self._spoke[self.origins]
         return known
+
+    def decided(self, actual: F32 | F64) -> Decided | None:
+        """What the newest bucket decides; actual float[v, r, h], NaN = not known. None where nothing was said of it."""
+        spoke = self.spoke
+        if not spoke.any():
+            return None
+        came = np.ascontiguousarray(actual, dtype=np.float32).reshape(-1, actual.shape[-1])
+        return Decided(self.rows, self.places, spoke, came)
 
     def said_last(self, vm: int) -> F32 | None:
         """What the newest issue said of one VM, float32[h, r, width]; None where it said nothing."""

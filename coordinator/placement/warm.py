@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.forecast.warm import warm
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.problem import CURVE_POINTS, Problem
 from coordinator.placement.search.anneal import anneal_engine
 from coordinator.placement.search.greedy import greedy
@@ -28,14 +29,14 @@ def exercise() -> None:
 def tiny() -> Problem:
     """Eight VMs of one core, two on each of four hosts with room for all of them."""
     v, h = 8, 4
-    return Problem(
-        vm_ids=tuple(f"v{i}" for i in range(v)), host_ids=tuple(f"h{i}" for i in range(h)), home=(np.arange(v) % h).astype(np.int32),
-        fixed=np.zeros(v, bool), why_fixed=("",) * v, kind=np.zeros(v, np.int32), mean=np.ones((v, 1)), variance=np.zeros((v, 1)),
-        weight=np.ones(v), move_cost=np.full(v, 1e-3), unplaced_cost=np.ones(v), group=np.full(v, -1, np.int32), rho=np.zeros(0),
-        capacity=np.full((h, 1), 10.0), hard=np.zeros(1, bool), z=np.zeros(1), minutes=np.full(1, 5.0), cpu=np.ones(1, bool),
-        curve=np.tile(np.linspace(0.1, 0.2, CURVE_POINTS), (h, 1)), empty_cost=np.zeros(h), wake_cost=np.zeros(h),
-        closed=np.zeros(h, bool), kind_cost=np.zeros((1, h)), domain=np.arange(h, dtype=np.int32)[None, :],
-    )  # fmt: skip
+    return bare_problem(
+        (np.arange(v) % h).astype(np.int32),
+        np.ones((v, 1)),
+        np.full((h, 1), 10.0),
+        np.ones(1, bool),
+        move_cost=np.full(v, 1e-3),
+        curve=np.tile(np.linspace(0.1, 0.2, CURVE_POINTS), (h, 1)),
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
-from coordinator.service.problems import InvalidValue, NotFound
+from coordinator.service.problems import InvalidValue, present
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
 from coordinator.service.view import (
@@ -226,9 +226,7 @@ def aggregate_forecast(
 ) -> GroupForecastView:
     """One sum in the coming minutes: mean, stddev and quantiles per 5-minute step and resource. The fleet's name is empty."""
     found = _view(state).group_forecast(kind, name, horizon_minutes)
-    if found is None:
-        raise NotFound(RefusalCode.INVALID_VALUE, "name", name, f"a name of /api/v1/aggregates?kind={kind}")
-    return found
+    return present(found, RefusalCode.INVALID_VALUE, "name", name, f"a name of /api/v1/aggregates?kind={kind}")
 
 
 @get("/accuracy", responses=_REFUSED, sync_to_thread=False)
@@ -253,9 +251,7 @@ async def receipts(state: State, limit: Limit = 50, vm: QueryId = None) -> list[
 async def receipt(state: State, receipt_id: PathId) -> Receipt:
     """One decision with its inputs, trail and refused alternatives."""
     found = await _view(state).receipt(receipt_id)
-    if found is None:
-        raise NotFound(RefusalCode.INVALID_VALUE, "receipt_id", receipt_id, "an id of /api/v1/receipts; old ones are pruned")
-    return found
+    return present(found, RefusalCode.INVALID_VALUE, "receipt_id", receipt_id, "an id of /api/v1/receipts; old ones are pruned")
 
 
 @get("/outcomes", responses=_REFUSED)
@@ -378,16 +374,12 @@ def _view(state: State) -> FleetView:
 
 def _known_host(state: State, host_id: str) -> HostView:
     found = _view(state).host(host_id)
-    if found is None:
-        raise NotFound(RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "an id of /api/v1/hosts")
-    return found
+    return present(found, RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "an id of /api/v1/hosts")
 
 
 def _known_vm(state: State, vm_id: str) -> VmView:
     found = _view(state).vm(vm_id)
-    if found is None:
-        raise NotFound(RefusalCode.UNKNOWN_VM, "vm_id", vm_id, "an id of /api/v1/vms")
-    return found
+    return present(found, RefusalCode.UNKNOWN_VM, "vm_id", vm_id, "an id of /api/v1/vms")
 
 
 def _openapi() -> OpenAPIConfig:

@@ -13,7 +13,7 @@ from coordinator.placement.explain.readings import HostAhead
 from coordinator.placement.explain.why_not import WhyNot
 from coordinator.service import problems
 from coordinator.service.placing import HostPlacement, PlacementView, PlacingView, VmPlacement
-from coordinator.service.problems import NotFound
+from coordinator.service.problems import present
 from coordinator.service.view import BOUNDS, Problem
 from shared.refusal import RefusalCode
 
@@ -47,27 +47,21 @@ async def placement_hosts(state: State, limit: Limit = 100) -> list[HostAhead]:
 async def placement_host(state: State, host_id: Id) -> HostPlacement:
     """One host in the plan, and what each client and application takes of it."""
     found = await _view(state).placement_host(host_id)
-    if found is None:
-        raise NotFound(RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "a host of the newest plan, /api/v1/placement/hosts")
-    return found
+    return present(found, RefusalCode.HOST_UNKNOWN_STATE, "host_id", host_id, "a host of the newest plan, /api/v1/placement/hosts")
 
 
 @get("/placement/vms/{vm_id:str}", responses=_MISSING)
 async def placement_vm(state: State, vm_id: Id) -> VmPlacement:
     """One VM in the plan: where it goes and why, and its next best hosts."""
     found = await _view(state).placement_vm(vm_id)
-    if found is None:
-        raise NotFound(RefusalCode.UNKNOWN_VM, "vm_id", vm_id, "a VM of the newest plan")
-    return found
+    return present(found, RefusalCode.UNKNOWN_VM, "vm_id", vm_id, "a VM of the newest plan")
 
 
 @get("/placement/why-not", responses=_MISSING)
 async def why_not(state: State, vm: AskedId, host: AskedId) -> WhyNot:
     """Why the plan does not have this VM on this host: what binds, and the smallest change that would flip it."""
     found = await _view(state).why_not(vm, host)
-    if found is None:
-        raise NotFound(RefusalCode.UNKNOWN_VM, "vm, host", f"{vm}, {host}", "a VM and a host of the newest plan")
-    return found
+    return present(found, RefusalCode.UNKNOWN_VM, "vm, host", f"{vm}, {host}", "a VM and a host of the newest plan")
 
 
 PLACEMENT_READS: Final = (placement, placement_hosts, placement_host, placement_vm, why_not)

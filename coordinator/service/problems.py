@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 import structlog
@@ -25,6 +25,7 @@ from shared.refusal import DESCRIPTIONS, RefusalCode
 from shared.units import RESOURCES
 
 AnyRequest = Request[Any, Any, Any]
+Found = TypeVar("Found")
 
 PROBLEM_JSON: Final = "application/problem+json"
 URN: Final = "urn:tidegate:refusal:"
@@ -72,6 +73,13 @@ class NotFound(Refusal):
         self.value = echo(value)
         self.allowed = allowed
         super().__init__(code, f"{field}: {self.value} is not known; allowed: {allowed}")
+
+
+def present(found: Found | None, code: RefusalCode, field: str, value: str, allowed: str) -> Found:
+    """What was found. Raises NotFound, told as it tells it, where nothing was."""
+    if found is None:
+        raise NotFound(code, field, value, allowed)
+    return found
 
 
 def allowed_text(field: str) -> str:

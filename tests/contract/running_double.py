@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.migration_plan import MigrationPlan, PlannedMove
+from planned_moves import planned_move
+
+from coordinator.migration_plan import MigrationPlan
 from coordinator.service import view as vw
 from coordinator.service.migrations import HostPowerView, MigrationState
 from coordinator.service.sizing import ClientBudget, HostScarcity, SizingView
@@ -58,17 +60,7 @@ class RunningDouble:
     @property
     def migration_plan(self) -> MigrationPlan:
         """One move that waits for an operator."""
-        move = PlannedMove(
-            vm_id="vm-01-00",
-            client="aurora",
-            source="kvm-01",
-            target="kvm-02",
-            racks=("", ""),
-            stage=0,
-            not_before_ns=0,
-            latest_ns=10**18,
-            seconds=20.0,
-        )
+        move = planned_move("vm-01-00", "kvm-01", "kvm-02", client="aurora")
         return MigrationPlan(id="m1", created_ns=START_S * 10**9, moves=(move,))
 
     def sizing(self, limit: int) -> SizingView:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from forecast_fleet import OPTIONS, run_within
 
 from coordinator.compute import local_pool as local_pool_module
 from coordinator.compute.local_pool import LocalPool
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, VmState
+from coordinator.model import N_RESOURCES, HostState, VmState
 from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from shared.model import Allocation, Capabilities, Domain, HostCapacity, Mode
 from shared.refusal import RefusalCode
@@ -32,12 +33,7 @@ def question(vms: int = 6) -> PlacementRequest:
     ids = tuple(f"v{i}" for i in range(vms))
     mean = np.zeros((vms, N_RESOURCES, 12), np.float32)
     mean[:, CPU], mean[:, MEMORY] = 2000.0, GIB
-    shape = (vms, N_RESOURCES, 12, len(LEVELS))
-    forecast = ForecastBlock(
-        issued_s=1_700_000_100, vm_ids=ids, mean=mean, stddev=np.zeros_like(mean), quantiles=np.zeros(shape, np.float32),
-        peak_quantiles=np.zeros(shape, np.float32), model=np.zeros((vms, N_RESOURCES), np.int8), models=("m",),
-        reason=np.zeros((vms, N_RESOURCES), np.int8), coverage=np.ones((vms, N_RESOURCES), np.float32),
-    )  # fmt: skip
+    forecast = forecast_block(ids, 1_700_000_100, mean)
     capacity = HostCapacity(
         cpu_millicores=8000, memory_bytes=64 * GIB, net_bits_per_s=10**10, cpu_commit_millicores=64_000, memory_commit_bytes=60 * GIB,
         net_commit_bits_per_s=10**10,

@@ -10,8 +10,9 @@ import pytest
 from fakes import MemoryRegistry
 from msgspec.structs import replace
 from plain_host import plain_capacity
+from planned_moves import planned_move
 
-from coordinator.migration_plan import MigrationPlan, PlannedMove, Status
+from coordinator.migration_plan import MigrationPlan, Status
 from coordinator.model import Receipt
 from coordinator.ports import Registry
 from coordinator.store.registry import SqlRegistry
@@ -65,18 +66,7 @@ def receipt(receipt_id: str, vm_id: str = "vm1", issued_s: int = 300) -> Receipt
 
 
 def test_a_migration_is_its_newest_state_and_documents_have_names(registry: Registry) -> None:
-    move = PlannedMove(
-        vm_id="vm1",
-        client="c",
-        source="h1",
-        target="h2",
-        racks=("", ""),
-        stage=0,
-        not_before_ns=0,
-        latest_ns=9,
-        seconds=20.0,
-        after=(),
-    )
+    move = planned_move("vm1", "h1", "h2", latest_ns=9)
     old, new = (MigrationPlan(id=f"m{n}", created_ns=n, moves=(move,), dropped={"vm9": "pinned"}) for n in (1, 2))
     for plan in (old, new, replace(old, status=Status.ABORTED, why="aborted by ops")):
         registry.save_migration(plan)

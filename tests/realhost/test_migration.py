@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from migrator_contract import MigratorContract, Side
-from real_host import Guest, RealHost, reason_to_skip, two_hosts, wait_for
+from real_host import Guest, RealHost, wait_for
 
 from agent import events as ev
 from agent.adapters.libvirt_migration import LibvirtMigrator
@@ -39,15 +39,6 @@ PERIOD_S = 2
 QUOTA, RX, TX, BALLOON = 700, 4 * MBIT, 3 * MBIT, 104 * MIB
 FAST = 800 * MBIT
 SLOW = 17 * MBIT  # 2 MiB/s: half a minute and more for a guest's first pass
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[RealHost, RealHost]]:
-    reason = reason_to_skip()
-    if reason is not None:
-        pytest.skip(reason)
-    with two_hosts() as pair:
-        yield pair
 
 
 @pytest.fixture(scope="module")

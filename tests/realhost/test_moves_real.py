@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from placed_moves import placed
-from real_host import Guest, RealHost, reason_to_skip, two_hosts, wait_for
+from real_host import Guest, RealHost, wait_for
 from test_migration import FAST, Agent, migration
 
 from agent import events as ev
@@ -23,7 +23,7 @@ from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.executing import Execution, ExecutionPolicy, StoreMigration, SwitchPower
 from coordinator.migration_plan import MigrationPlan, Patience, Phase, Status
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
+from coordinator.model import N_RESOURCES, ForecastBlock
 from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.planning.order_moves import MovePolicy
 from coordinator.planning.sleep import Power, PowerPolicy, PowerTold
@@ -36,15 +36,6 @@ from shared.plan import OutcomeState, StepKind
 from shared.units import CPU, HORIZON_STEPS, MEMORY
 
 pytestmark = [pytest.mark.realhost, pytest.mark.slow, pytest.mark.timeout(420)]
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[RealHost, RealHost]]:
-    reason = reason_to_skip()
-    if reason is not None:
-        pytest.skip(reason)
-    with two_hosts() as pair:
-        yield pair
 
 
 class Coordinator:
@@ -102,19 +93,7 @@ class Coordinator:
 def idle(vm_id: str) -> ForecastBlock:
     mean = np.zeros((1, N_RESOURCES, HORIZON_STEPS), np.float32)
     mean[:, CPU], mean[:, MEMORY] = 50, 100 * 2**20
-    quantiles = np.repeat(mean[..., None], len(LEVELS), axis=-1)
-    return ForecastBlock(
-        issued_s=int(time.time()) // 300 * 300,
-        vm_ids=(vm_id,),
-        mean=mean,
-        stddev=mean * 0,
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros((1, N_RESOURCES), np.int8),
-        models=("test",),
-        reason=np.zeros((1, N_RESOURCES), np.int8),
-        coverage=np.full((1, N_RESOURCES), 0.8, np.float32),
-    )
+    return forecast_block((vm_id,), int(time.time()) // 300 * 300, mean)
 
 
 def test_a_move_that_placement_asks_for_is_carried_out_and_verified(hosts: tuple[RealHost, RealHost], tmp_path: Path) -> None:

@@ -8,18 +8,19 @@ is no room. All have the same priority. Who goes short is a question of budgets 
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from plain_host import plain_capacity
+from written_demand import past_of, written_vm
 
 from bench.world import Settings, World
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import N_RESOURCES, HistoryBlock
 from coordinator.sizing.feasible import Objectives
-from shared.model import Allocation, HostCapacity, Mode, Policy
+from shared.model import Allocation, Mode, Policy
 from shared.units import BUCKET_S, CPU, DISK, GIB, MBIT, MEMORY, NET_RX, NET_TX
-from shared.workload import VmWorkload, WorkloadFile
+from shared.workload import WorkloadFile
 
 NOON_S = 1_795_262_400  # 2026-11-21 12:00 UTC
 START_S, HOURS, DAYS = NOON_S - 2 * 3600, 4.0, 7
@@ -30,45 +31,21 @@ BUDGETS = {"strict": 0.04, "easy": 0.30}
 CLIENT = {name: name.split("-")[0] for name in NAMES}
 
 
-def levels(values: list[int]) -> bytes:
-    return array("q", values).tobytes()
-
-
 def host() -> WorkloadFile:
     cpu = [BUSY if 24 <= b < 36 else IDLE for b in range(BUCKETS)]
-    steady = {
-        "memory_bytes": GIB,
-        "disk_read_bytes_per_s": 10**6,
-        "disk_write_bytes_per_s": 10**6,
-        "net_rx_bits_per_s": 5 * MBIT,
-        "net_tx_bits_per_s": 5 * MBIT,
-    }
     vms = tuple(
-        VmWorkload(
-            vm_id=name,
-            name=name,
-            source="test",
+        written_vm(
+            name,
+            cpu,
+            GIB,
             policy=Policy(client=CLIENT[name]),
-            vcpus_max=4,
-            memory_max_bytes=4 * GIB,
-            net_max_bits_per_s=1000 * MBIT,
             initial=Allocation(vcpus=4, cpu_quota_millicores=400, memory_bytes=GIB * 3 // 2),
             seed=11 + i,
-            noise_permille=20,
-            burst_per_1024=0,
-            cpu_millicores=levels(cpu),
-            **{key: levels([value] * BUCKETS) for key, value in steady.items()},  # type: ignore[arg-type]
         )
         for i, name in enumerate(NAMES)
     )
-    capacity = HostCapacity(
-        cpu_millicores=5000,
-        memory_bytes=32 * GIB,
-        net_bits_per_s=10_000 * MBIT,
-        cpu_commit_millicores=5000,
-        memory_commit_bytes=30 * GIB,
-        net_commit_bits_per_s=10_000 * MBIT,
-    )
+    capacity = plain_capacity(cpu_millicores=5000, memory_bytes=32 * GIB, net_bits_per_s=10_000 * MBIT)
+    capacity = replace(capacity, memory_commit_bytes=30 * GIB)
     return WorkloadFile(host="host-0", start_s=START_S, buckets=BUCKETS, seed=5, capacity=capacity, vms=vms)
 
 
@@ -81,15 +58,7 @@ def history() -> HistoryBlock:
     mean[:, CPU] = np.where(busy, BUSY, IDLE) * noise
     mean[:, MEMORY] = GIB * (1 + (noise - 1) / 5)
     mean[:, DISK], mean[:, NET_RX], mean[:, NET_TX] = 2_000_000 * noise, 5 * MBIT * noise, 5 * MBIT * noise
-    top = np.array([4000, 4 * GIB, 1e10, 1000 * MBIT, 1000 * MBIT], dtype=np.float32)
-    return HistoryBlock(
-        vm_ids=NAMES,
-        end_s=START_S - BUCKET_S,
-        mean=mean,
-        peak=mean * np.float32(1.1),
-        censored=np.zeros_like(mean),
-        capacity=np.tile(top, (len(NAMES), 1)),
-    )
+    return past_of(host().vms, START_S - BUCKET_S, mean)
 
 
 def run(objectives: Objectives, hours: float = HOURS) -> World:

@@ -6,17 +6,18 @@ challengers and the run without see the same demand.
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from plain_host import plain_capacity
+from written_demand import past_of, written_vm
 
 from bench.world import Settings, World
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import LEVELS, N_RESOURCES, HistoryBlock
-from shared.model import Allocation, HostCapacity, Mode, Policy
+from shared.model import Allocation, Mode, Policy
 from shared.units import BUCKET_S, CPU, GIB, HORIZON_STEPS, MBIT
-from shared.workload import VmWorkload, WorkloadFile
+from shared.workload import WorkloadFile
 
 START_S = 1_795_262_400
 PERIOD = 30  # buckets
@@ -30,36 +31,10 @@ def swing(first: int, count: int) -> np.ndarray:
 
 
 def workload() -> WorkloadFile:
-    def flat(value: int) -> bytes:
-        return array("q", [value] * BUCKETS).tobytes()
-
-    vm = VmWorkload(
-        vm_id="vm",
-        name="vm",
-        source="test",
-        policy=Policy(),
-        vcpus_max=4,
-        memory_max_bytes=2 * GIB,
-        net_max_bits_per_s=1000 * MBIT,
-        initial=INITIAL,
-        seed=11,
-        noise_permille=20,
-        burst_per_1024=0,
-        cpu_millicores=array("q", swing(0, BUCKETS).astype(int).tolist()).tobytes(),
-        memory_bytes=flat(GIB // 2),
-        disk_read_bytes_per_s=flat(1_000_000),
-        disk_write_bytes_per_s=flat(1_000_000),
-        net_rx_bits_per_s=flat(5 * MBIT),
-        net_tx_bits_per_s=flat(5 * MBIT),
-    )
-    capacity = HostCapacity(
-        cpu_millicores=16_000,
-        memory_bytes=16 * GIB,
-        net_bits_per_s=10_000 * MBIT,
-        cpu_commit_millicores=16_000,
-        memory_commit_bytes=15 * GIB,
-        net_commit_bits_per_s=10_000 * MBIT,
-    )
+    cpu = swing(0, BUCKETS).astype(int).tolist()
+    vm = written_vm("vm", cpu, GIB // 2, policy=Policy(), memory_max_bytes=2 * GIB, initial=INITIAL, seed=11)
+    capacity = plain_capacity(cpu_millicores=16_000, memory_bytes=16 * GIB, net_bits_per_s=10_000 * MBIT)
+    capacity = replace(capacity, memory_commit_bytes=15 * GIB)
     return WorkloadFile(host="host-0", start_s=START_S, buckets=BUCKETS, seed=5, capacity=capacity, vms=(vm,))
 
 
@@ -68,10 +43,7 @@ def history() -> HistoryBlock:
     mean[0] = np.array([0, GIB // 2, 2_000_000, 5 * MBIT, 5 * MBIT])[:, None]
     mean[0, CPU] = swing(-PAST, PAST)
     mean *= 1 + 0.01 * np.random.default_rng(3).standard_normal(mean.shape).astype(np.float32)
-    capacity = np.array([[4000, 2 * GIB, 1e10, 1000 * MBIT, 1000 * MBIT]], dtype=np.float32)
-    return HistoryBlock(
-        vm_ids=("vm",), end_s=START_S - BUCKET_S, mean=mean, peak=mean * np.float32(1.1), censored=np.zeros_like(mean), capacity=capacity
-    )
+    return past_of(workload().vms, START_S - BUCKET_S, mean)
 
 
 def run(every: int) -> World:

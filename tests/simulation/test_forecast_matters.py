@@ -8,17 +8,19 @@ or a plain idle week; everything else, the demand in the run included, is the sa
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from plain_host import plain_capacity
+from written_demand import past_of, written_vm
 
 from agent.events import Closed
 from bench.world import Settings, World
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.model import N_RESOURCES, HistoryBlock, Receipt
-from shared.model import Allocation, HostCapacity, Mode, Policy
+from shared.model import Allocation, Mode, Policy
 from shared.plan import StepKind
 from shared.units import BUCKET_S, CPU, DISK, GIB, MBIT, MEMORY, NET_RX, NET_TX, NS_PER_S
 from shared.workload import VmWorkload, WorkloadFile
@@ -37,41 +39,13 @@ INITIAL = Allocation(vcpus=4, cpu_quota_millicores=QUOTA, memory_bytes=BYTES, ne
 FAST = ForecastOptions(boosting=False)
 
 
-def levels(values: list[int]) -> bytes:
-    return array("q", values).tobytes()
-
-
 def vm(vm_id: str, cpu: list[int], memory: list[int], *, initial: Allocation = INITIAL, policy: Policy | None = None) -> VmWorkload:
-    return VmWorkload(
-        vm_id=vm_id,
-        name=vm_id,
-        source="test",
-        policy=policy or Policy(),
-        vcpus_max=4,
-        memory_max_bytes=4 * GIB,
-        net_max_bits_per_s=1000 * MBIT,
-        initial=initial,
-        seed=11,
-        noise_permille=50,
-        burst_per_1024=0,
-        cpu_millicores=levels(cpu),
-        memory_bytes=levels(memory),
-        disk_read_bytes_per_s=levels([1_000_000] * BUCKETS),
-        disk_write_bytes_per_s=levels([1_000_000] * BUCKETS),
-        net_rx_bits_per_s=levels([5 * MBIT] * BUCKETS),
-        net_tx_bits_per_s=levels([5 * MBIT] * BUCKETS),
-    )
+    return written_vm(vm_id, cpu, memory, initial=initial, policy=policy or Policy(), seed=11, noise_permille=50)
 
 
 def host(*vms: VmWorkload) -> WorkloadFile:
-    capacity = HostCapacity(
-        cpu_millicores=16_000,
-        memory_bytes=16 * GIB,
-        net_bits_per_s=10_000 * MBIT,
-        cpu_commit_millicores=16_000,
-        memory_commit_bytes=15 * GIB,
-        net_commit_bits_per_s=10_000 * MBIT,
-    )
+    capacity = plain_capacity(cpu_millicores=16_000, memory_bytes=16 * GIB, net_bits_per_s=10_000 * MBIT)
+    capacity = replace(capacity, memory_commit_bytes=15 * GIB)
     return WorkloadFile(host="host-0", start_s=START_S, buckets=BUCKETS, seed=5, capacity=capacity, vms=vms)
 
 
@@ -95,15 +69,7 @@ def history(*, surge: bool) -> HistoryBlock:
     mean[:, DISK], mean[:, NET_RX], mean[:, NET_TX] = 2_000_000 * noise, 5 * MBIT * noise, 5 * MBIT * noise
     mean[0, CPU, busy] = SURGE_MILLICORES * noise[0, busy]
     mean[0, MEMORY, busy] = SURGE_BYTES * (1 + (noise[0, busy] - 1) / 5)
-    capacity = np.tile(np.array([4000, 4 * GIB, 1e10, 1000 * MBIT, 1000 * MBIT], dtype=np.float32), (2, 1))
-    return HistoryBlock(
-        vm_ids=(VM, NEIGHBOUR),
-        end_s=START_S - BUCKET_S,
-        mean=mean,
-        peak=mean * np.float32(1.1),
-        censored=np.zeros_like(mean),
-        capacity=capacity,
-    )
+    return past_of(surging_host().vms, START_S - BUCKET_S, mean)
 
 
 @dataclass(frozen=True)

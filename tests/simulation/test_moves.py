@@ -6,13 +6,13 @@ them by the forecast's peak; what is under test is everything behind it: order, 
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from placed_moves import placed
+from written_demand import past_of, written_vm
 
 from bench.world import Settings, Weather, World
 from coordinator.executing import ExecutionPolicy
@@ -38,30 +38,19 @@ CORES = 8_000
 IDLE, SURGE = 400, 2_400  # 12 VMs idle on one host; at noon they need four
 
 
-def levels(values: list[int]) -> bytes:
-    return array("q", values).tobytes()
-
-
 def vm(number: int) -> VmWorkload:
     before = (NOON_S - START_S) // BUCKET_S
-    return VmWorkload(
-        vm_id=f"vm-{number:02}",
-        name=f"vm-{number:02}",
-        source="test",
+    return written_vm(
+        f"vm-{number:02}",
+        [IDLE] * before + [SURGE] * (BUCKETS - before),
+        GIB // 2,
+        disk=100_000,
+        net=MBIT,
         policy=Policy(client=f"client-{number % 3}", cpu_floor_millicores=500),
-        vcpus_max=4,
         memory_max_bytes=2 * GIB,
-        net_max_bits_per_s=1000 * MBIT,
         initial=Allocation(vcpus=4, memory_bytes=GIB),
         seed=100 + number,
         noise_permille=50,
-        burst_per_1024=0,
-        cpu_millicores=levels([IDLE] * before + [SURGE] * (BUCKETS - before)),
-        memory_bytes=levels([GIB // 2] * BUCKETS),
-        disk_read_bytes_per_s=levels([100_000] * BUCKETS),
-        disk_write_bytes_per_s=levels([100_000] * BUCKETS),
-        net_rx_bits_per_s=levels([MBIT] * BUCKETS),
-        net_tx_bits_per_s=levels([MBIT] * BUCKETS),
     )
 
 
@@ -90,14 +79,7 @@ def history() -> HistoryBlock:
     mean[:, CPU] = np.where(busy, SURGE, IDLE) * noise
     mean[:, MEMORY] = GIB // 2
     mean[:, DISK], mean[:, NET_RX], mean[:, NET_TX] = 200_000, MBIT, MBIT
-    return HistoryBlock(
-        vm_ids=tuple(f"vm-{number:02}" for number in range(count)),
-        end_s=START_S - BUCKET_S,
-        mean=mean,
-        peak=mean * np.float32(1.05),
-        censored=np.zeros_like(mean),
-        capacity=np.tile(np.array([4000, 2 * GIB, 1e10, 1000 * MBIT, 1000 * MBIT], dtype=np.float32), (count, 1)),
-    )
+    return past_of([vm(number) for number in range(count)], START_S - BUCKET_S, mean, peak=1.05)
 
 
 def packed(request: PlacementRequest) -> Placed:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
+from hard_series import hard_series
 
 from coordinator.forecast.aggregate import AggregateForecast, Aggregator, GroupKey, Membership, sums_of
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock, HistoryBlock, NoForecast
@@ -32,17 +34,9 @@ def said(start_s: int, mean: np.ndarray, stddev: np.ndarray, vm_ids: tuple[str, 
     spread = np.repeat(stddev[..., None], HORIZON_STEPS, axis=-1).astype(np.float32)
     quantiles = np.maximum(curve[..., None] + Z * spread[..., None], 0.0).astype(np.float32)
     codes = np.where(np.isnan(mean), NoForecast.ALL_UNKNOWN, reason).astype(np.int8)
-    return ForecastBlock(
-        issued_s=start_s + BUCKET_S,
-        vm_ids=vm_ids,
-        mean=curve,
-        stddev=spread,
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros(mean.shape, dtype=np.int8),
-        models=("naive",),
-        reason=codes,
-        coverage=np.full(mean.shape, np.nan, dtype=np.float32),
+    unknown = np.full(mean.shape, np.nan, dtype=np.float32)
+    return forecast_block(
+        vm_ids, start_s + BUCKET_S, curve, stddev=spread, quantiles=quantiles, models=("naive",), reason=codes, coverage=unknown
     )
 
 
@@ -209,24 +203,10 @@ def test_vms_and_groups_come_and_go_within_bounds() -> None:
     assert max(groups_kept) <= 3 + 294 // 12 + 1
 
 
-def hard_series(b: int) -> np.ndarray:
-    """Constant, zero, spike, gaps, one point, step change, negative, huge, unknown: one VM each."""
-    rng = np.random.default_rng(2)
-    rows = np.full((9, b), 100.0)
-    rows[1] = 0.0
-    rows[2, b // 2] = 1e9
-    rows[3, rng.random(b) < 0.6] = np.nan
-    rows[4, :-1] = np.nan
-    rows[5, b // 2 :] = 5000.0
-    rows[6] = -50.0
-    rows[7] = rng.lognormal(0, 4, b) * 1e12
-    rows[8] = np.nan
-    return np.repeat(rows[:, None], N_RESOURCES, axis=1)
-
-
 @pytest.mark.parametrize("loaded", [0, 1, 5, 40])
 def test_no_series_is_too_hard(loaded: int) -> None:
     data = hard_series(loaded + 30)
+    data[6] = -50.0
     vm_ids = names(9)
     groups = {vm_id: Membership(app=f"a{i}", client="all") for i, vm_id in enumerate(vm_ids)}
     aggregator = Aggregator()

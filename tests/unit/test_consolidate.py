@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.consolidate.planner import Consolidation, ConsolidationPolicy, RecentMoves, consolidate
 from coordinator.placement.cost import broken_rules, host_loads
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, SLACK, Problem, RuleKind, Rules
@@ -19,34 +20,17 @@ from tests.contract.placement_problems import make_problem
 
 def fleet(home: list[int], mean: list[float], *, hosts: int = 4, **changes: Any) -> Problem:
     """Hosts of 10 CPUs that cost 1 an hour while in use; one cell, a margin of 2 stddevs, no variance unless told."""
-    v = len(home)
-    given: dict[str, Any] = {
-        "vm_ids": tuple(f"v{i}" for i in range(v)),
-        "host_ids": tuple(f"h{i}" for i in range(hosts)),
-        "home": np.array(home, np.int32),
-        "fixed": np.zeros(v, bool),
-        "why_fixed": ("",) * v,
-        "kind": np.zeros(v, np.int32),
-        "mean": np.array(mean)[:, None],
-        "variance": np.zeros((v, 1)),
-        "weight": np.ones(v),
-        "move_cost": np.full(v, 0.1),
-        "unplaced_cost": np.ones(v),
-        "group": np.full(v, -1, np.int32),
-        "rho": np.zeros(0),
-        "capacity": np.full((hosts, 1), 10.0),
-        "hard": np.zeros(1, bool),
-        "z": np.array([2.0]),
-        "minutes": np.array([60.0]),
-        "cpu": np.ones(1, bool),
-        "curve": np.tile(np.linspace(0.7, 1.0, CURVE_POINTS), (hosts, 1)),
-        "empty_cost": np.zeros(hosts),
-        "wake_cost": np.zeros(hosts),
-        "closed": np.zeros(hosts, bool),
-        "kind_cost": np.zeros((1, hosts)),
-        "domain": np.arange(hosts, dtype=np.int32)[None],
-    }
-    return Problem(**(given | changes))
+    problem = bare_problem(
+        np.array(home, np.int32),
+        np.array(mean)[:, None],
+        np.full((hosts, 1), 10.0),
+        np.ones(1, bool),
+        move_cost=np.full(len(home), 0.1),
+        z=np.array([2.0]),
+        minutes=np.array([60.0]),
+        curve=np.tile(np.linspace(0.7, 1.0, CURVE_POINTS), (hosts, 1)),
+    )
+    return replace(problem, **changes)
 
 
 def rule(kind: RuleKind, members: list[int], limit: int = 1) -> Rules:

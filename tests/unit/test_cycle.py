@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
@@ -54,18 +55,7 @@ def surge(bucket: BucketBlock) -> ForecastBlock:
     """Twice the quota is coming."""
     mean = np.tile(np.array([2000, GIB, 0, 1e6, 1e6], np.float32)[None, :, None], (1, 1, 12))
     quantiles = np.repeat((mean * 1.05)[..., None], len(LEVELS), axis=-1)
-    return ForecastBlock(
-        issued_s=bucket.start_s + BUCKET_S,
-        vm_ids=bucket.vm_ids,
-        mean=mean,
-        stddev=mean * 0.02,
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros((1, 5), np.int8),
-        models=("naive",),
-        reason=np.zeros((1, 5), np.int8),
-        coverage=np.full((1, 5), 0.8, np.float32),
-    )
+    return forecast_block(bucket.vm_ids, bucket.start_s + BUCKET_S, mean, stddev=mean * 0.02, quantiles=quantiles, models=("naive",))
 
 
 def closed(cycle: DecisionCycle) -> cy.RequestForecast:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,17 +43,8 @@ def nightly(*days: int, of: Notice | None = None, later_s: int = 0) -> list[tupl
 def base_at(issued_s: int, vm_ids: Sequence[str], level: float = LEVEL) -> ForecastBlock:
     shape = (len(vm_ids), N_RESOURCES, HORIZON_STEPS)
     quantiles = np.broadcast_to((level + NOISE * NORMAL).astype(np.float32), (*shape, len(LEVELS)))
-    return ForecastBlock(
-        issued_s=issued_s,
-        vm_ids=tuple(vm_ids),
-        mean=np.full(shape, level, dtype=np.float32),
-        stddev=np.full(shape, NOISE, dtype=np.float32),
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros(shape[:2], dtype=np.int8),
-        models=("flat",),
-        reason=np.zeros(shape[:2], dtype=np.int8),
-        coverage=np.full(shape[:2], 0.8, dtype=np.float32),
+    return forecast_block(
+        tuple(vm_ids), issued_s, level, stddev=np.full(shape, NOISE, dtype=np.float32), quantiles=quantiles, models=("flat",)
     )
 
 

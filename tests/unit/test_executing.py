@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from forecast_blocks import forecast_block
 from placed_moves import placed
 from plain_host import plain_capacity
 
@@ -22,7 +23,7 @@ from coordinator.executing import (
     SwitchPower,
 )
 from coordinator.migration_plan import MigrationPlan, Phase, Status, WaveLimits
-from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock
+from coordinator.model import N_RESOURCES
 from coordinator.placement.explain.plan import hold
 from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.placement.fleet.site import DEFAULT_SITE, Site
@@ -76,19 +77,7 @@ class Run:
         vm_ids = ("v1", "v2", "v3")
         mean = np.zeros((3, N_RESOURCES, HORIZON_STEPS), np.float32)
         mean[:, CPU], mean[:, MEMORY_AT] = cpu, GIB
-        quantiles = np.repeat(mean[..., None], len(LEVELS), axis=-1)
-        self.cycle.forecast = ForecastBlock(
-            issued_s=T0 // S,
-            vm_ids=vm_ids,
-            mean=mean,
-            stddev=mean * 0,
-            quantiles=quantiles,
-            peak_quantiles=quantiles,
-            model=np.zeros((3, N_RESOURCES), np.int8),
-            models=("test",),
-            reason=np.zeros((3, N_RESOURCES), np.int8),
-            coverage=np.full((3, N_RESOURCES), 0.8, np.float32),
-        )
+        self.cycle.forecast = forecast_block(vm_ids, T0 // S, mean)
 
     def hello(self, host_id: str, mode: Mode = Mode.PREDICTIVE) -> None:
         hello = Hello(host_id=host_id, boot_id="b", agent_version="0", wall_ns=0, capacity=CAPACITY, mode=mode, mode_pinned=False)

@@ -192,7 +192,7 @@ def test_the_network_is_told_apart_from_the_pool() -> None:
                 assert blend is not None
                 middle = sum(source.median_weight * (source.median or 0.0) for source in spoken)
                 assert middle == pytest.approx(blend.blended[RESOURCES.index(resource.resource), -1, LEVELS.index(0.5)], rel=1e-3)
-    engine._mixers[0].succeed(np.zeros((1, 8, N_RESOURCES, HORIZON_STEPS)))
+    engine._mixers[0].inherit()
     renewed = told(engine, "vm3").resources[CPU].targets[0].parts[0].network
     assert renewed is not None and (renewed.pool_loss, renewed.weight) == (None, why.resources[CPU].targets[0].parts[0].network.weight)
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
@@ -112,17 +113,8 @@ def scored() -> ForecastAccuracy:
         sums.score(bucket, {"h": Mode.OBSERVE}, {"a": "aurora", "b": "borealis"})
         said = np.array([1010.0 + 10 * step, 1000.0])[:, None, None] * np.ones((2, 5, 12))
         quantiles = (said[..., None] * (0.9 + 0.2 * np.asarray(LEVELS))).astype(np.float32)
-        block = ForecastBlock(
-            issued_s=bucket.start_s + BUCKET_S,
-            vm_ids=vm_ids,
-            mean=said.astype(np.float32),
-            stddev=said.astype(np.float32),
-            quantiles=quantiles,
-            peak_quantiles=quantiles,
-            model=model,
-            models=("theta",),
-            reason=model,
-            coverage=np.full((2, 5), 0.8, np.float32),
+        block = forecast_block(
+            vm_ids, bucket.start_s + BUCKET_S, said, stddev=said.astype(np.float32), quantiles=quantiles, model=model, models=("theta",)
         )
         sums.issue(block, actual, np.full((2, 5), 5.0))
     return sums
@@ -188,19 +180,8 @@ def spoken(reasons: dict[int, NoForecast]) -> ForecastBlock:
     reason = np.zeros((1, 5), np.int8)
     for r, why in reasons.items():
         reason[0, r] = why
-    flat = np.ones((1, 5, 12), np.float32)
-    return ForecastBlock(
-        issued_s=T0,
-        vm_ids=("vm-1",),
-        mean=flat,
-        stddev=flat,
-        quantiles=np.ones((1, 5, 12, len(LEVELS)), np.float32),
-        peak_quantiles=np.ones((1, 5, 12, len(LEVELS)), np.float32),
-        model=np.zeros((1, 5), np.int8),
-        models=("theta",),
-        reason=reason,
-        coverage=np.full((1, 5), 0.4, np.float32),
-    )
+    spread, coverage = np.ones((1, 5, 12), np.float32), np.full((1, 5), 0.4, np.float32)
+    return forecast_block(("vm-1",), T0, 1.0, stddev=spread, models=("theta",), reason=reason, coverage=coverage)
 
 
 def test_vms_of_an_application_are_summed_under_its_name() -> None:

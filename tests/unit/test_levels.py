@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from coordinator.forecast.combine import GROUP_STARTS, GROUPS
-from coordinator.forecast.kernels import levels
+from coordinator.forecast.kernels import levels, mixing
 from coordinator.forecast.kernels.widening import widened
-from coordinator.forecast.levels import FLEET_DECAY, PRIOR_EVIDENCE, LevelMixer
+from coordinator.forecast.levels import PRIOR_EVIDENCE, LevelMixer
 from coordinator.forecast.rows import NEW
+from coordinator.forecast.two_answers import FLEET_DECAY
 from coordinator.model import F32, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
-H, Q = HORIZON_STEPS, levels.Q
+H, Q = HORIZON_STEPS, mixing.Q
 MIDDLE = LEVELS.index(0.5)
 TAU = np.array(LEVELS)
 PART = np.repeat(np.arange(GROUPS), np.diff([*GROUP_STARTS, H]))
@@ -69,7 +70,7 @@ class Plain:
         fleet = (fleet_log * votes + self.prior * PRIOR_EVIDENCE) / (votes + PRIOR_EVIDENCE)
         heard = self.heard[..., None] * np.isfinite(own_log)
         log = (heard * np.nan_to_num(own_log) + float(levels.EVIDENCE) * fleet) / (heard + float(levels.EVIDENCE))
-        weight = (1.0 / (1.0 + np.exp(float(levels.SHARPNESS) * log)))[:, :, PART]
+        weight = (1.0 / (1.0 + np.exp(float(mixing.SHARPNESS) * log)))[:, :, PART]
         both = pool + (other - pool) * weight
         found = np.where(np.isnan(pool), other, np.where(np.isnan(other), pool, both))
         return np.sort(found, axis=-1)
@@ -87,7 +88,7 @@ class Plain:
             count[..., PART[h]] += known
         asked = count > 0
         share = total / np.maximum(count, 1)[..., None]
-        decay = float(levels.DECAY)
+        decay = float(mixing.DECAY)
         self.own = np.where(asked[..., None], self.own * decay + share, self.own)
         self.heard = np.where(asked, self.heard * decay + 1.0, self.heard)
         votes = asked.sum(axis=0)
@@ -125,7 +126,7 @@ def test_levels_stay_ordered_whatever_the_weights() -> None:
 def test_who_was_not_heard_counts_for_a_little_less() -> None:
     mixer = fresh(1, prior=0.1)
     _, weight = mixer.mix(answer(TAU, 1), answer(TAU + 1.0, 1), np.ones((1, N_RESOURCES)))
-    assert weight == pytest.approx(1.0 / (1.0 + math.exp(float(levels.SHARPNESS) * 0.1)), rel=1e-5)
+    assert weight == pytest.approx(1.0 / (1.0 + math.exp(float(mixing.SHARPNESS) * 0.1)), rel=1e-5)
 
 
 def test_without_the_other_the_pool_goes_through_and_nothing_is_scored() -> None:
@@ -142,7 +143,7 @@ def test_a_successor_inherits_the_levels_and_half_the_record() -> None:
         mixer.mix(answer(TAU * 10.0, vms), answer(TAU * 10.0 + 5.0, vms), np.ones((vms, N_RESOURCES)))
         mixer.learn(np.full((vms, N_RESOURCES, H), 10.0))
     before = mixer.explain(0)
-    mixer.succeed(np.zeros((1, vms, N_RESOURCES, H)))
+    mixer.inherit()
     renewed = mixer.explain(0)
     assert before is not None and renewed is not None
     assert np.isnan(renewed.pool_loss).all() and not renewed.evidence.any(), "what was measured was another model"

@@ -8,7 +8,8 @@ import pytest
 from coordinator.forecast.combine import GROUP_OF_STEP, GROUP_STARTS, GROUPS
 from coordinator.forecast.kernels import mixing
 from coordinator.forecast.kernels.mixing import DECAY, EVIDENCE, SHARPNESS, Q
-from coordinator.forecast.mix import FLEET_DECAY, PRIOR_EVIDENCE, PRIOR_RATIO, Mixer
+from coordinator.forecast.mix import PRIOR_EVIDENCE, PRIOR_RATIO, Mixer
+from coordinator.forecast.two_answers import FLEET_DECAY
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
@@ -64,7 +65,7 @@ class Plain:
         losses[:, np.isnan(losses).any(axis=0)] = np.nan
         self.take_in(losses)
 
-    def succeed(self, loss: F64) -> None:
+    def rehearse(self, loss: F64) -> None:
         pool = self.loss[0, 0] / np.maximum(self.loss[0, 1], 1.0)
         spoken = self.loss[0, 1] > 0
         self.loss[1] = 0.0
@@ -122,8 +123,8 @@ def test_kernels_equal_plain_numpy() -> None:
         if bucket == 40:
             loss = rng.gamma(2.0, 1.0, (5, v, N_RESOURCES, HORIZON_STEPS)).astype(np.float32).astype(np.float64)
             loss[:, 0] = np.nan
-            mixer.succeed(loss)
-            plain.succeed(loss)
+            mixer.rehearse(loss)
+            plain.rehearse(loss)
         pool, network = np.sort(rng.gamma(2.0, 5.0, (2, v, N_RESOURCES, HORIZON_STEPS, Q)), axis=-1).astype(np.float32)
         pool[rng.random((v, N_RESOURCES)) < 0.1] = np.nan
         network[rng.random((v, N_RESOURCES)) < 0.1] = np.nan
@@ -281,14 +282,14 @@ def test_rehearsal_replaces_the_network_before() -> None:
     _, before = run(mixer, 100, pool, answer(30.0, 3), came)
     assert (before < 0.01).all()
     cost = mixer._own[..., 0] / mixer._own[..., 1]
-    mixer.succeed(np.broadcast_to(0.5 * cost[..., GROUP_OF_STEP], (36, 3, N_RESOURCES, HORIZON_STEPS)).astype(np.float64))
+    mixer.rehearse(np.broadcast_to(0.5 * cost[..., GROUP_OF_STEP], (36, 3, N_RESOURCES, HORIZON_STEPS)).astype(np.float64))
     _, after = mixer.mix(pool, pool, np.ones((3, N_RESOURCES)))
     assert (after > 0.99).all()
 
 
 def test_rehearsal_without_a_pool_to_compare_leaves_the_prior() -> None:
     mixer = fleet(2)
-    mixer.succeed(np.ones((5, 2, N_RESOURCES, HORIZON_STEPS)))
+    mixer.rehearse(np.ones((5, 2, N_RESOURCES, HORIZON_STEPS)))
     _, weight = mixer.mix(answer(1.0, 2), answer(1.0, 2), np.ones((2, N_RESOURCES)))
     np.testing.assert_allclose(weight, PRIOR_WEIGHT, rtol=1e-5)
 
@@ -327,4 +328,4 @@ def test_state_is_what_the_docstring_says() -> None:
 def _one() -> tuple[object, ...]:
     mixer = fleet(1)
     said = answer(1.0, 1).reshape(-1, HORIZON_STEPS, Q)
-    return said, said, mixer._scores, mixer._expectation(), mixer._said.rows, mixer._said.places
+    return said, said, mixer._scores, mixer._expectation()[..., 0], mixer._said.rows, mixer._said.places

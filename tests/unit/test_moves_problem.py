@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from forecast_blocks import forecast_block
 from placed_moves import placed
 from plain_host import plain_capacity
 
@@ -42,22 +43,9 @@ def host(host_id: str, *vms: VmState, alive: bool = True) -> HostState:
 
 
 def forecast(vm_ids: tuple[str, ...], cpu: float, stddev: float = 0.0) -> ForecastBlock:
-    count = len(vm_ids)
-    mean = np.zeros((count, N_RESOURCES, HORIZON_STEPS), np.float32)
+    mean = np.zeros((len(vm_ids), N_RESOURCES, HORIZON_STEPS), np.float32)
     mean[:, CPU], mean[:, MEMORY] = cpu, GIB
-    quantiles = np.repeat(mean[..., None], len(LEVELS), axis=-1)
-    return ForecastBlock(
-        issued_s=ISSUED_S,
-        vm_ids=vm_ids,
-        mean=mean,
-        stddev=np.full_like(mean, stddev),
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros((count, N_RESOURCES), np.int8),
-        models=("test",),
-        reason=np.zeros((count, N_RESOURCES), np.int8),
-        coverage=np.full((count, N_RESOURCES), 0.8, np.float32),
-    )
+    return forecast_block(vm_ids, ISSUED_S, mean, stddev=np.full_like(mean, stddev))
 
 
 def fleet_of(*hosts: HostState) -> Fleet:

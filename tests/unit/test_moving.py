@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from planned_moves import planned_move
 
 from coordinator.executing import MEMORY, Execution, ExecutionPolicy, StoreDocument, StoreMigration, SwitchPower
 from coordinator.live_migrations import LiveMigrations
@@ -21,19 +22,7 @@ from shared.metrics import COORDINATOR_METRICS, Metrics
 from shared.plan import Outcome, OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
 
-MOVE = PlannedMove(
-    vm_id="v1",
-    client="c",
-    source="a",
-    target="b",
-    racks=("", ""),
-    stage=0,
-    not_before_ns=0,
-    latest_ns=10**18,
-    seconds=20.0,
-    phase=Phase.SENT,
-    step_id="m1-0-1",
-)
+MOVE = planned_move("v1", "a", "b", phase=Phase.SENT, step_id="m1-0-1")
 PLAN = MigrationPlan(id="m1", created_ns=5, moves=(MOVE,), status=Status.RUNNING)
 
 

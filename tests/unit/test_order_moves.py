@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from move_replay import Replay, replay
 from placement_problems import make_problem
 
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.cost import broken_rules, host_loads
-from coordinator.placement.problem import CURVE_POINTS, Problem, RuleKind, Rules
+from coordinator.placement.problem import Problem, RuleKind, Rules
 from coordinator.planning.move_warmup import compile_kernels
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves, soft_steps
 
@@ -25,34 +26,14 @@ def plain(home: list[int], memory: list[float], room: list[float], **changes: ob
     """VMs with memory (hard) and, where `cpu` [v, 12] is given, CPU per step (soft, of 1.0 a host)."""
     v, h = len(home), len(room)
     cpu = np.array(changes.pop("cpu", np.zeros((v, CPU_STEPS))), float)
-    cells = CPU_STEPS + 1
-    values: dict[str, object] = {
-        "vm_ids": tuple(f"v{i}" for i in range(v)),
-        "host_ids": tuple(f"h{i}" for i in range(h)),
-        "home": np.array(home, np.int32),
-        "fixed": np.zeros(v, bool),
-        "why_fixed": ("",) * v,
-        "kind": np.zeros(v, np.int32),
-        "mean": np.hstack([cpu, np.array(memory, float)[:, None]]),
-        "variance": np.zeros((v, cells)),
-        "weight": np.ones(v),
-        "move_cost": np.zeros(v),
-        "unplaced_cost": np.zeros(v),
-        "group": np.full(v, -1, np.int32),
-        "rho": np.zeros(0),
-        "capacity": np.hstack([np.ones((h, CPU_STEPS)), np.array(room, float)[:, None]]),
-        "hard": np.arange(cells) == CPU_STEPS,
-        "z": np.zeros(cells),
-        "minutes": np.where(np.arange(cells) == CPU_STEPS, 60.0, 5.0),
-        "cpu": np.arange(cells) < CPU_STEPS,
-        "curve": np.zeros((h, CURVE_POINTS)),
-        "empty_cost": np.zeros(h),
-        "wake_cost": np.zeros(h),
-        "closed": np.zeros(h, bool),
-        "kind_cost": np.zeros((1, h)),
-        "domain": np.stack([np.arange(h), np.arange(h) // 2]).astype(np.int32),
-    }
-    return Problem(**(values | changes))  # type: ignore[arg-type]
+    problem = bare_problem(
+        np.array(home, np.int32),
+        np.hstack([cpu, np.array(memory, float)[:, None]]),
+        np.hstack([np.ones((h, CPU_STEPS)), np.array(room, float)[:, None]]),
+        np.arange(CPU_STEPS + 1) < CPU_STEPS,
+        domain=np.stack([np.arange(h), np.arange(h) // 2]).astype(np.int32),
+    )
+    return replace(problem, **changes)  # type: ignore[arg-type]
 
 
 def ordered(problem: Problem, goal: list[int], seconds: float = 30.0, **policy: object) -> MoveOrder:

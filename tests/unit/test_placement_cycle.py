@@ -11,13 +11,14 @@ from typing import cast
 import msgspec
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from plain_host import plain_capacity
 
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.fleet import LEFT_KEPT, Fleet
 from coordinator.live_placing import LivePlacing
-from coordinator.model import LEVELS, BucketBlock, ForecastBlock
+from coordinator.model import BucketBlock, ForecastBlock
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement.fleet.fleet_problem import PlacementRequest
 from coordinator.placement.solve import place_fleet
@@ -54,12 +55,7 @@ def sampled(vm_ids: list[str], at_s: int, **cells: int) -> HostSample:
 
 def forecast_of(bucket: BucketBlock, cpu: float) -> ForecastBlock:
     mean = np.tile(np.array([cpu, GIB, 0, 1e6, 1e6], np.float32)[None, :, None], (len(bucket.vm_ids), 1, 12))
-    quantiles = np.repeat(mean[..., None], len(LEVELS), axis=-1)
-    return ForecastBlock(
-        issued_s=bucket.start_s + BUCKET_S, vm_ids=bucket.vm_ids, mean=mean, stddev=mean * 0.02, quantiles=quantiles,
-        peak_quantiles=quantiles, model=np.zeros(mean.shape[:2], np.int8), models=("naive",), reason=np.zeros(mean.shape[:2], np.int8),
-        coverage=np.full(mean.shape[:2], 0.8, np.float32),
-    )  # fmt: skip
+    return forecast_block(bucket.vm_ids, bucket.start_s + BUCKET_S, mean, stddev=mean * 0.02, models=("naive",))
 
 
 def asked(cpu: float, *, aggregates: bool = True) -> tuple[DecisionCycle, cy.RequestPlacement]:

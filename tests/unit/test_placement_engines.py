@@ -169,26 +169,30 @@ def test_after_the_exercise_no_problem_needs_a_compilation() -> None:
     assert seen.names == []
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_part_changes_the_whole_by_what_it_says(seed: int) -> None:
+def test_a_part_changes_the_whole_by_what_it_says(seed: int, nested: bool) -> None:
     problem = replace(crowd(seed), moves_max=None)
     random = np.random.default_rng(seed)
     place = problem.home.copy()
     wander = random.choice(problem.movable, 20, replace=False)
     place[wander] = random.integers(2, 24, 20)  # as after an earlier round: some homes lie outside of the part
-    hosts = np.sort(random.choice(24, 8, replace=False)).astype(np.int32)
+    if nested:  # a part of a part, whose rules have members outside already
+        outer = subproblem(problem, np.sort(random.choice(24, 14, replace=False)).astype(np.int32), place)
+        problem, place = outer.problem, outer.start
+        assert problem.rules.outside.any()
+    hosts = np.sort(random.choice(len(problem.host_ids), 8, replace=False)).astype(np.int32)
     shard = subproblem(problem, hosts, place)
     assert (shard.problem.home[shard.start == shard.problem.home] != NOWHERE).all()
-    inner = shard.start.copy()
-    for v in random.choice(len(shard.vms), 12):
-        if not shard.problem.fixed[v]:
-            inner[v] = random.integers(0, 8)
-    whole = merged(place, [(shard, inner)])
-    change = cost_of(shard.problem, inner).total - cost_of(shard.problem, shard.start).total
-    homes = (problem.home[shard.vms] != NOWHERE) & (shard.problem.home == NOWHERE)
-    assert np.isfinite(change)
-    expected = cost_of(problem, whole).total - cost_of(problem, place).total
-    assert change == pytest.approx(expected, rel=1e-6, abs=1e-6), homes.sum()
+    free = np.flatnonzero(~shard.problem.fixed)
+    for _ in range(20):
+        inner = shard.start.copy()
+        moved = random.choice(free, 8, replace=False)
+        inner[moved] = random.integers(0, 8, 8)
+        whole = merged(place, [(shard, inner)])
+        change = cost_of(shard.problem, inner).total - cost_of(shard.problem, shard.start).total
+        assert np.isfinite(change)
+        assert change == pytest.approx(cost_of(problem, whole).total - cost_of(problem, place).total, rel=1e-6, abs=1e-6)
 
 
 def test_parts_that_meet_in_a_rule_do_not_break_it_together() -> None:

@@ -11,7 +11,7 @@ from coordinator.placement.cost import cost_of
 from coordinator.placement.exact.bounds import lower_bound
 from coordinator.placement.exact.cpsat import GAP, solve_cpsat
 from coordinator.placement.exact.mip import on_fewer_hosts, solve_highs
-from coordinator.placement.exact.neighbourhoods import cut_out, improve
+from coordinator.placement.exact.neighbourhoods import improve
 from coordinator.placement.exact.prove import solve_proven
 from coordinator.placement.problem import CURVE_POINTS, NOWHERE, Engine, Problem
 from coordinator.placement.search.genetic import solve_genetically
@@ -96,23 +96,6 @@ def test_whether_hosts_can_be_emptied_is_answered_with_a_plan_or_a_proof() -> No
     assert known and place is not None and len(set(place[place != NOWHERE].tolist())) <= needed
     spread = replace(problem, home=place)  # from now on nobody may be left nowhere
     assert on_fewer_hosts(spread, needed - 1, deadline_s=30.0) == (None, True)
-
-
-def test_a_part_cut_out_changes_cost_as_the_whole_does() -> None:
-    problem = make_problem(11, hosts=9, vms=60, pressure=0.8)
-    random = np.random.default_rng(0)
-    place = problem.home.copy()
-    for v in problem.movable[:20]:
-        place[v] = random.integers(9)
-    chosen = np.array([1, 3, 4, 7], np.int32)
-    part, vms, inner = cut_out(problem, place, chosen)
-    before = cost_of(problem, place).total - cost_of(part, inner).total
-    for _ in range(20):
-        other = inner.copy()
-        other[np.flatnonzero(~part.fixed)] = random.integers(4, size=int((~part.fixed).sum()))
-        whole = place.copy()
-        whole[vms] = chosen[other]
-        assert cost_of(problem, whole).total - cost_of(part, other).total == pytest.approx(before)
 
 
 def test_neighbourhoods_mend_what_the_start_left() -> None:

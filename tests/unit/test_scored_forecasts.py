@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from forecast_blocks import forecast_block
 
 from coordinator.model import LEVELS, N_RESOURCES, BucketBlock, ForecastBlock
 from coordinator.store.history import STORED_LEVELS, ParquetHistory
@@ -20,21 +21,10 @@ def bucket(t: int, value: float, samples: int = 60) -> BucketBlock:
 
 
 def forecast(t: int) -> ForecastBlock:
-    shape = (2, N_RESOURCES)
-    ahead = np.broadcast_to(t + np.arange(HORIZON_STEPS), (*shape, HORIZON_STEPS)).astype(np.float32)
-    quantiles = np.broadcast_to(ahead[..., None], (*ahead.shape, len(LEVELS))).astype(np.float32)
-    return ForecastBlock(
-        issued_s=T0 + t * BUCKET_S,
-        vm_ids=("a", "b"),
-        mean=ahead,
-        stddev=np.zeros_like(ahead),
-        quantiles=quantiles,
-        peak_quantiles=quantiles * 2,
-        model=np.zeros(shape, np.int8),
-        models=("naive",),
-        reason=np.zeros(shape, np.int8),
-        coverage=np.full(shape, np.nan, np.float32),
-    )
+    ahead = np.broadcast_to(t + np.arange(HORIZON_STEPS), (2, N_RESOURCES, HORIZON_STEPS)).astype(np.float32)
+    quantiles = np.repeat(ahead[..., None], len(LEVELS), axis=-1)
+    unknown = np.full((2, N_RESOURCES), np.nan, np.float32)
+    return forecast_block(("a", "b"), T0 + t * BUCKET_S, ahead, peak_quantiles=quantiles * 2, models=("naive",), coverage=unknown)
 
 
 def test_every_issue_meets_its_actuals(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from forecast_blocks import forecast_block
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,19 +23,8 @@ def forecast(step: int, vm_ids: tuple[str, ...] = ("a",), reason: NoForecast = N
     v = len(vm_ids)
     levels = 1000.0 * (1.0 + 2 * wide * (np.asarray(LEVELS, np.float32) - 0.5))
     quantiles = np.broadcast_to(levels, (v, 5, 12, len(LEVELS))).astype(np.float32)
-    flat = np.full((v, 5, 12), 1000, np.float32)
-    return ForecastBlock(
-        issued_s=T0 + step * BUCKET_S,
-        vm_ids=vm_ids,
-        mean=flat,
-        stddev=flat,
-        quantiles=quantiles,
-        peak_quantiles=quantiles,
-        model=np.zeros((v, 5), np.int8),
-        models=("theta",),
-        reason=np.full((v, 5), reason, np.int8),
-        coverage=np.full((v, 5), 0.8, np.float32),
-    )
+    spread, codes = np.full((v, 5, 12), 1000, np.float32), np.full((v, 5), reason, np.int8)
+    return forecast_block(vm_ids, T0 + step * BUCKET_S, 1000.0, stddev=spread, quantiles=quantiles, models=("theta",), reason=codes)
 
 
 def bucket(step: int, cpu: Sequence[float], vm_ids: tuple[str, ...] = ("a",)) -> BucketBlock:

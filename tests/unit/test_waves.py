@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned_moves import planned_move
 
 from coordinator.migration_plan import OPEN, OVER, MigrationPlan, Patience, Phase, PlannedMove, Status, WaveLimits
 from coordinator.planning import waves
@@ -32,18 +33,8 @@ FOREVER = T0 + 100_000 * S
 
 
 def move(vm_id: str, source: str = "a", target: str = "b", **changes: object) -> PlannedMove:
-    values: dict[str, object] = {
-        "vm_id": vm_id,
-        "client": vm_id[0],
-        "source": source,
-        "target": target,
-        "racks": ("r1", "r2"),
-        "stage": 0,
-        "not_before_ns": 0,
-        "latest_ns": FOREVER,
-        "seconds": 20.0,
-    }
-    return PlannedMove(**(values | changes))  # type: ignore[arg-type]
+    given = {"client": vm_id[0], "racks": ("r1", "r2"), "latest_ns": FOREVER}
+    return planned_move(vm_id, source, target, **(given | changes))
 
 
 class Fleet:

@@ -6,28 +6,19 @@ answer's levels, then the other's. Own scores float32[s, g, q, 2]: decayed sums 
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from coordinator.forecast.combine import GROUP_STARTS, GROUPS
+from coordinator.forecast.combine import GROUPS
+from coordinator.forecast.kernels.mixing import DECAY, EDGES, MOST, TAU, Q, weigh
 from coordinator.model import F32, F64, LEVELS, N_RESOURCES
-from shared.units import HORIZON_STEPS
 
-Q: Final = len(LEVELS)
-_f = np.float32
-DECAY: Final = _f(0.9976)  # half-life a day
-EVIDENCE: Final = _f(200.0)  # the fleet counts like so many own scores; one level's losses are rarer than an answer's
-SHARPNESS: Final = _f(15.0)
-LEAST_RATIO, MOST_RATIO = _f(0.05), _f(20.0)
-_TAU: Final = np.array(LEVELS, dtype=np.float32)
-_EDGES: Final = np.array([*GROUP_STARTS, HORIZON_STEPS])
+EVIDENCE: Final = np.float32(200.0)  # the fleet counts like so many own scores; one level's losses are rarer than an answer's
 _MIDDLE: Final = LEVELS.index(0.5)
-_NOUGHT, _ONE = _f(0.0), _f(1.0)
-_MOST: Final = _f(1e30)  # larger losses are no losses: a day of them must not overflow
+_NOUGHT, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -44,17 +35,17 @@ def score(rows: F32, places: NDArray[np.int64], spoke: NDArray[np.bool_], actual
         for g in range(GROUPS):
             loss[:] = _NOUGHT
             count = _NOUGHT
-            for h in range(_EDGES[g], _EDGES[g + 1]):
+            for h in range(EDGES[g], EDGES[g + 1]):
                 if not spoke[h]:
                     continue
                 place, came = places[h], actual[s, h]
-                if not abs(came + rows[place, s, _MIDDLE] + rows[place, s, Q + _MIDDLE]) <= _MOST:
+                if not abs(came + rows[place, s, _MIDDLE] + rows[place, s, Q + _MIDDLE]) <= MOST:
                     continue  # only what both were asked compares
                 for q in range(Q):
                     error = came - rows[place, s, q]
-                    loss[0, q] += _TAU[q] * error - min(error, _NOUGHT)
+                    loss[0, q] += TAU[q] * error - min(error, _NOUGHT)
                     error = came - rows[place, s, Q + q]
-                    loss[1, q] += _TAU[q] * error - min(error, _NOUGHT)
+                    loss[1, q] += TAU[q] * error - min(error, _NOUGHT)
                 count += _ONE
             if count == _NOUGHT:
                 continue
@@ -80,8 +71,8 @@ def mix(pool: F32, other: F32, own: F32, heard: F32, fleet: F32, rows: F32, plac
     for s in range(len(pool)):
         for g in range(GROUPS):
             for q in range(Q):
-                weights[s, g, q] = _weight(own[s, g, q, 0], own[s, g, q, 1], heard[s, g], fleet[s % N_RESOURCES, g, q])
-            for h in range(_EDGES[g], _EDGES[g + 1]):
+                weights[s, g, q] = weigh(own[s, g, q, 1] / own[s, g, q, 0], heard[s, g], fleet[s % N_RESOURCES, g, q], EVIDENCE)
+            for h in range(EDGES[g], EDGES[g + 1]):
                 place = places[h]
                 own_levels = mixed[s, h]
                 for q in range(Q):
@@ -97,14 +88,3 @@ def mix(pool: F32, other: F32, own: F32, heard: F32, fleet: F32, rows: F32, plac
                         at -= 1
                     own_levels[at] = value
     return mixed, weights
-
-
-@njit(cache=True, error_model="numpy")
-def _weight(pool: np.float32, other: np.float32, heard: np.float32, fleet: np.float32) -> np.float32:
-    shrunk = fleet
-    if heard > _NOUGHT:
-        ratio = other / pool
-        if _NOUGHT < ratio <= _MOST:
-            log = math.log(min(max(ratio, LEAST_RATIO), MOST_RATIO))
-            shrunk = (heard * log + EVIDENCE * fleet) / (heard + EVIDENCE)
-    return _ONE / (_ONE + math.exp(SHARPNESS * shrunk))

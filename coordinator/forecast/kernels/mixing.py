@@ -23,10 +23,10 @@ DECAY: Final = _f(0.9976)  # half-life a day: what costs most are rare bursts, a
 EVIDENCE: Final = _f(100.0)  # the fleet counts like so many own scores, eight hours
 SHARPNESS: Final = _f(15.0)  # a tenth less loss: weight .8
 LEAST_RATIO, MOST_RATIO = _f(0.05), _f(20.0)
-_TAU: Final = np.array(LEVELS, dtype=np.float32)
-_EDGES: Final = np.array([*GROUP_STARTS, HORIZON_STEPS])
+TAU: Final = np.array(LEVELS, dtype=np.float32)
+EDGES: Final = np.array([*GROUP_STARTS, HORIZON_STEPS])
 _NOUGHT, _ONE, _MEAN = _f(0.0), _f(1.0), _f(1.0 / Q)
-_MOST: Final = _f(1e30)  # larger losses are no losses: a day of them must not overflow
+MOST: Final = _f(1e30)  # larger losses are no losses: a day of them must not overflow
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -37,17 +37,17 @@ def score(rows: F32, places: NDArray[np.int64], spoke: NDArray[np.bool_], actual
     for s in range(len(actual)):
         for g in range(GROUPS):
             pool, network, count = _NOUGHT, _NOUGHT, _NOUGHT
-            for h in range(_EDGES[g], _EDGES[g + 1]):
+            for h in range(EDGES[g], EDGES[g + 1]):
                 if not spoke[h]:
                     continue
                 place, came = places[h], actual[s, h]
                 first, second = _NOUGHT, _NOUGHT
                 for q in range(Q):
                     error = came - rows[place, s, q]
-                    first += _TAU[q] * error - min(error, _NOUGHT)
+                    first += TAU[q] * error - min(error, _NOUGHT)
                     error = came - rows[place, s, Q + q]
-                    second += _TAU[q] * error - min(error, _NOUGHT)
-                if first + second <= _MOST:  # only what both were asked compares
+                    second += TAU[q] * error - min(error, _NOUGHT)
+                if first + second <= MOST:  # only what both were asked compares
                     pool += first
                     network += second
                     count += _ONE
@@ -65,11 +65,11 @@ def rehearse(loss: F32, before: F32, unit: F32, own: F32) -> tuple[F64, F64]:
     for s in range(len(loss)):
         for g in range(GROUPS):
             network, count = _NOUGHT, _NOUGHT
-            for h in range(_EDGES[g], _EDGES[g + 1]):
-                if abs(loss[s, h]) <= _MOST:
+            for h in range(EDGES[g], EDGES[g + 1]):
+                if abs(loss[s, h]) <= MOST:
                     network += loss[s, h]
                     count += _ONE
-            if count > _NOUGHT and abs(before[s, g]) <= _MOST:
+            if count > _NOUGHT and abs(before[s, g]) <= MOST:
                 _take_in(s, g, before[s, g], network / count, unit[s], own, total, votes)
     return total, votes
 
@@ -94,9 +94,10 @@ def mix(pool: F32, network: F32, own: F32, fleet: F32, rows: F32, places: NDArra
     weights = np.empty((len(pool), GROUPS), dtype=np.float32)
     for s in range(len(pool)):
         for g in range(GROUPS):
-            weight = _weight(own[s, g, 0], own[s, g, 1], own[s, g, 2], own[s, g, 3], fleet[s % N_RESOURCES, g])
+            ratio = (own[s, g, 2] / own[s, g, 3]) / (own[s, g, 0] / own[s, g, 1])
+            weight = weigh(ratio, min(own[s, g, 1], own[s, g, 3]), fleet[s % N_RESOURCES, g], EVIDENCE)
             weights[s, g] = weight
-            for h in range(_EDGES[g], _EDGES[g + 1]):
+            for h in range(EDGES[g], EDGES[g + 1]):
                 place = places[h]
                 for q in range(Q):
                     a, b = pool[s, h, q], network[s, h, q]
@@ -109,12 +110,10 @@ def mix(pool: F32, network: F32, own: F32, fleet: F32, rows: F32, places: NDArra
 
 
 @njit(cache=True, error_model="numpy")
-def _weight(pool: np.float32, pool_weight: np.float32, network: np.float32, network_weight: np.float32, fleet: np.float32) -> np.float32:
-    trust = min(pool_weight, network_weight)
+def weigh(ratio: np.float32, trust: np.float32, fleet: np.float32, evidence: np.float32) -> np.float32:
+    """Weight of the second answer. ratio: its loss over the first's in `trust` buckets; fleet: the log to expect, worth `evidence` more."""
     shrunk = fleet
-    if trust > _NOUGHT:
-        ratio = (network / network_weight) / (pool / pool_weight)
-        if _NOUGHT < ratio <= _MOST:
-            log = math.log(min(max(ratio, LEAST_RATIO), MOST_RATIO))
-            shrunk = (trust * log + EVIDENCE * fleet) / (trust + EVIDENCE)
+    if _NOUGHT < ratio <= MOST:
+        log = math.log(min(max(ratio, LEAST_RATIO), MOST_RATIO))
+        shrunk = (trust * log + evidence * fleet) / (trust + evidence)
     return _ONE / (_ONE + math.exp(SHARPNESS * shrunk))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.problem import CURVE_POINTS, F64, I32, NOWHERE, Problem
 from coordinator.placement.search.anneal import anneal_engine
 
@@ -44,11 +45,15 @@ def first_fit(share: F64) -> I32:
 def problem_of(mean: F64, variance: F64, capacity: F64, hosts: int, z: float) -> Problem:
     """So many equal hosts, every dimension one hard cell, everybody nowhere."""
     v, d = mean.shape
-    return Problem(
-        vm_ids=tuple(f"v{i}" for i in range(v)), host_ids=tuple(f"h{i}" for i in range(hosts)), home=np.full(v, NOWHERE, np.int32),
-        fixed=np.zeros(v, bool), why_fixed=("",) * v, kind=np.zeros(v, np.int32), mean=mean, variance=variance, weight=np.zeros(v),
-        move_cost=np.zeros(v), unplaced_cost=np.full(v, UNPLACED), group=np.full(v, -1, np.int32), rho=np.zeros(0),
-        capacity=np.tile(capacity, (hosts, 1)), hard=np.ones(d, bool), z=np.full(d, z), minutes=np.full(d, 5.0), cpu=np.zeros(d, bool),
-        curve=np.full((hosts, CURVE_POINTS), HOST), empty_cost=np.zeros(hosts), wake_cost=np.zeros(hosts), closed=np.zeros(hosts, bool),
-        kind_cost=np.zeros((1, hosts)), domain=np.arange(hosts, dtype=np.int32)[None, :],
-    )  # fmt: skip
+    return bare_problem(
+        np.full(v, NOWHERE, np.int32),
+        mean,
+        np.tile(capacity, (hosts, 1)),
+        np.zeros(d, bool),
+        variance=variance,
+        weight=np.zeros(v),
+        unplaced_cost=np.full(v, UNPLACED),
+        z=np.full(d, z),
+        minutes=np.full(d, 5.0),
+        curve=np.full((hosts, CURVE_POINTS), HOST),
+    )

@@ -31,6 +31,8 @@ from coordinator.placement.search.scan import take_back
 
 HOSTS: Final = 120  # of a shard
 LEAST_HOSTS: Final = 80
+OF_VMS: Final = ("fixed", "kind", "mean", "variance", "weight", "move_cost", "unplaced_cost", "group")  # fields of a problem, a row each
+OF_HOSTS: Final = ("capacity", "curve", "empty_cost", "wake_cost", "closed")
 SHARES: Final = (0.5, 0.3, 0.2)  # of the effort for each round
 
 
@@ -161,20 +163,9 @@ def subproblem(problem: Problem, hosts: I32, place: I32 | None = None, part: Par
         vm_ids=tuple(problem.vm_ids[v] for v in vms),
         host_ids=tuple(problem.host_ids[h] for h in hosts),
         home=home,
-        fixed=problem.fixed[vms],
         why_fixed=tuple(problem.why_fixed[v] for v in vms),
-        kind=problem.kind[vms],
-        mean=problem.mean[vms],
-        variance=problem.variance[vms],
-        weight=problem.weight[vms],
-        move_cost=problem.move_cost[vms],
-        unplaced_cost=problem.unplaced_cost[vms],
-        group=problem.group[vms],
-        capacity=problem.capacity[hosts],
-        curve=problem.curve[hosts],
-        empty_cost=problem.empty_cost[hosts],
-        wake_cost=problem.wake_cost[hosts],
-        closed=problem.closed[hosts],
+        **{name: getattr(problem, name)[vms] for name in OF_VMS},
+        **{name: getattr(problem, name)[hosts] for name in OF_HOSTS},
         kind_cost=problem.kind_cost[:, hosts],
         domain=domain,
         rules=local_rules(problem, place, vms, inside, columns, part),
@@ -197,7 +188,7 @@ def local_domains(problem: Problem, hosts: I32) -> tuple[I32, I32]:
 
 
 def local_rules(problem: Problem, place: I32, vms: I32, inside: Bool, columns: I32, part: Part) -> Rules:
-    """The rules that have members in the shard, with the others counted where they stand.
+    """The rules that have members in the shard, with the others, those the problem itself lacks too, counted where they stand.
 
     A fault domain without hosts of the shard matters to two kinds of rule only, by columns at the end: the fullest one to TOGETHER, how
     many there are, up to the limit, to LICENSED. Where parts are solved at the same time, all but the owner of (rule, fault domain) see
@@ -216,17 +207,24 @@ def local_rules(problem: Problem, place: I32, vms: I32, inside: Bool, columns: I
     kind, limit = rules.kind[keep], rules.limit[keep].copy()
     standing = (row[owner] >= 0) & (place[rules.members] != NOWHERE)
     r, at = row[owner[standing]], mine[standing]
-    level = rules.level[owner[standing]]
-    d = problem.domain[level, place[rules.members[standing]]]
-    near = columns[level, d]
+    d = problem.domain[rules.level[keep][r], place[rules.members[standing]]]
+    count = np.ones(len(r), np.int32)
+    if rules.outside.size:
+        lacking = rules.outside[keep]
+        columns = np.pad(columns, ((0, 0), (0, max(0, lacking.shape[1] - columns.shape[1]))), constant_values=-1)
+        rows, at_domain = np.nonzero(lacking)
+        r, d, count = (np.concatenate(each) for each in ((r, rows), (d, at_domain), (count, lacking[rows, at_domain])))
+        at = np.append(at, np.zeros(len(rows), bool))
+    near = columns[rules.level[keep][r], d]
     shape = (len(keep), int(columns.max(initial=0)) + 1)
     own, outside = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     np.add.at(own, (r[at], near[at]), 1)
     there = ~at & (near >= 0)
-    np.add.at(outside, (r[there], near[there]), 1)
+    np.add.at(outside, (r[there], near[there]), count[there])
     away = (near < 0) & (kind[r] != RuleKind.APART)
-    pairs, members = np.unique(np.stack([r[away], d[away]]), axis=1, return_counts=True)
-    fullest, domains = np.zeros(len(keep), np.int32), np.bincount(pairs[0], minlength=len(keep))
+    pairs, which = np.unique(np.stack([r[away], d[away]]), axis=1, return_inverse=True)
+    members = np.bincount(which.ravel(), count[away], pairs.shape[1])
+    fullest, domains = np.zeros(len(keep), np.int32), np.bincount(pairs[0], minlength=len(keep)).astype(np.int32)
     np.maximum.at(fullest, pairs[0], members.astype(np.int32))
     if part.of > 1:
         known = np.full((len(columns), shape[1]), -1)  # the fault domain of the whole of each column
@@ -237,10 +235,6 @@ def local_rules(problem: Problem, place: I32, vms: I32, inside: Bool, columns: I
         outside = np.where(shared, np.maximum(outside, limit[:, None] - own), outside)
         full = (kind == RuleKind.LICENSED) & ((keep + part.turn) % part.of != part.index)
         limit = np.where(full, np.clip(((own + outside) > 0).sum(axis=1) + domains, 1, limit), limit).astype(np.int32)
-    columns_more = np.minimum(domains, limit) if (kind == RuleKind.LICENSED).any() else np.zeros(len(keep), np.int64)
-    extra = np.arange(max(1, int(columns_more.max(initial=1)))) < np.where(kind == RuleKind.LICENSED, columns_more, 0)[:, None]
-    extra = extra.astype(np.int32)
-    extra[:, 0] += np.where(kind == RuleKind.TOGETHER, fullest, 0).astype(np.int32)
     return Rules(
         kind=kind,
         limit=limit,
@@ -248,8 +242,16 @@ def local_rules(problem: Problem, place: I32, vms: I32, inside: Bool, columns: I
         start=np.concatenate([[0], np.cumsum(np.bincount(row[owner[mine]], minlength=len(keep)))]).astype(np.int32),
         members=number[rules.members[mine]],
         names=tuple(rules.names[i] for i in keep) if rules.names else (),
-        outside=np.concatenate([outside, extra], axis=1),
+        outside=np.concatenate([outside, further_columns(kind, limit, fullest, domains)], axis=1),
     )
+
+
+def further_columns(kind: I32, limit: I32, fullest: I32, domains: I32) -> I32:
+    """[r, any]: members in fault domains without hosts of the shard, as far as they matter; `domains` of them, `fullest` in the fullest."""
+    licensed = np.where(kind == RuleKind.LICENSED, np.minimum(domains, limit), 0)
+    found: I32 = (np.arange(max(1, int(licensed.max()))) < licensed[:, None]).astype(np.int32)
+    found[:, 0] += np.where(kind == RuleKind.TOGETHER, fullest, 0).astype(np.int32)
+    return found
 
 
 def merged(place: I32, parts: Sequence[tuple[Shard, I32]]) -> I32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from coordinator.model import LEVELS, N_RESOURCES, ForecastBlock, HostState, VmState
 from shared.model import Allocation, Capabilities, Domain, HostCapacity, Mode, Policy, Priority
-from shared.units import GIB, MBIT
+from shared.units import CPU, GIB, MBIT, MEMORY
 
 ISSUED_S = 1_700_000_100 // 300 * 300
 # Standard normal quantiles at LEVELS, so that a block's quantiles are mean + z * stddev.
@@ -82,6 +83,13 @@ class Make:
             coverage=np.full(shape[:2], 0.8, np.float32),
             levels=LEVELS,
         )
+
+    def of_cpu(self, curves: Mapping[str, Any], stddev: Any = 0.0) -> ForecastBlock:
+        """CPU [12] of each VM beside half a GiB of memory; `stddev` as in `forecast`."""
+        mean = np.zeros((len(curves), N_RESOURCES, 12))
+        for i, curve in enumerate(curves.values()):
+            mean[i, CPU], mean[i, MEMORY] = curve, 0.5 * GIB
+        return self.forecast(tuple(curves), mean, stddev)
 
     def need(self, cpu: float = 500.0, memory: float = 1.0 * GIB, net: float = 20.0 * MBIT) -> np.ndarray:
         """One VM's demand [r, 1], the same in every step."""

@@ -27,17 +27,9 @@ from coordinator.placement.solve import place_fleet, replay
 from coordinator.store.placements import PlacementReceipts
 from shared.errors import ConfigError
 from shared.refusal import RefusalCode
-from shared.units import CPU, GIB, MEMORY, NET_TX
+from shared.units import CPU, GIB, NET_TX
 
 SLEEPY = '[[pools]]\nname = "p"\nsleep = true\n'
-
-
-def block(make: Any, curves: dict[str, Any], stddev: Any = 0.0) -> ForecastBlock:
-    mean = np.zeros((len(curves), N_RESOURCES, 12))
-    for i, curve in enumerate(curves.values()):
-        mean[i, CPU], mean[i, MEMORY] = curve, 0.5 * GIB
-    found: ForecastBlock = make.forecast(tuple(curves), mean, stddev)
-    return found
 
 
 def fleet(make: Any, *per_host: str, **over: Any) -> tuple[HostState, ...]:
@@ -61,7 +53,7 @@ def moves_of(placed: Placed) -> dict[str, str]:
 
 def test_an_overload_that_pays_for_a_move_is_cured_and_a_small_one_is_left(make: Any) -> None:
     hosts = fleet(make, "abc", "d")
-    placed = place(hosts, block(make, {"a": 2000, "b": 1900, "c": 1000, "d": 500}))
+    placed = place(hosts, make.of_cpu({"a": 2000, "b": 1900, "c": 1000, "d": 500}))
     assert placed.plan.status == "feasible"
     assert len(placed.plan.moves) == 1
     move = placed.plan.moves[0]
@@ -71,7 +63,7 @@ def test_an_overload_that_pays_for_a_move_is_cured_and_a_small_one_is_left(make:
     assert placed.plan.saving == pytest.approx(sum(placed.plan.before.values()) - sum(placed.plan.after.values()))
     short = np.full(12, 1000.0)
     short[3] = 1050.0
-    little = place(fleet(make, "ab", "c"), block(make, {"a": short, "b": 3000, "c": 100}), "[moving]\nbase = 0.01")
+    little = place(fleet(make, "ab", "c"), make.of_cpu({"a": short, "b": 3000, "c": 100}), "[moving]\nbase = 0.01")
     assert (little.plan.status, little.plan.code, little.plan.moves) == ("no_beneficial_move", RefusalCode.NO_BENEFICIAL_MOVE, ())
     assert little.plan.before["overload"] > 0
 
@@ -79,19 +71,19 @@ def test_an_overload_that_pays_for_a_move_is_cured_and_a_small_one_is_left(make:
 def test_hosts_are_emptied_where_they_may_sleep_and_not_where_that_saves_too_little(make: Any) -> None:
     curves = dict.fromkeys("abcd", 400)
     hosts = fleet(make, "ab", "c", "d")
-    placed = place(hosts, block(make, curves), SLEEPY)
+    placed = place(hosts, make.of_cpu(curves), SLEEPY)
     assert placed.plan.hosts_after == 1
     assert placed.plan.sleep == placed.plan.empty and len(placed.plan.empty) == 2
     assert placed.plan.energy[0].kwh_after < placed.plan.energy[0].kwh_before
-    dear = place(hosts, block(make, curves), SLEEPY + "[moving]\nbase = 0.05\n")
+    dear = place(hosts, make.of_cpu(curves), SLEEPY + "[moving]\nbase = 0.05\n")
     assert dear.plan.moves == ()
-    idle = place(hosts, block(make, curves))
+    idle = place(hosts, make.of_cpu(curves))
     assert idle.plan.sleep == (), "hosts sleep only where the site says that they may"
 
 
 def test_peaks_at_other_times_share_a_host(make: Any) -> None:
     early, late = np.r_[np.full(6, 3500.0), np.full(6, 300.0)], np.r_[np.full(6, 300.0), np.full(6, 3500.0)]
-    placed = place(fleet(make, "ab", "cd"), block(make, {"a": early, "b": early, "c": late, "d": late}), z=0.0)
+    placed = place(fleet(make, "ab", "cd"), make.of_cpu({"a": early, "b": early, "c": late, "d": late}), z=0.0)
     assert placed.plan.after["overload"] == 0.0
     assert len(placed.plan.moves) == 2
 
@@ -100,7 +92,7 @@ def test_maintenance_empties_a_host_and_wakes_a_sleeping_one_for_it(make: Any) -
     hosts = fleet(make, "ab", "cd", "")
     hosts = (hosts[0], hosts[1], replace(hosts[2], alive=False))
     site = SLEEPY + '[[hosts]]\nhosts = ["h0"]\nstate = "maintenance"\n'
-    forecast = block(make, dict.fromkeys("abcd", 1900))
+    forecast = make.of_cpu(dict.fromkeys("abcd", 1900))
     placed = place(hosts, forecast, site, asleep=frozenset({"h2"}))
     assert moves_of(placed) == {"a": "h2", "b": "h2"}
     assert (placed.plan.wake, placed.plan.empty) == (("h2",), ("h0",))
@@ -111,7 +103,7 @@ def test_maintenance_empties_a_host_and_wakes_a_sleeping_one_for_it(make: Any) -
 
 def test_energy_budgets_pack_tighter_and_what_they_cannot_keep_is_told(make: Any) -> None:
     hosts = fleet(make, "ab", "cd", "ef")
-    forecast = block(make, dict.fromkeys("abcdef", 600))
+    forecast = make.of_cpu(dict.fromkeys("abcdef", 600))
     cheap = '[[pools]]\nname = "p"\nsleep = true\nenergy_price_per_kwh = 0.01\n'
     free = place(hosts, forecast, cheap + "[moving]\nbase = 0.002\n")
     assert free.plan.moves == ()
@@ -127,16 +119,16 @@ def test_energy_budgets_pack_tighter_and_what_they_cannot_keep_is_told(make: Any
 
 @pytest.mark.parametrize("dead", ["mean", "stddev"])
 def test_a_forecast_that_is_no_number_keeps_its_vm_where_it_is(make: Any, dead: str) -> None:
-    forecast = block(make, {"a": 3000, "b": 3000, "c": 3000})
+    forecast = make.of_cpu({"a": 3000, "b": 3000, "c": 3000})
     getattr(forecast, dead)[0, CPU, 3] = np.nan
     placed = place(fleet(make, "abc", ""), forecast)
     assert "a" not in moves_of(placed) and placed.plan.moves
 
 
 def test_whatever_is_wrong_with_the_inputs_holds_everything_with_a_name_for_it(make: Any) -> None:
-    forecast = block(make, {"a": 3000, "b": 3000})
+    forecast = make.of_cpu({"a": 3000, "b": 3000})
     hosts = fleet(make, "ab", "")
-    negative = block(make, {"a": -5.0, "b": 3000})
+    negative = make.of_cpu({"a": -5.0, "b": 3000})
     together = '[[rules]]\nname = "x"\nkind = "together"\nvms = ["*"]\n[[rules]]\nname = "y"\nkind = "apart"\nvms = ["a", "b"]'
     cases = (
         (place((), forecast), RefusalCode.EMPTY_FLEET, "0 hosts are heard"),
@@ -150,7 +142,7 @@ def test_whatever_is_wrong_with_the_inputs_holds_everything_with_a_name_for_it(m
 
 
 def test_an_overload_that_nothing_can_cure_is_eased_and_not_worsened(make: Any) -> None:
-    placed = place(fleet(make, "abcdefgh", "ij"), block(make, dict.fromkeys("abcdefghij", 8000)))
+    placed = place(fleet(make, "abcdefgh", "ij"), make.of_cpu(dict.fromkeys("abcdefghij", 8000)))
     assert placed.plan.after["overload"] <= placed.plan.before["overload"]
     assert placed.plan.status in ("feasible", "no_beneficial_move")
 
@@ -162,7 +154,7 @@ def test_an_engine_that_lies_is_caught_by_the_checker(make: Any) -> None:
     hosts = fleet(make, "ab", "cd", memory_commit_bytes=3 * GIB)
     # c and d stand on a host that is to be emptied, so the crowd is worth a broken limit
     site = '[[hosts]]\nhosts = ["h1"]\nstate = "maintenance"\n[penalty_per_minute]\nnormal = 1000.0\n'
-    request = PlacementRequest(hosts=hosts, forecast=block(make, dict.fromkeys("abcd", 100)), site=parse_site(site))
+    request = PlacementRequest(hosts=hosts, forecast=make.of_cpu(dict.fromkeys("abcd", 100)), site=parse_site(site))
     placed = place_fleet(request, crowd)
     assert (placed.plan.status, placed.plan.code, placed.plan.moves) == ("hold", RefusalCode.PLAN_REFUSED, ())
     assert "h0: memory promised" in placed.plan.detail
@@ -177,7 +169,7 @@ def test_an_engine_that_dies_holds_everything_and_its_bound_is_the_plans(make: A
         found = search_plainly(problem, seed=seed, effort=effort, deadline_s=deadline_s)
         return replace(found, bound=0.9 * found.cost, optimal=True)
 
-    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=block(make, dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
+    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=make.of_cpu(dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
     plan = place_fleet(request, die).plan
     assert (plan.status, plan.code, plan.detail) == ("hold", RefusalCode.SOLVER_LOST, "ZeroDivisionError: in a kernel")
     plan = place_fleet(request, prove).plan
@@ -191,7 +183,7 @@ def test_a_bound_that_dies_costs_no_plan(make: Any, monkeypatch: pytest.MonkeyPa
         raise ArithmeticError("no basis")
 
     monkeypatch.setattr("coordinator.placement.solve.lower_bound", die)
-    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=block(make, dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
+    request = PlacementRequest(hosts=fleet(make, "ab", "cd"), forecast=make.of_cpu(dict.fromkeys("abcd", 100)), site=parse_site(SLEEPY))
     plan = place_fleet(request).plan
     assert plan.status == "feasible" and plan.bound is None and plan.moves
 
@@ -220,27 +212,31 @@ def test_every_plan_passes_the_checker_and_is_never_worse_than_what_is(
         per_host[home].append(make.vm(f"v{i:02}", host_id=f"h{home}", quota=200, memory=GIB, priority=priority, policy=policy))
     hosts = tuple(make.host(*vms, host_id=f"h{h}", cpu_millicores=4000, memory_commit_bytes=5 * GIB) for h, vms in enumerate(per_host))
     wave = 1.0 + 0.5 * np.sin(np.arange(12))
-    forecast = block(make, {f"v{i:02}": 100.0 * load * wave for i, (_, load, _, _) in enumerate(drawn)}, float(stddev))
+    forecast = make.of_cpu({f"v{i:02}": 100.0 * load * wave for i, (_, load, _, _) in enumerate(drawn)}, float(stddev))
     placed = place(hosts, forecast, pools + rules, together=wide(make, "", 2.0 * stddev))
     assert placed.plan.status in ("feasible", "no_beneficial_move"), placed.plan.detail
     assert placed.plan.saving >= 0.0
     assert sum(placed.plan.after.values()) == pytest.approx(sum(placed.plan.before.values()) - placed.plan.saving)
 
 
+def asked(vm_id: str, target: str, source: str = "h0") -> Move:
+    return Move(vm_id=vm_id, from_host=source, to_host=target, gain=1.0, cost=0.0, why="")
+
+
 BAD = {
-    "not on h1": Move(vm_id="a", from_host="h1", to_host="h2", gain=1.0, cost=0.0, why=""),
-    "cannot be a target": Move(vm_id="a", from_host="h0", to_host="h9", gain=1.0, cost=0.0, why=""),
-    "h3 is silent, paused or off": Move(vm_id="a", from_host="h0", to_host="h3", gain=1.0, cost=0.0, why=""),
-    "h2 is in maintenance": Move(vm_id="a", from_host="h0", to_host="h2", gain=1.0, cost=0.0, why=""),
-    "may not be moved": Move(vm_id="f", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "moved too recently": Move(vm_id="n", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "critical, and h4 is spot": Move(vm_id="k", from_host="h0", to_host="h4", gain=1.0, cost=0.0, why=""),
-    "rule 'pin' does not allow h1": Move(vm_id="p", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "rule 'stay' forbids it": Move(vm_id="s", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "rule 'apart' broken by 1, before by 0": Move(vm_id="a", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "h1 is forbidden to it": Move(vm_id="x", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "h1: memory promised": Move(vm_id="m", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
-    "overload changes by": Move(vm_id="b", from_host="h0", to_host="h1", gain=1.0, cost=0.0, why=""),
+    "not on h1": asked("a", "h2", source="h1"),
+    "cannot be a target": asked("a", "h9"),
+    "h3 is silent, paused or off": asked("a", "h3"),
+    "h2 is in maintenance": asked("a", "h2"),
+    "may not be moved": asked("f", "h1"),
+    "moved too recently": asked("n", "h1"),
+    "critical, and h4 is spot": asked("k", "h4"),
+    "rule 'pin' does not allow h1": asked("p", "h1"),
+    "rule 'stay' forbids it": asked("s", "h1"),
+    "rule 'apart' broken by 1, before by 0": asked("a", "h1"),
+    "h1 is forbidden to it": asked("x", "h1"),
+    "h1: memory promised": asked("m", "h1"),
+    "overload changes by": asked("b", "h1"),
 }
 
 
@@ -260,7 +256,7 @@ def test_the_checker_names_what_is_wrong(make: Any, told: str) -> None:
         '[[rules]]\nname = "pin"\nkind = "pinned"\nvms = ["p"]\nhosts = ["h0"]\n[[rules]]\nname = "stay"\nkind = "fixed"\nvms = ["s"]\n'
         '[[rules]]\nname = "apart"\nkind = "apart"\nvms = ["a", "c"]\n'
     )
-    forecast = block(make, {**dict.fromkeys("afnkpsxm", 50), "b": 100, "c": 3950})
+    forecast = make.of_cpu({**dict.fromkeys("afnkpsxm", 50), "b": 100, "c": 3950})
     given = Inputs(hosts=hosts, forecast=forecast, site=site, forbidden=frozenset({("x", "h1")}), z=0.0)
     nothing = {"overload": 0.0, "hosts": 0.0}
     faults = check_plan(given, (BAD[told],), nothing, nothing)
@@ -275,7 +271,7 @@ def test_the_checker_names_what_is_wrong(make: Any, told: str) -> None:
 
 def test_the_checker_knows_caps_and_moves_made_twice(make: Any) -> None:
     hosts = fleet(make, "ab", "")
-    given = Inputs(hosts=hosts, forecast=block(make, {"a": 1, "b": 1}), site=parse_site("[moving]\nmoves_max = 1\narrivals_max = 1"), z=0.0)
+    given = Inputs(hosts=hosts, forecast=make.of_cpu({"a": 1, "b": 1}), site=parse_site("[moving]\nmoves_max = 1\narrivals_max = 1"), z=0.0)
     one, two = (Move(vm_id=v, from_host="h0", to_host="h1", gain=1.0, cost=0.0, why="") for v in "ab")
     nothing = {"overload": 0.0, "hosts": 0.0}
     assert check_plan(given, (one,), nothing, nothing) == ()
@@ -284,7 +280,7 @@ def test_the_checker_knows_caps_and_moves_made_twice(make: Any) -> None:
 
 
 def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any, tmp_path: Path) -> None:
-    forecast = block(make, {v: 900 + 100 * i for i, v in enumerate("abcdef")}, 50.0)
+    forecast = make.of_cpu({v: 900 + 100 * i for i, v in enumerate("abcdef")}, 50.0)
     rules = '[[rules]]\nname = "r"\nkind = "apart"\nvms = ["a", "b"]\n'
     placed = place(fleet(make, "abcd", "ef", ""), forecast, SLEEPY + rules)
     again = place(fleet(make, "abcd", "ef", ""), forecast, SLEEPY + rules)
@@ -312,14 +308,14 @@ def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any,
 
 
 def test_a_search_that_is_cut_says_so(make: Any) -> None:
-    placed = place(fleet(make, "abcd", "ef", ""), block(make, dict.fromkeys("abcdef", 2000)))
+    placed = place(fleet(make, "abcd", "ef", ""), make.of_cpu(dict.fromkeys("abcdef", 2000)))
     assert placed.solved is not None and not placed.plan.cut
     found = search_plainly(placed.solved, seed=1, effort=1.0, deadline_s=-1.0)
     assert found.cut and found.cost <= sum(placed.plan.before.values())
 
 
 def test_network_needs_count(make: Any) -> None:
-    forecast = block(make, {"a": 100, "b": 100})
+    forecast = make.of_cpu({"a": 100, "b": 100})
     forecast.mean[:, NET_TX] = 8e9
     placed = place(fleet(make, "ab", ""), forecast, z=0.0)
     assert len(placed.plan.moves) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.model import N_RESOURCES, ForecastBlock, HostState
+from coordinator.model import HostState
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement.explain.readings import hosts_ahead, parts_ahead, vm_ahead
 from coordinator.placement.explain.why_not import WhyNot, why, why_not
@@ -39,14 +39,6 @@ hosts = ["h0", "h1"]
 """
 
 
-def block(make: Any, curves: dict[str, Any], stddev: float = 0.0) -> ForecastBlock:
-    mean = np.zeros((len(curves), N_RESOURCES, 12))
-    for i, curve in enumerate(curves.values()):
-        mean[i, CPU], mean[i, MEMORY] = curve, 0.5 * GIB
-    found: ForecastBlock = make.forecast(tuple(curves), mean, stddev)
-    return found
-
-
 def scene(make: Any, site: str = SITE, curve: Any = 1000.0, **over: Any) -> Placed:
     """a, f (fixed), k (critical) and p on h0; d on h1; e on h2, which is short of memory; h3 silent, h4 in maintenance, h5 spot."""
     vms = {"f": {"cannot": {"migrate": "vfio device"}}, "k": {"priority": 3}}
@@ -56,7 +48,7 @@ def scene(make: Any, site: str = SITE, curve: Any = 1000.0, **over: Any) -> Plac
         own = [make.vm(v, **{"host_id": f"h{h}", "quota": 200, "memory": 4 * GIB, **vms.get(v, {})}) for v in members]
         hosts.append(make.host(*own, host_id=f"h{h}", alive=h != 3, **({"memory_commit_bytes": 6 * GIB} if h == 2 else {})))
     request = PlacementRequest(
-        hosts=tuple(hosts), forecast=block(make, {v: curve for members in per_host for v in members}), site=parse_site(site)
+        hosts=tuple(hosts), forecast=make.of_cpu({v: curve for members in per_host for v in members}), site=parse_site(site)
     )
     return place_fleet(replace(request, **over))
 
@@ -150,5 +142,5 @@ def test_a_plan_reads_three_ways(make: Any) -> None:
     told = vm_ahead(placed, "a")
     assert told is not None and told.resources[CPU].mean == (1000.0,) * 12
     assert vm_ahead(placed, "nobody") is None and parts_ahead(placed, "nowhere") == ()
-    nothing = place_fleet(PlacementRequest(hosts=(), forecast=block(make, {})))
+    nothing = place_fleet(PlacementRequest(hosts=(), forecast=make.of_cpu({})))
     assert hosts_ahead(nothing) == () and vm_ahead(nothing, "a") is None and why_not(nothing, "a", "h0") is None
