@@ -69,6 +69,7 @@ class PlacementTurns:
             forbidden=question.forbidden,
             cooling=question.cooling,
             z=wanted.deviations,
+            engine=wanted.engine,
             seed=self._config.seed,
             effort=wanted.effort,
             deadline_s=wanted.deadline_s,

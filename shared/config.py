@@ -421,6 +421,10 @@ class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     deviations: Annotated[
         float, Meta(ge=0, le=6, description="standard deviations of the sum of a host's VMs that are kept free on it")
     ] = 1.5
+    engine: Annotated[
+        Literal["shards", "genetic", "exact", "consolidate", "plain"],
+        Meta(description="annealing in shards, a genetic algorithm, CP-SAT with proofs, few and cheap moves, or a plain search"),
+    ] = "shards"
     effort: Annotated[float, Meta(ge=0, le=100, description="work of a search against the usual amount; 0 = its first answer")] = 1.0
     receipts: Annotated[int, Meta(ge=0, le=10_000, description="newest placements whose inputs are kept on disk to be solved again")] = 48
 

@@ -16,17 +16,16 @@ import numpy as np
 from coordinator.model import F64, FleetPlacement
 from coordinator.placement.check import Inputs, check_plan
 from coordinator.placement.cost import cost_of
+from coordinator.placement.engines import engine_named
 from coordinator.placement.exact.bounds import lower_bound
 from coordinator.placement.explain.plan import Placed, breakdown, budget_money, hold, make_plan, worth_it
 from coordinator.placement.explain.receipts import digest_of
 from coordinator.placement.fleet.build import build_fleet
 from coordinator.placement.fleet.fleet_problem import FleetProblem, PlacementRequest
 from coordinator.placement.problem import I32, Engine, Problem, Solution
-from coordinator.placement.search.sharded import solve_in_shards
 from shared.errors import ConfigError, Refusal
 from shared.refusal import RefusalCode
 
-ENGINE: Final[Engine] = solve_in_shards
 BOUND_S: Final = 2.0  # of the deadline that a bound may take where the engine brought none
 BUDGET_ROUNDS: Final = 4  # raises of the price of energy before a hard budget is given up on
 LEAST_PRICE: Final = 0.1  # money a kWh that a hard budget's price begins at where energy is free
@@ -42,18 +41,19 @@ class Search:
     cut: bool
 
 
-def place_fleet(request: PlacementRequest, engine: Engine = ENGINE) -> Placed:
-    """The plan for a fleet. Never raises for what the inputs say, nor for what an engine does."""
+def place_fleet(request: PlacementRequest, engine: Engine | None = None) -> Placed:
+    """The plan for a fleet. Never raises for what the inputs say, nor for what an engine does. `engine`: in place of the one asked for."""
     begun = time.monotonic()
     issued_s = request.forecast.issued_s
     try:
+        chosen = engine or engine_named(request.engine)
         fleet = build_fleet(request)
     except Refusal as refusal:
         return hold(issued_s, refusal.code, refusal.detail, wall_ms=1000.0 * (time.monotonic() - begun))
     except ConfigError as error:
         return hold(issued_s, RefusalCode.INVALID_VALUE, str(error), wall_ms=1000.0 * (time.monotonic() - begun))
     try:
-        found = search(fleet, request, engine, begun + request.deadline_s)
+        found = search(fleet, request, chosen, begun + request.deadline_s)
     except Exception as error:  # noqa: BLE001  # whatever a solver dies of, the fleet stays as it is and the coordinator goes on
         return hold(issued_s, RefusalCode.SOLVER_LOST, f"{type(error).__name__}: {error}", wall_ms=1000.0 * (time.monotonic() - begun))
     plan, place = judge(fleet, request, found)
@@ -61,13 +61,11 @@ def place_fleet(request: PlacementRequest, engine: Engine = ENGINE) -> Placed:
     return Placed(plan=plan, fleet=fleet, place=place, solved=found.problem, answer=found.solution.place, site=request.site)
 
 
-def replay(problem: Problem, plan: FleetPlacement, answer: I32, engine: Engine = ENGINE) -> str:
-    """Solve a receipt again: "" = bit for bit the same answer, else what differs."""
+def replay(problem: Problem, plan: FleetPlacement, answer: I32) -> str:
+    """Solve a receipt again: "" = bit for bit the same answer, else what differs. Raises ConfigError for an engine that is none."""
     if digest_of(problem) != plan.digest:
         return f"the stored problem has digest {digest_of(problem)[:12]}, the plan {plan.digest[:12]}"
-    again = engine(problem, seed=plan.seed, effort=plan.effort, deadline_s=float("inf"))
-    if again.engine != plan.engine:
-        return f"the plan was made by engine {plan.engine!r}, here is {again.engine!r}"
+    again = engine_named(plan.engine)(problem, seed=plan.seed, effort=plan.effort, deadline_s=float("inf"))
     differ = int((again.place != answer).sum())
     if not differ:
         return ""

@@ -1,4 +1,4 @@
-"""The greedy, annealing and sharded engines: never worse than the start, nothing broken more, the same answer for the same seed."""
+"""Engines that can be chosen, and parts of the default one: never worse than the start, nothing broken more, same seed, same answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from coordinator.forecast.warm import compiling
+from coordinator.placement import engines
 from coordinator.placement.cost import broken_rules, cost_of, host_loads
 from coordinator.placement.problem import NOWHERE, SLACK, Engine, Problem, RuleKind, Rules
 from coordinator.placement.search import sharded
@@ -17,7 +18,11 @@ from coordinator.placement.search.sharded import Part, accept, merged, solve_in_
 from coordinator.placement.warm import exercise
 from tests.contract.placement_problems import make_problem
 
-ENGINES: dict[str, Engine] = {"greedy": greedy, "anneal": anneal_engine}
+ENGINES: dict[str, Engine] = {
+    "greedy": greedy,
+    "anneal": anneal_engine,
+    **{k: v for k, v in engines.ENGINES.items() if k != "exact"},
+}  # that one: test_placement_port
 
 
 def hard_over(problem: Problem, place: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ class PlacementRequest:
     forbidden: frozenset[tuple[str, str]] = frozenset()  # (VM, host) that failed of late; ("", host) = no VM may go there
     cooling: frozenset[str] = frozenset()  # VMs that have moved of late, whatever their records say
     z: float = 1.5  # stddevs of a host's sum that are kept free
+    engine: str = "shards"  # a name of coordinator/placement/engines.py
     seed: int = 1
     effort: float = 1.0
     deadline_s: float = 10.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from coordinator.cli import cli
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import N_RESOURCES, FleetPlacement, ForecastBlock, HostState, Move
 from coordinator.placement.check import Inputs, check_plan
+from coordinator.placement.engines import ENGINES
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement.explain.receipts import digest_of, read_problem, write_problem
 from coordinator.placement.fleet.fleet_problem import PlacementRequest
@@ -25,6 +27,7 @@ from coordinator.placement.problem import I32, Problem, Solution
 from coordinator.placement.search.plain_search import search_plainly
 from coordinator.placement.solve import place_fleet, replay
 from coordinator.store.placements import PlacementReceipts
+from shared.config import PlacementConfig
 from shared.errors import ConfigError
 from shared.refusal import RefusalCode
 from shared.units import CPU, GIB, NET_TX
@@ -300,11 +303,34 @@ def test_a_receipt_replays_bit_for_bit_and_a_changed_one_is_found_out(make: Any,
     assert CliRunner().invoke(cli, ["placement", "replay", str(tmp_path / "1002.json")]).exit_code == 1
     assert "1 of 6 VMs elsewhere" in replay(problem, plan, np.where(np.arange(6) == 0, 1 - answer[0], answer).astype(np.int32))
     assert "has digest" in replay(replace(problem, z=problem.z + 1e-9), plan, answer)
-    assert "here is 'anneal'" in replay(problem, replace(plan, engine="other"), answer)
+    with pytest.raises(ConfigError, match=r"placement\.engine = 'other': allowed shards, genetic, exact"):
+        replay(problem, replace(plan, engine="other"), answer)
     with pytest.raises(ConfigError, match="not the archive of a problem"):
         read_problem(b"nothing")
     with pytest.raises(ConfigError, match="No such file"):
         store.read(tmp_path / "7.npz")
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_every_engine_that_can_be_chosen_cures_and_replays(make: Any, engine: str) -> None:
+    hosts, forecast = fleet(make, "abc", "d", ""), make.of_cpu({"a": 2000, "b": 1900, "c": 1900, "d": 500})
+    placed = place(hosts, forecast, SLEEPY, engine=engine)
+    plan = placed.plan
+    assert (plan.status in ("feasible", "optimal"), plan.engine, plan.detail) == (True, engine, "")
+    assert plan.after["overload"] < plan.before["overload"]
+    assert placed.solved is not None and placed.answer is not None
+    assert replay(placed.solved, plan, placed.answer) == ""
+
+
+def test_engines_are_named_in_one_way(make: Any) -> None:
+    (told,) = [field.type for field in msgspec.structs.fields(PlacementConfig) if field.name == "engine"]
+    assert get_args(get_args(told)[0]) == tuple(ENGINES)
+    plan = place(fleet(make, "ab", ""), make.of_cpu({"a": 100, "b": 100}), engine="best").plan
+    assert (plan.status, plan.code, plan.detail) == (
+        "hold",
+        RefusalCode.INVALID_VALUE,
+        "placement.engine = 'best': allowed shards, genetic, exact, consolidate, plain",
+    )
 
 
 def test_a_search_that_is_cut_says_so(make: Any) -> None:
