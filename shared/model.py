@@ -201,6 +201,8 @@ class HostCapacity(msgspec.Struct, frozen=True, kw_only=True):
     cpu_commit_millicores: Annotated[int, Meta(ge=1, le=2**42)]  # sum of quotas may not pass this
     memory_commit_bytes: Annotated[int, Meta(ge=1, le=2**53)]  # sum of balloon sizes may not pass this
     net_commit_bits_per_s: Annotated[int, Meta(ge=0, le=2**53)]
+    numa_memory_bytes: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**53)], ...], Meta(max_length=1024)] = ()  # of each node; () = unknown
+    numa_cpus: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**20)], ...], Meta(max_length=1024)] = ()  # in the same order
 
 
 class HostSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from agent.adapters.libvirt_xml import DomainDefinition, parse_definition
 from agent.ports import TrafficShaper
 from agent.sampling import cgroup, host, process
 from agent.sampling.files import KernelFiles, read_int
+from agent.sampling.numa import read_numa
 from agent.sampling.sampler import RunningDomain
 from agent.sampling.sched import read_vcpu_threads
 from shared.errors import HostError, Refusal
@@ -83,6 +84,7 @@ class LibvirtHypervisor:
         limits, cpu, memory = self._limits, host.cpu_count() * 1000, host.read_memory(self._files).total_bytes
         if memory is None:
             raise HostError(f"{self._files.proc}/meminfo: no MemTotal")
+        nodes = read_numa(self._files)
         return HostCapacity(
             cpu_millicores=cpu,
             memory_bytes=memory,
@@ -90,6 +92,8 @@ class LibvirtHypervisor:
             cpu_commit_millicores=max(1, int(cpu * limits.cpu_commit_ratio)),
             memory_commit_bytes=max(1, int((memory - limits.memory_reserve_bytes) * limits.memory_commit_ratio)),
             net_commit_bits_per_s=limits.net_bits_per_s,
+            numa_memory_bytes=tuple(node.memory_bytes or 0 for node in nodes),
+            numa_cpus=tuple(node.cpus for node in nodes),
         )
 
     def domains(self) -> Sequence[Domain]:

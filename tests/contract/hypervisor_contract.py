@@ -138,6 +138,7 @@ class HypervisorContract:
     def test_host_is_described(self, hypervisor: Hypervisor) -> None:
         assert hypervisor.boot_id() == hypervisor.boot_id() != ""
         capacity = hypervisor.capacity()
+        assert len(capacity.numa_memory_bytes) == len(capacity.numa_cpus)
         assert capacity.cpu_millicores >= 1000
         assert capacity.memory_bytes >= capacity.memory_commit_bytes // 4 > 0
 

@@ -21,7 +21,7 @@ from shared.refusal import RefusalCode
 REASONS: dict[str, str] = {
     "hosts": "host costs",
     "overload": "overload",
-    "kinds": "preferences and risk of interruption",
+    "kinds": "risk of interruption and NUMA nodes",
     "unplaced": "a host that is to be emptied",
     "broken": "rules and hard limits",
 }

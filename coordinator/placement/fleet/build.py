@@ -16,6 +16,7 @@ from coordinator.model import F64, HostState
 from coordinator.placement.fleet.cells import HOUR_MINUTES, host_room, make_cells
 from coordinator.placement.fleet.fleet_problem import FleetProblem, PlacementRequest
 from coordinator.placement.fleet.guests import Guests, migration_s, peaking_groups, read_guests, why_fixed
+from coordinator.placement.fleet.numa import node_classes
 from coordinator.placement.fleet.rulebook import make_kinds, make_levels, make_rules, rule_sets
 from coordinator.placement.fleet.site import Site, host_traits
 from coordinator.placement.fleet.terms import Terms, make_terms
@@ -58,6 +59,7 @@ def build_fleet(request: PlacementRequest) -> FleetProblem:
         pools=pools,
         forbidden=request.forbidden,
         away=tuple(left_out),
+        numa=node_classes(guests.promise, live),
     )
     problem = Problem(
         host_ids=tuple(host.host_id for host in live),

@@ -113,9 +113,11 @@ def check_sets(sets: Sequence[tuple[str, Rule, I32]], levels: Sequence[str], dom
 
 def make_kinds(
     site: Site, labels: Labels, priority: NDArray[np.int8], home: I32, *, host_ids: Sequence[str], pools: Sequence[Pool],
-    forbidden: frozenset[tuple[str, str]], away: Sequence[str] = (),
+    forbidden: frozenset[tuple[str, str]], away: Sequence[str] = (), numa: tuple[NDArray[np.int64], Bool] | None = None,
 ) -> tuple[I32, F64]:  # fmt: skip
     """(kind [v], kind_cost [k, h]) of the problem's VMs and hosts; `pools` [h] is each host's pool, `away` hosts that are left out.
+
+    `numa`: (class of each VM [v], whether it spans nodes there [class, h]), as numa.node_classes has it.
 
     A VM that stands where it may not has a kind of its own, in which that one host costs what a broken rule costs. One that none of the
     hosts may have stays, unless no host of those left out may have it either: then its rules contradict each other.
@@ -126,7 +128,9 @@ def make_kinds(
     for rule in site.rules:
         if rule.kind is RuleSort.NEVER_SPOT and spot.any():
             never |= labels.match(rule)
-    sign = [np.where(spot.any(), priority, 0), never.astype(np.int64), *(labels.match(rule).astype(np.int64) for rule in pins)]
+    width, spans = numa or (np.zeros(len(home), np.int64), np.zeros((1, len(pools)), bool))
+    priced = np.where(spot.any() or spans.any(), priority, 0)
+    sign = [priced, width, never.astype(np.int64), *(labels.match(rule).astype(np.int64) for rule in pins)]
     unique, kind = np.unique(np.stack(sign, axis=1), axis=0, return_inverse=True)
     allowed = [
         np.array([matches(h, rule.hosts) or pool.name in rule.pools for h, pool in zip(host_ids, pools, strict=True)]) for rule in pins
@@ -135,15 +139,16 @@ def make_kinds(
     for row in unique:
         penalty = site.penalty_per_minute.of(Priority(int(row[0])))
         cost = np.array([pool.interruptions_per_hour * pool.interruption_minutes * penalty for pool in pools])
-        if row[1]:
+        cost += spans[row[1]] * penalty * 60.0 * site.numa_slowdown
+        if row[2]:
             cost[spot] = np.inf
-        for pinned, hosts in zip(row[2:], allowed, strict=True):
+        for pinned, hosts in zip(row[3:], allowed, strict=True):
             if pinned:
                 cost[~hosts] = np.inf
         if not np.isfinite(cost).any() and not any(
-            may_be(site, name, row[1], [p for p, on in zip(pins, row[2:], strict=True) if on]) for name in away
+            may_be(site, name, row[2], [p for p, on in zip(pins, row[3:], strict=True) if on]) for name in away
         ):
-            names = [repr(rule.name) for rule, pinned in zip(pins, row[2:], strict=True) if pinned] + ["'never on spot'"] * bool(row[1])
+            names = [repr(rule.name) for rule, pinned in zip(pins, row[3:], strict=True) if pinned] + ["'never on spot'"] * bool(row[2])
             raise Refusal(RefusalCode.CONTRADICTORY_RULES, f"no host of the fleet is allowed by {' and '.join(names)} together")
         rows.append(cost)
     return own_kinds(kind.ravel().astype(np.int32), rows, labels.ids, home, host_ids=host_ids, forbidden=forbidden, price=site.broken_rule)

@@ -150,6 +150,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rules: tuple[Rule, ...] = ()
     penalty_per_minute: Penalties = Penalties()
     moving: Moving = Moving()
+    numa_slowdown: Share = 0.05  # of its work that a VM loses on a host of which no single NUMA node holds it
     broken_rule: Annotated[float, Meta(gt=0, le=1e9)] = 1000.0  # money of one broken rule, or of passing a hard limit by its whole size
     priced: bool = True  # False: there is no site file, and plans say so
 

@@ -58,6 +58,8 @@ class Make:
             "cpu_commit_millicores": 16_000,
             "memory_commit_bytes": 60 * GIB,
             "net_commit_bits_per_s": 10_000 * MBIT,
+            "numa_memory_bytes": (),
+            "numa_cpus": (),
         }
         capacity |= {k: over.pop(k) for k in list(over) if k in capacity}
         given: dict[str, Any] = {"host_id": "h", "mode": Mode.PREDICTIVE, "alive": True}
