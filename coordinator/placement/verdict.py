@@ -33,6 +33,12 @@ def worse(problem: Problem, place: I32, home: I32) -> bool:
     return bool((hard_over(problem, place) > hard_over(problem, home) + 1e-9).any())
 
 
+def first_place(problem: Problem, start: I32 | None) -> I32:
+    """Where an engine begins: at `start`, or at home where there is none or it is worse than home. int32[v], a copy."""
+    begin = problem.home if start is None or worse(problem, start, problem.home) else start
+    return begin.astype(np.int32)
+
+
 def hard_over(problem: Problem, place: I32) -> F64:
     """[h] shares of each hard capacity that are passed, summed over the cells."""
     load, _ = host_loads(problem, place)

@@ -24,7 +24,7 @@ from coordinator.placement.exact.bounds import lower_bound
 from coordinator.placement.exact.cpsat_model import build
 from coordinator.placement.exact.cpsat_parts import Model
 from coordinator.placement.problem import I32, NOWHERE, Problem, Solution
-from coordinator.placement.verdict import worse
+from coordinator.placement.verdict import first_place, worse
 
 GAP: Final = 1e-4  # of the cost: what is nearer to its bound counts as proven
 DETERMINISTIC_PER_S: Final = (
@@ -43,8 +43,7 @@ def solve_cpsat(
     if workers not in (1, 2):
         raise ValueError(f"workers {workers}: allowed 1 or 2")
     begun = time.perf_counter()
-    home = problem.home.astype(np.int32)
-    first = home if start is None or worse(problem, start, home) else start.astype(np.int32)
+    first = first_place(problem, start)
     cost = comparable(problem, first)
     bound = lower_bound(problem, deadline_s=0.5 * deadline_s, best=cost, place=first).value
     place, cut = first, False
@@ -57,14 +56,19 @@ def solve_cpsat(
         model = build(problem, place, cost, 0.8 * GAP)  # the rest of GAP is for rounding
         found, proven_at, cut = search(model, bound, seed=seed, effort=effort, left=left, workers=workers)
         bound = max(bound, proven_at)
-        if found is None or worse(problem, found, home) or (better := comparable(problem, found)) >= cost:
+        if found is None or worse(problem, found, problem.home) or (better := comparable(problem, found)) >= cost:
             break
         place, cost = found, better  # again, with units of the new cost
+    return proven(problem, place, cost, bound, "cpsat", cut=cut, begun=begun)
+
+
+def proven(problem: Problem, place: I32, cost: float, bound: float, engine: str, *, cut: bool, begun: float) -> Solution:
+    """An exact engine's answer of this `comparable` cost; `begun` by time.perf_counter."""
     return Solution(
         place=place,
         cost=cost_of(problem, place).total,
         bound=min(bound, cost),
-        engine="cpsat",
+        engine=engine,
         optimal=close(cost, bound),
         cut=cut,
         seconds=time.perf_counter() - begun,

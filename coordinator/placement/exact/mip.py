@@ -11,13 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from coordinator.placement.cost import cost_of
 from coordinator.placement.exact.bounds import lower_bound
-from coordinator.placement.exact.cpsat import GAP, close, comparable
+from coordinator.placement.exact.cpsat import GAP, close, comparable, proven
 from coordinator.placement.exact.linear import LinearAnswer, solve_whole
 from coordinator.placement.exact.relaxation import Relaxation, relax
 from coordinator.placement.problem import I32, NOWHERE, Problem, Solution
-from coordinator.placement.verdict import worse
+from coordinator.placement.verdict import first_place, worse
 
 
 def solve_highs(problem: Problem, *, seed: int, effort: float = 1.0, deadline_s: float, start: I32 | None = None) -> Solution:
@@ -26,8 +25,7 @@ def solve_highs(problem: Problem, *, seed: int, effort: float = 1.0, deadline_s:
     HiGHS is given no seed: the same input gives the same answer unless `cut`.
     """
     begun = time.perf_counter()
-    home = problem.home.astype(np.int32)
-    place = home if start is None or worse(problem, start, home) else start.astype(np.int32)
+    place = first_place(problem, start)
     cost = comparable(problem, place)
     bound = lower_bound(problem, deadline_s=0.5 * deadline_s, best=cost, place=place).value
     left = deadline_s - (time.perf_counter() - begun)
@@ -38,17 +36,9 @@ def solve_highs(problem: Problem, *, seed: int, effort: float = 1.0, deadline_s:
         cut = time.perf_counter() - begun >= 0.99 * deadline_s
         bound = max(bound, answer.bound)
         found = place_of(problem, model, answer)
-        if found is not None and not worse(problem, found, home) and (better := comparable(problem, found)) < cost:
+        if found is not None and not worse(problem, found, problem.home) and (better := comparable(problem, found)) < cost:
             place, cost = found, better
-    return Solution(
-        place=place,
-        cost=cost_of(problem, place).total,
-        bound=min(bound, cost),
-        engine="highs",
-        optimal=close(cost, bound),
-        cut=cut,
-        seconds=time.perf_counter() - begun,
-    )
+    return proven(problem, place, cost, bound, "highs", cut=cut, begun=begun)
 
 
 def place_of(problem: Problem, model: Relaxation, answer: LinearAnswer) -> I32 | None:

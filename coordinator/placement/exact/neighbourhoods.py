@@ -16,7 +16,7 @@ from coordinator.placement.cost import broken_rules, cost_of, host_loads
 from coordinator.placement.exact.cpsat import solve_cpsat
 from coordinator.placement.problem import F64, I32, NOWHERE, SLACK, Engine, Problem, Solution
 from coordinator.placement.search.sharded import merged, subproblem
-from coordinator.placement.verdict import worse
+from coordinator.placement.verdict import first_place, worse
 
 HOSTS: Final = 8  # of a neighbourhood: proven optimal in a second or two
 ROUNDS: Final = 12  # at effort 1
@@ -36,8 +36,7 @@ def improve(
     """The plan `start` (default: home) after rounds of neighbourhoods of `hosts` hosts. No bound: see bounds.lower_bound."""
     begun = time.perf_counter()
     random = np.random.default_rng(seed)
-    home = problem.home.astype(np.int32)
-    place = home if start is None or worse(problem, start, home) else start.astype(np.int32)
+    place = first_place(problem, start)
     cost = cost_of(problem, place).total
     cut = False
     for turn in range(int(ROUNDS * effort)):
@@ -52,7 +51,7 @@ def improve(
         found = engine(shard.problem, seed=seed + turn, effort=effort, deadline_s=min(left, SECONDS), start=shard.start)
         cut |= found.cut
         trial = merged(place, [(shard, found.place)])
-        if not worse(problem, trial, home) and (better := cost_of(problem, trial).total) < cost:
+        if not worse(problem, trial, problem.home) and (better := cost_of(problem, trial).total) < cost:
             place, cost = trial, better
     return Solution(place=place, cost=cost, bound=-np.inf, engine="neighbourhoods", cut=cut, seconds=time.perf_counter() - begun)
 

@@ -15,7 +15,7 @@ import numpy as np
 from coordinator.placement.cost import cost_of
 from coordinator.placement.problem import F64, I32, NOWHERE, Bool, Problem, Solution
 from coordinator.placement.search.crossing import Ground, cross, emptied, ground_of, place_all
-from coordinator.placement.verdict import worse
+from coordinator.placement.verdict import first_place, worse
 
 MEMBERS: Final = 24
 CHILDREN: Final = 1500  # at effort 1
@@ -27,8 +27,7 @@ def solve_genetically(problem: Problem, *, seed: int, effort: float = 1.0, deadl
     begun = time.perf_counter()
     random = np.random.default_rng(seed)
     state = np.array([int(random.integers(1, 2**62))], np.uint64)
-    home = problem.home.astype(np.int32)
-    first = home if start is None or worse(problem, start, home) else start.astype(np.int32)
+    first = first_place(problem, start)
     ground = ground_of(problem)
     size = (problem.mean / np.maximum(problem.capacity.mean(axis=0), 1e-12)).max(axis=1, initial=0.0)
     movable = ~problem.fixed
