@@ -159,6 +159,9 @@ def test_a_silent_host_gets_nothing_and_refuses_orders() -> None:
     with pytest.raises(Refusal) as refusal:
         cycle.adjust("vm-1", Adjustment(vcpus=4), T0 * NS_PER_S, dry_run=False)
     assert refusal.value.code is RefusalCode.HOST_UNKNOWN_STATE
+    # its connection has outlived the silence (a machine that slept, a long pause): no Hello comes
+    cycle.handle(cy.AgentSaid(host_id="h", message=Status(wall_ns=0, mode=Mode.PREDICTIVE, mode_pinned=False)), T0 * NS_PER_S)
+    assert cycle.adjust("vm-1", Adjustment(cpu_quota_millicores=3000), T0 * NS_PER_S, dry_run=True)[0].steps
 
 
 def test_orders_of_an_operator() -> None:
