@@ -72,7 +72,8 @@ def closed(cycle: DecisionCycle) -> cy.RequestForecast:
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
     assert cycle.handle(cy.Tick(), (T0 + BUCKET_S + 9) * NS_PER_S) == []
-    store, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, document, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    assert isinstance(document, cy.StoreDocument)
     assert isinstance(store, cy.StoreBucket)
     assert isinstance(request, cy.RequestForecast)
     return request
@@ -125,7 +126,7 @@ def test_what_applications_tell_is_forecast_with_and_stored() -> None:
     cycle.tell([SignalReading(T0 + 20, ("vm-1", "vm-2"), (100.0, None)), SignalReading(T0 + 50, ("vm-1",), (200.0, 4.0))])
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
-    store, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, _, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
     assert isinstance(store, cy.StoreBucket)
     assert isinstance(request, cy.RequestForecast)
     for bucket in (store.bucket, request.bucket):
