@@ -93,11 +93,12 @@ class CoordinatorNode:
         self.cycle.fleet.restore(list(self.known_hosts.items()), self.known_domains)
         newest = max(self.migrations.values(), key=lambda plan: plan.created_ns, default=None)
         outcomes = list(self.outcomes.values())
+        self.cycle.recall(self.documents, [(host_id, outcome) for (host_id, _, _), outcome in self.outcomes.items()], now_ns)
         self._carry_out(self.cycle.resume_migration(execution.restore(newest, self.documents, outcomes, now_ns), now_ns))
         for _, host_id, frame in self.log:
             message = decode_agent(frame)
             if isinstance(message, Samples):
-                self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=decode_block(message.block)), now_ns)
+                self.cycle.handle(cy.SamplesArrived(host_id=host_id, samples=decode_block(message.block), again=True), now_ns)
         self.pool = LocalPool(settings.forecast)
         self.pool.announce_now(Occurrences.none(), self.cycle.labels())
         history = self._remembered()

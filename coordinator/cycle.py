@@ -7,7 +7,7 @@ carries out the instructions and feeds the results back as events. Same events, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -59,7 +59,7 @@ from shared.config import CycleConfig
 from shared.errors import Refusal
 from shared.messages import Hello, Inventory, Outcomes, Status
 from shared.model import Mode
-from shared.plan import Plan, StepKind
+from shared.plan import Outcome, Plan, StepKind
 from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -156,6 +156,13 @@ class DecisionCycle:
         if self.aggregator is not None and np.isfinite(history.mean).any():
             self.aggregator.load(history, groups)
 
+    def recall(self, documents: Mapping[str, str], outcomes: Iterable[tuple[str, Outcome]], now_ns: int) -> None:
+        """After a restart, before the log is replayed: error budgets, and of (host, outcome), oldest first, lead times and turns."""
+        self.ledger.budgets.restore(documents, now_ns // NS_PER_S)
+        for host_id, outcome in outcomes:
+            self.ledger.recall(host_id, outcome)
+            self.fleet.outcome(outcome)
+
     def handle(self, event: Event, now_ns: int) -> list[Instruction]:
         """One event. Never raises for what a peer sent; a bug raises."""
         match event:
@@ -211,7 +218,7 @@ class DecisionCycle:
         for sample in event.samples:
             self._folder.add(event.host_id, sample)
             self.fleet.sample(event.host_id, sample, now_ns)
-            self.ledger.sample(event.host_id, mode, sample)
+            self.ledger.sample(event.host_id, mode, sample, event.again)
         return []
 
     def _said(self, event: AgentSaid, now_ns: int) -> list[Instruction]:
@@ -247,9 +254,11 @@ class DecisionCycle:
             modes = {host_id: record.mode for host_id, record in self.fleet.hosts.items()}
             clients = {vm_id: vm.domain.policy.client for vm_id, vm in self.fleet.vms.items()}
             apps = {vm_id: vm.domain.policy.application for vm_id, vm in self.fleet.vms.items()}
-            wanted = self.ledger.bucket(bucket, modes, clients, apps)
+            wanted = self.ledger.bucket(bucket, modes, clients, apps, now_ns)
             self._calibration.bucket(bucket)
             instructions.append(StoreBucket(bucket=bucket))
+            if (document := self.ledger.budgets.document()) is not None:
+                instructions.append(StoreDocument(name=document[0], text=document[1]))
             if wanted is not None:
                 instructions.append(RequestRetrain(reason=wanted.reason, since_s=wanted.since_s, resources=wanted.resources))
             known = self.fleet.capacity_of(bucket.vm_ids)

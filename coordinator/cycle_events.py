@@ -26,10 +26,11 @@ class AgentSaid:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesArrived:
-    """Samples of one host, oldest first, each seen once."""
+    """Samples of one host, oldest first, each seen once; `again`: read from the log after a restart."""
 
     host_id: str
     samples: tuple[HostSample, ...]
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

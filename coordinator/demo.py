@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ import psutil
 
 from coordinator.pki import CertificateFiles, create_ca, issue_coordinator, issue_host
 from coordinator.store.history import ParquetHistory
-from coordinator.workloads import joined_history, prepare, write
+from coordinator.workloads import HostWorkload, joined_history, prepare, write
 from shared.control import ask
 from shared.errors import HostError
 from shared.model import Mode
@@ -102,6 +102,12 @@ class Fleet:
             seed=options.seed,
             overcommit=OVERCOMMIT,
         )
+        self.lay_out(hosts)
+        return str(data) if data else "generated workloads (no traces found)"
+
+    def lay_out(self, hosts: Sequence[HostWorkload]) -> None:
+        """The rest of `prepare`, for these workloads: the first half of the hosts becomes reactive, the others predictive."""
+        options = self.options
         ParquetHistory(self.folder / "coordinator" / "history").append_history(joined_history(hosts))
         pki = self.folder / "pki"
         create_ca(pki)
@@ -123,12 +129,11 @@ class Fleet:
             home = self.folder / host.host
             home.mkdir()
             write(home / "workload", host)
-            mode = Mode.REACTIVE if i < (options.hosts + 1) // 2 else Mode.PREDICTIVE
+            mode = Mode.REACTIVE if i < (len(hosts) + 1) // 2 else Mode.PREDICTIVE
             settings = agent_settings(home, host.host, issue_host(pki, host.host), ports[0], mode)
             settings |= {"hypervisor": "simulated", "workload": str(home / "workload"), "clock": clock, "guard": GUARD}
             self.configure(host.host, settings)
             self.host_ids.append(host.host)
-        return str(data) if data else "generated workloads (no traces found)"
 
     def start(self, name: str) -> None:
         """Start the coordinator or one agent; its log goes to its folder."""

@@ -314,7 +314,7 @@ class Execution:
         seen = {}
         for host_id, record in fleet.hosts.items():
             vms = sum(fleet.vms[vm_id].host_id == host_id for vm_id in record.vm_ids)
-            if vms or not record.alive:
+            if vms or not (record.alive and record.counted):
                 self._empty_since.pop(host_id, None)
             else:
                 self._empty_since.setdefault(host_id, now_ns)
@@ -381,7 +381,8 @@ def _step(move: PlannedMove, send: waves.SendMove) -> Step:
 
 
 def _looked(fleet: Fleet) -> waves.Looked:
-    alive = {host_id: record for host_id, record in fleet.hosts.items() if record.alive}
+    # a host that is back, but has not said yet which VMs it has, proves nothing: after a restart the registry may be behind
+    alive = {host_id: record for host_id, record in fleet.hosts.items() if record.alive and record.counted}
     return waves.Looked(
         at={vm_id: vm.host_id for vm_id, vm in fleet.vms.items() if vm.domain.running},
         acting=frozenset(host_id for host_id, record in alive.items() if record.mode is Mode.PREDICTIVE and not record.paused_by),

@@ -1,7 +1,8 @@
 """What the coordinator knows of the fleet right now: hosts, their VMs, allocations in force, newest demand. Pure.
 
-Invariant: an unknown or silent host counts as full; a VM belongs to the host that reported it last. Everything here can be
-rebuilt from the registry, the log of frames and the agents' next messages.
+Invariant: an unknown or silent host counts as full; a VM belongs to the host that was the last to begin to name it as running, and as
+long as any host names it, it is in the fleet: agents speak of changes only, and messages of two hosts overtake each other. Everything
+here can be rebuilt from the registry, the log of frames and the agents' next messages.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class HostRecord:
     io_pressure: float = float("nan")  # share of time in which tasks waited for disks, smoothed over a minute
     counted: bool = False  # its domains were listed once: one that appears later was started
     vm_ids: set[str] = field(default_factory=set)
+    named: dict[str, Domain] = field(default_factory=dict)  # its newest inventory
 
 
 class Fleet:
@@ -91,6 +93,7 @@ class Fleet:
             self.hosts[host_id] = HostRecord(host_id=host_id, capacity=capacity)
         for vm_id, (host_id, domain) in sorted(domains.items()):
             self._place(vm_id, host_id, domain)
+            self.host(host_id).named[vm_id] = domain
 
     def hello(self, host_id: str, message: Hello, now_ns: int) -> HostRecord:
         """An agent came up or came back."""
@@ -103,15 +106,15 @@ class Fleet:
     def inventory(self, host_id: str, message: Inventory) -> None:
         """The host's domains, whole: those it no longer names are gone from it."""
         record = self.host(host_id)
-        for vm_id in sorted(record.vm_ids - {domain.vm_id for domain in message.domains}):
+        told, record.named = record.named, {domain.vm_id: domain for domain in message.domains}
+        for vm_id in sorted(record.vm_ids - record.named.keys()):
             if self.vms[vm_id].host_id == host_id:
-                del self.vms[vm_id]
-                self._left[vm_id] = host_id
-                if len(self._left) > LEFT_KEPT:
-                    self._left.popitem(last=False)
+                self._leave(vm_id, host_id)
         record.vm_ids = set()
         for domain in message.domains:
             before = self.vms.get(domain.vm_id)
+            if before is not None and self._stays_elsewhere(before, host_id, told.get(domain.vm_id), domain):
+                continue
             ran, home = before is not None and before.domain.running, None if before is None else before.host_id
             self._place(domain.vm_id, host_id, domain)
             vm = self.vms[domain.vm_id]
@@ -122,9 +125,10 @@ class Fleet:
         record.counted = True
 
     def status(self, host_id: str, message: Status, now_ns: int) -> None:
-        """Heartbeat: mode and health."""
+        """Heartbeat: mode and health. One that was silent may go on without another Hello: its connection has outlived the silence."""
         record = self.host(host_id)
         record.mode, record.pinned, record.seen_ns = message.mode, message.mode_pinned, now_ns
+        record.alive, record.why_silent = True, ""
         record.spool_frames, record.spool_dropped = message.spool_frames, message.spool_dropped
         record.paused_by, record.vms_yielded = message.paused_by, message.vms_yielded
 
@@ -214,6 +218,26 @@ class Fleet:
     def host(self, host_id: str) -> HostRecord:
         """The record of a host, made when it is new."""
         return self.hosts.setdefault(host_id, HostRecord(host_id=host_id))
+
+    def _leave(self, vm_id: str, host_id: str) -> None:
+        """Its host no longer names it: it is with another that does, or gone."""
+        there = next((other for other, record in sorted(self.hosts.items()) if vm_id in record.named), None)
+        if there is not None:
+            self._place(vm_id, there, self.hosts[there].named[vm_id])
+            return
+        del self.vms[vm_id]
+        self._left[vm_id] = host_id
+        if len(self._left) > LEFT_KEPT:
+            self._left.popitem(last=False)
+
+    def _stays_elsewhere(self, vm: VmRecord, host_id: str, told: Domain | None, domain: Domain) -> bool:
+        """A host names a VM that is with another, which names it too: it has said so before, or does not run it. Old news, or a VM that
+        is on its way there.
+        """
+        if vm.host_id == host_id or vm.domain.vm_id not in self.host(vm.host_id).named:
+            return False
+        begins = domain.running and (told is None or not told.running)
+        return not begins and (vm.domain.running or told is not None)
 
     def _place(self, vm_id: str, host_id: str, domain: Domain) -> None:
         self.host(host_id).vm_ids.add(vm_id)

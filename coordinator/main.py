@@ -259,10 +259,11 @@ class Coordinator:
         self.cycle.fleet.policies.update(self.registry.policies())
         self.cycle.fleet.restore([(str(row["host_id"]), row["capacity"]) for row in hosts], domains)  # type: ignore[misc]
         now_ns = self.clock.wall_ns()
+        self.cycle.recall(self.registry.documents(), self._moves.newest_outcomes(), now_ns)
         for _, record in self.wal.replay():
             message = decode_agent(record.frame)
             if isinstance(message, Samples):
-                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block)), now_ns)
+                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block), again=True), now_ns)
             elif isinstance(message, Outcomes):
                 self.registry.save_outcomes(record.host_id, message.outcomes)
         for reading in self.signal_log.replay():

@@ -21,8 +21,9 @@ from coordinator.ports import PowerSwitch
 from coordinator.store.registry import SqlRegistry
 from shared.errors import HostError
 from shared.metrics import Metrics
+from shared.plan import Outcome
 
-OUTCOMES_READ: Final = 10_000  # newest ones, in which a restart looks for those of moves that were in flight
+OUTCOMES_READ: Final = 10_000  # newest ones, in which a restart looks for moves that were in flight, lead times and turns
 
 log = structlog.get_logger("coordinator")
 
@@ -51,8 +52,12 @@ class MoveKeeper:
         if execution.policy.execute:
             compile_kernels()
         newest = next(iter(self._registry.migrations(1)), None)
-        outcomes = [outcome for _, outcome in reversed(self._registry.outcomes(OUTCOMES_READ))]
+        outcomes = [outcome for _, outcome in self.newest_outcomes()]
         return execution.restore(newest, self._registry.documents(), outcomes, now_ns)
+
+    def newest_outcomes(self) -> list[tuple[str, Outcome]]:
+        """(host, outcome), oldest first."""
+        return self._registry.outcomes(OUTCOMES_READ)[::-1]
 
     def perform(self, instruction: StoreMigration | StoreDocument | SwitchPower) -> None:
         """One instruction."""

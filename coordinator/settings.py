@@ -125,6 +125,8 @@ def execution_policy(config: CoordinatorConfig) -> ExecutionPolicy:
             per_target=placement.per_host,
         ),
         patience=Patience(
+            begin_s=float(placement.begin_s),
+            seen_s=float(placement.seen_s),
             settle_s=float(placement.settle_s),
             regressions=placement.regressions,
             failed_s=float(placement.failed_s),

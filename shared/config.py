@@ -405,6 +405,8 @@ class PlacementConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     wave_clients: Annotated[int, Meta(ge=1, le=1000, description="clients whose VMs are in one wave")] = 4
     wave_client_permille: Annotated[int, Meta(ge=1, le=1000, description="share of one client's VMs in one wave, but always one VM")] = 250
     per_host: Annotated[int, Meta(ge=1, le=64, description="migrations under way from a host at a time, and to a host")] = 2
+    begin_s: Annotated[int, Meta(ge=10, le=3600, description="a move not begun after this long is asked for again")] = 120
+    seen_s: Annotated[int, Meta(ge=10, le=3600, description="a VM that moved is seen on its target within this, or that failed")] = 90
     settle_s: Annotated[int, Meta(ge=0, le=3600, description="a VM is watched for this long where it arrived before its move counts")] = 60
     regressions: Annotated[int, Meta(ge=1, le=100, description="moves that fail, or make a VM worse off, until the plan ends")] = 2
     cooldown_s: Annotated[int, Meta(ge=0, le=604_800, description="a VM that has moved stays for this long")] = 3600

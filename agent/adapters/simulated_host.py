@@ -41,7 +41,8 @@ class SimulatedHost:
     """One host of a workload file. `now` gives (wall_ns, monotonic_ns); the model runs on monotonic time, anchored at the start.
 
     `step_s` is the model's resolution: above 5, demand is taken at the beginning of each step, for worlds of many hosts.
-    `movable`: VMs may leave for other hosts of the same process (`release`, `admit`); a snapshot then fits no workload file.
+    `movable`: VMs may leave for other hosts (`release` or `hand_over`, `admit`); a snapshot then holds whatever VMs were here.
+    `arrivals` is called before the host is looked at, so that VMs that came meanwhile are seen.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class SimulatedHost:
         self._by_id = {vm.spec.vm_id: vm for vm in self._vms}
         self._domains = {spec.vm_id: simulated_domain(spec, i, movable=movable) for i, spec in enumerate(workload.vms)}
         self._arrivals = len(self._vms)
+        self.arrivals: Callable[[], None] = lambda: None
+        self._saved: dict[str, list[Any]] = {}  # snapshot of VMs that are not in the workload file
         if snapshot is not None:
             self._restore(snapshot)
 
@@ -88,24 +91,39 @@ class SimulatedHost:
 
     def domains(self) -> Sequence[Domain]:
         """Every VM that is here."""
-        return tuple(self._domains.values())
+        self.arrivals()
+        with self._lock:
+            return tuple(self._domains.values())
 
     def release(self, vm_id: str) -> Moving:
         """A VM leaves, with its limits and its demand. Raises Refusal(UNKNOWN_VM), HostError for a stuck VM."""
+        gone: list[Moving] = []
+        self.hand_over(vm_id, gone.append)
+        return gone[0]
+
+    def hand_over(self, vm_id: str, take: Callable[[Moving], None]) -> None:
+        """A VM leaves once `take` has it; what `take` raises leaves it here as it was. Raises as `release`."""
         with self._lock:
             self._advance()
             vm = self._answering(vm_id)
             at = self._vms.index(vm)
+            take(Moving(vm=vm, demand=self._own_sources()[at]))
+            self._own_sources().pop(at)
             del self._vms[at], self._by_id[vm_id], self._domains[vm_id]
-            return Moving(vm=vm, demand=self._own_sources().pop(at))
 
     def admit(self, moving: Moving) -> None:
-        """A VM that another host released comes: its counters begin anew, as those of a new QEMU process; steps under way are lost."""
+        """A VM that another host released comes: its counters begin anew, as those of a new QEMU process; steps under way are lost.
+
+        One that had come before this process began goes on as the snapshot has it.
+        """
         with self._lock:
             self._advance()
             vm = moving.vm
             vm.index, self._arrivals = self._arrivals, self._arrivals + 1
             vm.arrive(self._reached_ns)
+            saved = self._saved.pop(vm.spec.vm_id, None)
+            if saved is not None:
+                _put_back(vm, saved)
             self._vms.append(vm)
             self._by_id[vm.spec.vm_id] = vm
             self._own_sources().append(moving.demand)
@@ -136,6 +154,7 @@ class SimulatedHost:
 
     def read(self) -> RawHost:
         """All counters and gauges now; stuck VMs are left out and named in `failures`."""
+        self.arrivals()
         with self._lock:
             monotonic_ns = self._advance()
             readings: list[RawVm] = []
@@ -211,15 +230,17 @@ class SimulatedHost:
     def _restore(self, data: bytes) -> None:
         try:
             state = msgspec.msgpack.decode(data)
-            if state["host"] != self._workload.file.host or set(state["vms"]) != set(self._by_id):
+            if state["host"] != self._workload.file.host or (set(state["vms"]) != set(self._by_id) and not self._movable):
                 raise ConfigError(f"snapshot of {state['host']!r} does not fit the workload of {self._workload.file.host!r}")
             self._boot_id = state["boot_id"]
             self._reached_ns, self._since_ns, self._submits = state["host_state"]
             self._busy_ns, self._psi_cpu_us, self._psi_memory_us = state["totals"]
             for vm_id, values in state["vms"].items():
-                names = SimulatedVm.FIRST_STATE if len(values) == len(SimulatedVm.FIRST_STATE) else SimulatedVm.STATE
-                for name, value in zip(names, values, strict=True):
-                    setattr(self._by_id[vm_id], name, value)
+                vm = self._by_id.get(vm_id)
+                if vm is None:
+                    self._saved[vm_id] = values
+                else:
+                    _put_back(vm, values)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a snapshot of a simulated host: {error}") from error
 
@@ -283,6 +304,15 @@ def share_out(wants: Sequence[float], shares: Sequence[int], available: float) -
         available -= grants[i]
         weight -= shares[i]
     return grants
+
+
+def _put_back(vm: SimulatedVm, values: Sequence[Any]) -> None:
+    """The state of a snapshot, unless it is of an earlier stay than this one. Raises ValueError for a state of another length."""
+    names = SimulatedVm.FIRST_STATE if len(values) == len(SimulatedVm.FIRST_STATE) else SimulatedVm.STATE
+    fresh = dict(zip(names, values, strict=True))
+    if fresh["epoch"] >= vm.epoch:
+        for name, value in fresh.items():
+            setattr(vm, name, value)
 
 
 def _truth_of(vm: SimulatedVm) -> dict[str, Any]:

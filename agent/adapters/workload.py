@@ -101,6 +101,8 @@ class VmDemand:
         "_rows",
         "_seeds",
         "_slot",
+        "buckets",
+        "start_s",
     )
 
     def __init__(self, vm: VmWorkload, start_s: int, buckets: int) -> None:
@@ -117,6 +119,7 @@ class VmDemand:
         self._cpu_max = 1000.0 * vm.vcpus_max
         self._memory_max = float(vm.memory_max_bytes)
         self._net_max = float(vm.net_max_bits_per_s)
+        self.start_s, self.buckets = start_s, buckets
         self._slot = -1
         self._demand = Demand(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         self._blocks = (-1, 0, -1, 0)  # 20 s block and its hash, 60 s block and its hash

@@ -119,6 +119,7 @@ def _shifted(vm: RawVm, offset_ns: int) -> RawVm:
 
 def _simulated(config: AgentConfig, clock: Clock) -> HostBundle:
     from agent.adapters.simulated_host import SimulatedHost  # noqa: PLC0415
+    from agent.adapters.simulated_migration import SimulatedMigrator  # noqa: PLC0415
     from agent.adapters.workload import Workload  # noqa: PLC0415
 
     if not config.workload:
@@ -129,7 +130,10 @@ def _simulated(config: AgentConfig, clock: Clock) -> HostBundle:
         wall_ns = clock.wall_ns()
         return wall_ns, wall_ns  # the simulation's clock never jumps, so it serves as both
 
-    host = SimulatedHost(Workload.load(Path(config.workload)), now, snapshot=saved.read_bytes() if saved.exists() else None)
+    movable = bool(config.migration.targets)
+    snapshot = saved.read_bytes() if saved.exists() else None
+    host = SimulatedHost(Workload.load(Path(config.workload)), now, snapshot=snapshot, movable=movable)
+    migrator = SimulatedMigrator(host, Path(config.state_dir), clock) if movable else None
 
     def save() -> None:
         fresh = saved.with_suffix(".new")
@@ -146,4 +150,4 @@ def _simulated(config: AgentConfig, clock: Clock) -> HostBundle:
             return {}
         return host.truth()
 
-    return HostBundle(hypervisor=host, reader=host, after_round=after_round, ask=ask, close=save)
+    return HostBundle(hypervisor=host, reader=host, after_round=after_round, ask=ask, close=save, migrator=migrator)

@@ -5,21 +5,26 @@ Alone, a short window cries wolf and a long one comes late, so two windows must 
 as in the SRE workbook's multi-window alerts (ch. 5): an hour that burns six times too fast has used up 4 % of a week's budget, and a fast
 hour once a week is what a budget is for. What counts is the largest over the pairs of  min(rate of short, rate of long) / how fast they
 must burn; above 1 the client's VMs weigh more. A client that has overdrawn the whole period's budget counts with at least that overdraft.
-Time not observed yet counts as good. Pure, in memory: the period begins with the coordinator. Bounded: windows hold buckets, clients that
-are gone are dropped after a period.
+Time not observed yet counts as good, as do buckets that nobody saw. Pure. What was counted is a document for each hour, to be made durable
+with every bucket: a coordinator that starts again goes on where the last one stood. Documents have as many names as a period has hours, and
+later hours take the place of those that no longer count. Bounded: windows hold buckets, clients that are gone are dropped after a period.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from coordinator.learning.sla import SlaSums
 from coordinator.sizing.feasible import Objectives
 from shared.units import BUCKET_S
 
+DOCUMENT: Final = "error_budgets/"  # and a number
+HOUR_S: Final = 3600
 # Buckets of the short and the long window, and the share of a period's budget that the long one must use up: 5 min and 1 h, 30 min and 6 h,
 # 6 h and 3 days. Of a week's budget the hour's share is used up at six times the pace that lasts.
 PAIRS: Final = ((1, 12, 6 * 12 / 2016), (6, 72, 3 * 72 / 2016), (72, 864, 864 / 2016))
@@ -47,16 +52,30 @@ class Account:
     idle: int = 0  # buckets since anything was observed
 
 
+class BudgetHour(msgspec.Struct, kw_only=True):
+    """What was counted in one hour, as it is stored."""
+
+    start_s: int
+    counted_ns: int = 0  # samples up to then are in it
+    parts: dict[str, list[tuple[int, int, int]]] = {}  # client -> (bucket of the hour, observed ns, violated ns)
+
+
 @dataclass
 class ErrorBudgets:
     """Give it the running sums of all VMs at the end of every bucket."""
 
     objectives: Objectives = field(default_factory=Objectives)
     accounts: dict[str, Account] = field(default_factory=dict)
+    counted_ns: int = 0  # samples up to then are in the accounts
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _newest_s: int | None = None  # start of the newest bucket
+    _hour: BudgetHour | None = None
 
-    def bucket(self, by_vm: Mapping[str, SlaSums], clients: Mapping[str, str]) -> None:
-        """A bucket ended. `by_vm`: sums since the start; `clients`: vm_id -> client, VMs that are not named are left out."""
+    def bucket(self, by_vm: Mapping[str, SlaSums], clients: Mapping[str, str], start_s: int | None = None, now_ns: int = 0) -> None:
+        """A bucket ended. `by_vm`: sums since the start; `clients`: vm_id -> client, VMs that are not named are left out.
+
+        `start_s`: of the bucket; None = it follows the one before and no document is kept.
+        """
         grown: dict[str, tuple[int, int]] = {}
         seen: dict[str, tuple[int, int]] = {}
         for vm_id, sums in by_vm.items():
@@ -69,6 +88,39 @@ class ErrorBudgets:
             observed, violated = grown.get(client, (0, 0))
             grown[client] = (observed + now[0] - before[0], violated + now[1] - before[1])
         self._seen = seen
+        self._count(grown, start_s, now_ns)
+
+    def document(self) -> tuple[str, str] | None:
+        """(name, JSON) of the newest hour; None = no bucket was counted yet."""
+        if self._hour is None:
+            return None
+        place = self._hour.start_s // HOUR_S % (self.objectives.period_s // HOUR_S + 2)
+        return f"{DOCUMENT}{place}", msgspec.json.encode(self._hour).decode()
+
+    def restore(self, documents: Mapping[str, str], now_s: int) -> None:
+        """Go on from the documents of an earlier run, other ones among them. Nothing may have been counted before."""
+        found = (msgspec.json.decode(text, type=BudgetHour) for name, text in sorted(documents.items()) if name.startswith(DOCUMENT))
+        oldest_s = now_s - self.objectives.period_s - HOUR_S
+        hours: dict[int, BudgetHour] = {}  # under another period an hour had another name
+        for hour in found:
+            if oldest_s < hour.start_s <= now_s and hour.counted_ns >= hours.get(hour.start_s, hour).counted_ns:
+                hours[hour.start_s] = hour
+        for _, hour in sorted(hours.items()):
+            buckets: dict[int, dict[str, tuple[int, int]]] = {}
+            for client, parts in hour.parts.items():
+                for number, observed, violated in parts:
+                    buckets.setdefault(number, {})[client] = (observed, violated)
+            for number, grown in sorted(buckets.items()):
+                self._count(grown, hour.start_s + number * BUCKET_S, hour.counted_ns)
+
+    def pass_over(self, by_vm: Mapping[str, SlaSums], vm_ids: Iterable[str]) -> None:
+        """The sums of these VMs have just grown by something that the accounts have already."""
+        for vm_id in vm_ids:
+            self._seen[vm_id] = (by_vm[vm_id].observed_ns, by_vm[vm_id].violated_ns)
+
+    def _count(self, grown: Mapping[str, tuple[int, int]], start_s: int | None, now_ns: int) -> None:
+        if start_s is not None:
+            self._write_down(grown, start_s, now_ns)
         for client, part in grown.items():
             if client not in self.accounts:
                 self.accounts[client] = Account(deque(maxlen=self.period))
@@ -77,6 +129,20 @@ class ErrorBudgets:
             self._add(self.accounts[client], (0, 0))
             if self.accounts[client].idle >= self.period:
                 del self.accounts[client]
+
+    def _write_down(self, grown: Mapping[str, tuple[int, int]], start_s: int, now_ns: int) -> None:
+        missed = 0 if self._newest_s is None else min(self.period, (start_s - self._newest_s) // BUCKET_S - 1)
+        for account in self.accounts.values():
+            for _ in range(missed):
+                self._add(account, (0, 0))
+        self._newest_s, self.counted_ns = max(start_s, self._newest_s or 0), now_ns
+        hour_s = start_s // HOUR_S * HOUR_S
+        if self._hour is None or self._hour.start_s != hour_s:
+            self._hour = BudgetHour(start_s=hour_s)
+        self._hour.counted_ns = now_ns
+        for client, (observed, violated) in grown.items():
+            if observed:
+                self._hour.parts.setdefault(client, []).append(((start_s - hour_s) // BUCKET_S, observed, violated))
 
     @property
     def period(self) -> int:

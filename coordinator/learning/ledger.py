@@ -52,9 +52,11 @@ class Ledger:
         self.shadow = ShadowLedger()
         self.outcomes = OutcomeLedger()
 
-    def sample(self, host_id: str, mode: Mode, sample: HostSample) -> None:
-        """A sample that was not seen before."""
+    def sample(self, host_id: str, mode: Mode, sample: HostSample, again: bool = False) -> None:
+        """A sample that was not seen before; `again`: by this process, another one may have counted it before it ended."""
         self.sla.observe(host_id, mode, sample)
+        if again and sample.wall_ns <= self.budgets.counted_ns:
+            self.budgets.pass_over(self.sla.by_vm, sample.vms)
 
     def bucket(
         self,
@@ -62,6 +64,7 @@ class Ledger:
         modes: Mapping[str, Mode],
         clients: Mapping[str, str] | None = None,
         apps: Mapping[str, str] | None = None,
+        now_ns: int = 0,
     ) -> RetrainWanted | None:
         """A closed bucket; `modes` host -> mode now, `clients`, `apps` vm -> client, application.
 
@@ -69,7 +72,7 @@ class Ledger:
         """
         wanted = self.drift.update(self.errors.score(bucket, modes, clients, apps))
         self.shadow.score(bucket, modes)
-        self.budgets.bucket(self.sla.by_vm, clients or {})
+        self.budgets.bucket(self.sla.by_vm, clients or {}, bucket.start_s, now_ns)
         gone = self.sla.by_vm.keys() - set(bucket.vm_ids)
         if len(gone) > len(bucket.vm_ids) + SPARE_VMS:
             self.sla.forget(frozenset(gone))
@@ -86,6 +89,10 @@ class Ledger:
     def outcome(self, host_id: str, mode: Mode, outcome: Outcome) -> None:
         """A step ended."""
         self.outcomes.record(host_id, mode, outcome)
+
+    def recall(self, host_id: str, outcome: Outcome) -> None:
+        """A step that ended in an earlier run: it shows how long its lever takes."""
+        self.outcomes.measure(host_id, outcome)
 
     def lead_times_s(self, host_id: str) -> dict[StepKind, float]:
         """Measured lead times of a host's levers."""

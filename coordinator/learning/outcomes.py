@@ -33,6 +33,10 @@ class OutcomeLedger:
         self.by_state[mode, outcome.step.kind, outcome.state] += 1
         if outcome.code is not None:
             self.by_code[mode, outcome.code.value] += 1
+        self.measure(host_id, outcome)
+
+    def measure(self, host_id: str, outcome: Outcome) -> None:
+        """Take its lead time alone."""
         took_ns = outcome.finished_ns - outcome.started_ns
         if outcome.state is OutcomeState.VERIFIED and outcome.started_ns > 0 and took_ns >= 0:
             key = (host_id, outcome.step.kind)

@@ -156,11 +156,13 @@ def test_why_this_forecast_is_told_for_the_chosen_vm_and_resource(watch: Any, se
     page.locator("#resource").select_option("memory_bytes")
     expect(page.locator("#told-of")).to_have_text("Memory")
     expect(page.locator("#told li")).to_contain_text(["median_hour counts most"])
-    expect(rows).to_have_count(15)  # three parts of the hour: the network, LightGBM and three members each
+    expect(rows).to_have_count(12)  # three parts of the hour: the network and three members each
     expect(rows.first).to_contain_text("network")
-    expect(rows.nth(4)).to_contain_text("left out: errs too much")
+    expect(rows.filter(has_text="boosting")).to_have_count(3)  # in the pool and by its own quantiles: one row
+    expect(rows.filter(has_text="boosting").first).to_contain_text("10 % by its own quantiles")
+    expect(rows.filter(has_text="left out: errs too much")).to_have_count(3)
     page.locator("#told-target").select_option("peak")
-    expect(rows).to_have_count(15)
+    expect(rows).to_have_count(12)
     page.locator("#vms .name", has_text="web-04-00").click()
     expect(page.locator("#told li").last).to_contain_text("No details now: the worker of 'vm-04-00' is busy")
     expect(rows).to_contain_text(["No details now."])

@@ -40,7 +40,7 @@ def resource_why(name: str, size: float, weight: float) -> ResourceWhy:
         PartWhy(
             minutes=minutes,
             middle_minutes=middle,
-            members=(member("naive", 0.0, 0.2), member("median_hour", weight, 0.1), member("damped_trend", 1.0 - weight, 0.11)),
+            members=(member("naive", 0.0, 0.2), member("median_hour", weight, 0.1), member("boosting", 1.0 - weight, 0.11)),
             blended=(size, size),
             restart=None,
             leaves=NetworkWhy(weight=0.25, pool_loss=size * 0.1, network_loss=size * 0.11, evidence=96.0, fleet_expects=1.05),

@@ -62,7 +62,8 @@ def closed(cycle: DecisionCycle) -> cy.RequestForecast:
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
     assert cycle.handle(cy.Tick(), (T0 + BUCKET_S + 9) * NS_PER_S) == []
-    store, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, document, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    assert isinstance(document, cy.StoreDocument)
     assert isinstance(store, cy.StoreBucket)
     assert isinstance(request, cy.RequestForecast)
     return request
@@ -115,7 +116,7 @@ def test_what_applications_tell_is_forecast_with_and_stored() -> None:
     cycle.tell([SignalReading(T0 + 20, ("vm-1", "vm-2"), (100.0, None)), SignalReading(T0 + 50, ("vm-1",), (200.0, 4.0))])
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
-    store, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, _, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
     assert isinstance(store, cy.StoreBucket)
     assert isinstance(request, cy.RequestForecast)
     for bucket in (store.bucket, request.bucket):
@@ -149,6 +150,9 @@ def test_a_silent_host_gets_nothing_and_refuses_orders() -> None:
     with pytest.raises(Refusal) as refusal:
         cycle.adjust("vm-1", Adjustment(vcpus=4), T0 * NS_PER_S, dry_run=False)
     assert refusal.value.code is RefusalCode.HOST_UNKNOWN_STATE
+    # its connection has outlived the silence (a machine that slept, a long pause): no Hello comes
+    cycle.handle(cy.AgentSaid(host_id="h", message=Status(wall_ns=0, mode=Mode.PREDICTIVE, mode_pinned=False)), T0 * NS_PER_S)
+    assert cycle.adjust("vm-1", Adjustment(cpu_quota_millicores=3000), T0 * NS_PER_S, dry_run=True)[0].steps
 
 
 def test_orders_of_an_operator() -> None:

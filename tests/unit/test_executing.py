@@ -22,6 +22,7 @@ from coordinator.executing import (
     StoreMigration,
     SwitchPower,
 )
+from coordinator.fleet import Fleet
 from coordinator.migration_plan import MigrationPlan, Phase, Status, WaveLimits
 from coordinator.model import N_RESOURCES
 from coordinator.placement.explain.plan import hold
@@ -252,6 +253,26 @@ def test_after_a_restart_nothing_is_sent_again() -> None:
     assert [move.phase for move in again.plan.moves] == [Phase.SETTLING, Phase.SENT]
     assert again.execution.memory == MoveMemory(failed=(FailedPair(vm_id="v2", host_id="b", until_ns=T0 + 99 * S, why="x"),))
     assert plans(again.tick()) == []
+
+
+def test_a_restarted_coordinator_believes_a_host_once_it_has_said_what_runs_there() -> None:
+    run = Run()
+    run.placed(("v1", "a", "b"), ("v2", "a", "c"))
+    steps = {step.vm_id: step for plan in plans(run.tick()) for step in plan.steps}
+    stored = [each.plan for each in run.out if isinstance(each, StoreMigration)][-1]
+    again = Run()
+    again.cycle.fleet = Fleet()
+    homes = {"v1": "a", "v2": "a", "v3": "b"}  # as the registry has them: both moves ended while nobody wrote it down
+    again.cycle.fleet.restore([(host, CAPACITY) for host in "abc"], {vm_id: (host, domain(vm_id)) for vm_id, host in homes.items()})
+    again.execution.restore(stored, {}, [Outcome(step=step, state=OutcomeState.VERIFIED) for step in steps.values()], T0)
+    for host_id in "abc":
+        again.hello(host_id)
+    again.tick(1000.0)
+    assert {move.phase for move in again.plan.moves} == {Phase.SETTLING}, "the start took longer than VMs are waited for"
+    for host_id, vm_ids in (("a", ()), ("b", ("v3", "v1")), ("c", ("v2",))):
+        again.inventory(host_id, *vm_ids)
+    again.tick()
+    assert {move.phase for move in again.plan.moves} == {Phase.DONE}
 
 
 def asleep(run: Run, host_id: str = "c") -> None:

@@ -161,6 +161,37 @@ def test_a_vm_that_shows_up_elsewhere_has_moved_whoever_tells_first() -> None:
         assert moved.domain.vm_id == "vm-1"
 
 
+def test_a_vm_is_never_lost_to_messages_that_overtake_each_other() -> None:
+    def at(fleet: Fleet) -> dict[str, str]:
+        return {vm_id: vm.host_id for vm_id, vm in fleet.vms.items()}
+
+    paused = msgspec.structs.replace(VMS[1], running=False)
+    here, both, one = Inventory(domains=VMS[:2]), Inventory(domains=(VMS[0], VMS[1])), Inventory(domains=VMS[:1])
+    arrived, coming, nothing = Inventory(domains=VMS[1:2]), Inventory(domains=(paused,)), Inventory(domains=())
+    for told, home in (
+        ([("h1", arrived), ("h0", both), ("h0", one)], "h1"),  # what the source said before the end comes after the target's word
+        ([("h0", one), ("h1", arrived), ("h0", one)], "h1"),
+        ([("h1", coming), ("h1", arrived), ("h0", one)], "h1"),
+        ([("h1", coming), ("h1", nothing)], "h0"),  # it never came
+        ([("h1", arrived), ("h1", nothing)], "h0"),
+        ([("h1", arrived), ("h0", one), ("h0", both), ("h1", nothing)], "h0"),  # there and back
+    ):
+        fleet = Fleet()
+        for host_id in ("h0", "h1"):
+            fleet.hello(host_id, hello(host_id), 0)
+        for host_id, inventory in (("h0", here), ("h1", nothing), *told):
+            fleet.inventory(host_id, inventory)
+        assert at(fleet) == {"vm-0": "h0", "vm-1": home}, told
+        assert {host_id: sorted(host.vm_ids) for host_id, host in fleet.hosts.items()}[home].count("vm-1") == 1
+        restored = Fleet()
+        restored.restore([(host_id, CAPACITY) for host_id in ("h0", "h1")], {"vm-0": ("h0", VMS[0]), "vm-1": ("h0", VMS[1])})
+        for host_id, inventory in told:
+            restored.inventory(host_id, inventory)
+        assert at(restored) == {"vm-0": "h0", "vm-1": home}, told
+    fleet.inventory("h0", nothing)
+    assert at(fleet) == {}
+
+
 def test_vms_that_left_and_never_came_back_do_not_pile_up() -> None:
     fleet = Fleet()
     fleet.hello("h0", hello("h0"), 0)

@@ -365,10 +365,14 @@
       const { scale, unit } = RESOURCES[found.resource];
       const left = part.network ? 1 - part.network.weight : 1;
       const pooled = part.leaves ? left * (1 - part.leaves.weight) : left;
-      const members = part.members.map((member) => ({ key: `${part.minutes}/${member.member}`, minutes: part.minutes, name: member.member, note: LEFT_OUT[member.state] || "", weight: member.weight * pooled,
+      // LightGBM speaks twice, as a member of the pool and with quantiles of its own: one model, one row
+      const own = part.leaves ? left * part.leaves.weight : 0;
+      const twice = part.members.some((member) => member.member === "boosting");
+      const noteOf = (member) => (part.leaves && member.member === "boosting" ? `${percent(own)} by its own quantiles` : LEFT_OUT[member.state] || "");
+      const members = part.members.map((member) => ({ key: `${part.minutes}/${member.member}`, minutes: part.minutes, name: member.member, note: noteOf(member), weight: member.weight * pooled + (member.member === "boosting" ? own : 0),
         error: member.error === null ? "–" : `${inUnit(member.error, scale)} ${unit}`, ratio: member.error_to_naive, score: member.score, evidence: member.evidence }));
       const network = part.network ? [{ key: `${part.minutes}/network`, minutes: part.minutes, name: "network", note: "", weight: part.network.weight, error: "–", ratio: null, score: null, evidence: part.network.evidence }] : [];
-      const leaves = part.leaves ? [{ key: `${part.minutes}/leaves`, minutes: part.minutes, name: "boosting", note: "its own quantiles", weight: left * part.leaves.weight, error: "–", ratio: null, score: null, evidence: part.leaves.evidence }] : [];
+      const leaves = part.leaves && !twice ? [{ key: `${part.minutes}/leaves`, minutes: part.minutes, name: "boosting", note: "by its own quantiles", weight: own, error: "–", ratio: null, score: null, evidence: part.leaves.evidence }] : [];
       return [...network, ...leaves, ...members].sort((a, b) => b.weight - a.weight);
     });
     syncRows($("members").tBodies[0], rows, (row) => row.key, (row, { minutes, name, note, weight, error, ratio, score, evidence }) => {

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.learning.budgets import ErrorBudgets
+from coordinator.learning.ledger import Ledger
 from coordinator.learning.sla import SlaSums
+from coordinator.model import N_RESOURCES, BucketBlock
 from coordinator.settings import objectives
 from coordinator.sizing.feasible import Objectives
 from shared.config import SlaConfig
 from shared.errors import ConfigError
+from shared.model import HostSample, Mode, VmSample
 from shared.units import BUCKET_S, NS_PER_S
 
 BUCKET_NS = BUCKET_S * NS_PER_S
@@ -18,8 +24,9 @@ BUCKET_NS = BUCKET_S * NS_PER_S
 class Feed:
     """Running sums of VMs, bucket by bucket."""
 
-    def __init__(self, budgets: ErrorBudgets, clients: dict[str, str]) -> None:
-        self.budgets, self.clients = budgets, clients
+    def __init__(self, budgets: ErrorBudgets, clients: dict[str, str], start_s: int | None = None) -> None:
+        self.budgets, self.clients, self.start_s = budgets, clients, start_s
+        self.documents: dict[str, str] = {}
         self.sums = {vm_id: SlaSums() for vm_id in clients}
 
     def buckets(self, count: int, **violated: float) -> None:
@@ -28,7 +35,14 @@ class Feed:
             for vm_id, sums in self.sums.items():
                 sums.observed_ns += BUCKET_NS
                 sums.violated_ns += int(violated.get(vm_id, 0.0) * BUCKET_NS)
-            self.budgets.bucket(self.sums, self.clients)
+            if self.start_s is None:
+                self.budgets.bucket(self.sums, self.clients)
+                continue
+            self.budgets.bucket(self.sums, self.clients, self.start_s, (self.start_s + BUCKET_S) * NS_PER_S)
+            self.start_s += BUCKET_S
+            document = self.budgets.document()
+            assert document is not None
+            self.documents[document[0]] = document[1]
 
 
 def burn(budgets: ErrorBudgets, client: str) -> float:
@@ -107,3 +121,62 @@ def test_settings_name_clients_and_refuse_what_is_wrong() -> None:
         objectives(SlaConfig(clients=("a=1", "a=2")))
     with pytest.raises(ConfigError, match=r"sla.clients\[0\].*0.01 to 1000"):
         objectives(SlaConfig(clients=("a=5000",)))
+
+
+START_S = 1_800_000_000 // BUCKET_S * BUCKET_S
+SHORT = Objectives(budget=0.01, period_s=72 * BUCKET_S)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1), st.booleans()), min_size=1, max_size=6))
+def test_a_restart_at_any_bucket_changes_no_clients_standing(runs: list[tuple[int, float, bool]]) -> None:
+    whole, parted = (Feed(ErrorBudgets(SHORT), {"a": "x", "b": "y"}, START_S) for _ in range(2))
+    for count, share, restarted in runs:
+        whole.buckets(count, a=share)
+        parted.buckets(count, a=share)
+        if restarted:
+            assert parted.start_s is not None
+            parted.budgets, parted.sums = ErrorBudgets(SHORT), {vm_id: SlaSums() for vm_id in parted.clients}
+            parted.budgets.restore(parted.documents | {"power_book": "{}"}, parted.start_s)
+        assert parted.budgets.standings() == whole.budgets.standings()
+    assert len(parted.documents) <= 72 // 12 + 2, "names of a period are used again"
+
+
+def test_time_that_no_coordinator_saw_passes_and_an_hour_of_long_ago_counts_no_more() -> None:
+    feed = Feed(ErrorBudgets(SHORT), {"a": "x"}, START_S)
+    feed.buckets(12, a=1.0)
+    for away, left in ((6, 12), (54, 12), (66, 5), (100, 0)):
+        later = ErrorBudgets(SHORT)
+        later.restore(feed.documents, START_S + (12 + away) * BUCKET_S)
+        fresh = Feed(later, {"a": "x"}, START_S + (12 + away) * BUCKET_S)
+        fresh.buckets(1)
+        assert later.accounts["x"].violated == left * BUCKET_NS, away
+        assert later.accounts["x"].observed == (left + 1) * BUCKET_NS
+
+
+def test_what_the_log_gives_back_is_not_counted_twice() -> None:
+    def sample(at_s: int) -> HostSample:
+        cells = {"a": VmSample(cpu_throttled_permille=500)}
+        return HostSample(wall_ns=at_s * NS_PER_S, monotonic_ns=at_s * NS_PER_S, period_ns=5 * NS_PER_S, vms=cells)
+
+    def closed(ledger: Ledger, bucket: int) -> None:
+        start_s = START_S + bucket * BUCKET_S
+        ledger.bucket(
+            BucketBlock.unlimited(start_s, ("a",), np.full((1, N_RESOURCES), np.nan)), {}, {"a": "x"}, {}, (start_s + BUCKET_S) * NS_PER_S
+        )
+
+    times = range(START_S, START_S + 2 * BUCKET_S + 100, 5)
+    first = Ledger(SHORT)
+    for at_s in times:
+        first.sample("h", Mode.OBSERVE, sample(at_s + 1))
+        if at_s % BUCKET_S == BUCKET_S - 5:
+            closed(first, (at_s - START_S) // BUCKET_S)
+    document = first.budgets.document()
+    assert document is not None
+    second = Ledger(SHORT)
+    second.budgets.restore(dict([document]), times[-1])
+    for at_s in times[30:]:  # the log reaches back over a part of it
+        second.sample("h", Mode.OBSERVE, sample(at_s + 1), again=True)
+    for ledger in (first, second):
+        closed(ledger, 2)
+    assert first.budgets.standings() == second.budgets.standings()
+    assert second.budgets.accounts["x"].observed == len(times) * 5 * NS_PER_S
