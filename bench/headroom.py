@@ -9,6 +9,8 @@ are tuned in hindsight, on the scored hours themselves, to the least allocation 
 - VPA-like, free: percentile, half-life and margin all tuned. Shown, no bar speaks of it.
 - windowed maximum: largest peak of the last 1, 3, 6, 12 or 24 h, window and margin tuned.
 
+- linear rule in hindsight, both tuned, draws of VMs: what bounds a missed bar, see bench/headroom_bounds.py. No bar speaks of them.
+
 Cost = all that is allocated over all that is demanded, in the resource's unit: what the fleet's owner pays; 1 = clairvoyant. Shown beside
 it: the same per VM (its mean demand counting as FLOORS at least), then averaged, where a small VM weighs like a large one. An hour with
 fewer than LEAST_KNOWN known buckets is left out. PlanetLab: the newest day, in the full run also the day FORECAST.md's table names.
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from bench.forecast_accuracy import factory
 from bench.forecast_baselines import decayed
 from bench.forecast_protocol import FLOORS, I64, actuals, dense, issue, series_of, shard_forecaster
+from bench.headroom_bounds import linear_rule, over_draws
 from bench.report import Figure, options, publish
 from bench.traces import FULL, Pair, Trace, chosen_sets, load, planetlab
 from coordinator.forecast.engine import ForecastEngine, ForecastOptions
@@ -51,11 +54,30 @@ VPA_BARS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Allocations [o, s] without margin of the rules that look back, by name and by (half-life, percentile)."""
+
+    maxima: dict[str, F64]
+    vpa: dict[tuple[int, float], F64]
+
+    def only(self, columns: I64) -> Rules:
+        """Of some VMs."""
+        return Rules(
+            maxima={name: part[:, columns] for name, part in self.maxima.items()},
+            vpa={name: part[:, columns] for name, part in self.vpa.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hours:
     """Demand float64[o, s] of the scored hours of one pair (NaN = not known) and how allocations are put in relation to it."""
 
     demand: F64
     unit: F64  # [s] what a VM's mean allocation is divided by; the same for all = over the fleet
+
+    def only(self, columns: I64) -> Hours:
+        """The same hours of some VMs, one of them perhaps more than once."""
+        return Hours(demand=self.demand[:, columns], unit=self.unit[columns])
 
     def per_vm(self, floor: F64) -> Hours:
         """The same hours with costs per VM; `floor` [s] = the least mean demand that counts."""
@@ -157,6 +179,52 @@ def tuned(hours: Hours, maxima: dict[str, F64], vpa: dict[tuple[int, float], F64
     }
 
 
+def best(kind: str, hours: Hours, rules: Rules, target: float) -> float:
+    """Cost of the best rule of one kind at the target, tuned on these hours; inf when none reaches it."""
+    if kind == "VPA-like, percentile":
+        return tuned_percentile(hours, rules.vpa, target)[0]
+    if kind == "VPA-like, margin":
+        return tuned_margin(hours, {str(level): rules.vpa[288, level] for level in (0.95, 0.98)}, target)[0]
+    return tuned_margin(hours, rules.maxima, target)[0]
+
+
+def bounds_of(pair: str, hours: Hours, mine: F64, rules: Rules, target: float, floor: F64, draws: int) -> list[Figure]:
+    """Beside each barred ratio of the pair: both tuned, the best linear rule in hindsight, and the ratio over draws of VMs."""
+    figures: list[Figure] = []
+    own = hours.cost(mine * hours.margin(mine, target))
+    linear = hours.cost(hindsight(hours, rules, target, floor))
+    for kind in (VPA_BARS[pair][0], "windowed maximum"):
+        if bar_of(pair, kind, target) is None:
+            continue
+        other = best(kind, hours, rules, target)
+
+        def ratio(columns: I64, kind: str = kind) -> float:
+            part = hours.only(columns)
+            return part.cost(mine[:, columns]) / best(kind, part, rules.only(columns), target)
+
+        spread = over_draws(hours.demand.shape[1], draws, ratio)
+        label = f"{pair}: allocation / best {kind} at {target:.0%}"
+        figures += [
+            Figure(name=f"{label}, both tuned", value=own / other, unit="ratio"),
+            Figure(name=f"{label}, of the best linear rule in hindsight", value=linear / other, unit="ratio"),
+            Figure(name=f"{label}, a twentieth of draws of VMs below", value=spread.low, unit="ratio"),
+            Figure(name=f"{label}, 9a twentieth of draws of VMs below", value=spread.high, unit="ratio"),
+        ]
+    return figures
+
+
+def hindsight(hours: Hours, rules: Rules, target: float, floor: F64) -> F64:
+    """Allocation [o, s] of the best sum of maxima and percentiles at the target, fitted to these hours and tuned on them."""
+    known = ~np.isnan(hours.demand)
+    highest = rules.maxima[f"max of {WINDOWS[-1] // 12} h"]
+    looked = [*rules.maxima.values(), *(rules.vpa[288, level] for level in (PERCENTILES[0], 0.95)), np.broadcast_to(floor, highest.shape)]
+    seen = np.stack([part[known] for part in looked], axis=1)
+    scale = (highest + floor)[known]
+    allocation = np.zeros_like(highest)
+    allocation[known] = linear_rule(hours.demand[known], seen, scale, 1.0 - target)
+    return allocation * hours.margin(allocation, target)
+
+
 def figures_of(
     pair: str, hours: Hours, ours: dict[float, F64], maxima: dict[str, F64], vpa: dict[tuple[int, float], F64], floor: F64
 ) -> list[Figure]:
@@ -237,6 +305,10 @@ def main() -> None:
             if len(pair.resources) > 1:  # units that do not add up
                 hours = hours.per_vm(floor)
             figures += figures_of(pair.name, hours, ours, maxima, vpa, floor)
+            if pair.name in VPA_BARS:
+                rules, draws = Rules(maxima=maxima, vpa=vpa), 10 if arguments.quick else 100
+                for target in TARGETS:
+                    figures += bounds_of(pair.name, hours, ours[target], rules, target, floor, draws)
             deployed(hours, maxima, vpa)
     publish(figures, arguments.json)
 

@@ -65,7 +65,7 @@ CHALLENGER: Final = "challenger"
 OFF_COVERAGE: Final = 0.62  # of the central 80 % band; the own correction brings it back, so lower is rare
 OFF_EVIDENCE: Final = 24.0  # two hours
 MEAN_PACE: Final = 0.4  # of a VM's own offset; faster steps cost a percent of the loss and gain no coverage
-PEAK_PACE: Final = 0.1  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
+PEAK_PACE, PEAK_GAIN = 0.03, 2.0  # one high bucket is the peak of twelve hours that overlap: it must not count twelve times
 UNHEARD: Final = (0.3, 0.1)  # log of a loss: LightGBM's own quantiles and the network count for so much worse until they were heard
 PRIOR: Final = (-0.3, 0.55, 0.15, 0.15, 0.15, 0.0)  # intercept, own error, then the features of `locality.local_features`
 
@@ -106,7 +106,7 @@ class ForecastEngine:
         self._leaves = LevelMixer(UNHEARD[0])  # of the bucket mean: pool and LightGBM
         self._mixers = (LevelMixer(UNHEARD[1]), Mixer())  # of the bucket mean, of the peak: and the network
         self._hours = HourPeaks()
-        self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE))
+        self._trackers = (Tracker(MEAN_PACE), Tracker(PEAK_PACE, PEAK_GAIN, running=True))
         self._issued: Issued | None = None
         self._outlook = OutlookPlanner(self.options.outlook_replay) if self.options.outlook else None
 
@@ -284,16 +284,8 @@ class ForecastEngine:
     def _issuing(self) -> tuple[Combiner | Challenge | Calibrator | Restarter | TwoAnswers | HourPeaks | Tracker, ...]:
         """Who keeps what was issued until it can be scored."""
         calibrators = (self._calibrator, self._peak_calibrator)
-        return (
-            *self._combiners,
-            self._challenge,
-            *calibrators,
-            *self._restarters,
-            self._leaves,
-            *self._mixers,
-            self._hours,
-            *self._trackers,
-        )
+        mixing = (self._leaves, *self._mixers, self._hours)
+        return (*self._combiners, self._challenge, *calibrators, *self._restarters, *mixing, *self._trackers)
 
     def _follow(self, vm_ids: Sequence[str]) -> None:
         new = [vm_id for vm_id in vm_ids if vm_id not in self._row]
@@ -422,10 +414,13 @@ class ForecastEngine:
 
     def _blended(self, mixed: F32, network: F32 | None, boosted: F64 | None, seen: Window, unit: F64) -> F32:
         """Running peaks with the whole hour from all who have an answer to it."""
-        if self.options.only is None:
-            return self._hours.blend(mixed, network, boosted, PastHours(seen.filled, seen.readings), unit)
-        self._hours.pause()
-        return mixed
+        if self.options.only is not None:
+            self._hours.pause()
+            return mixed
+        said = self._hours.blend(mixed, network, boosted, PastHours(seen.filled, seen.readings), unit)
+        if self._hours.resumed:
+            self._trackers[1].restart()
+        return said
 
     def _listen_to_one(self, forecasts: F32) -> None:
         """Silence all members but the one of `only`, in place; where that one is silent the last value speaks."""

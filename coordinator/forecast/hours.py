@@ -2,7 +2,8 @@
 
 No one of them is safe: on restless load nothing beats the highest hour of the day at the outermost levels, on surges LightGBM does, and on
 load that is near noise the network. So each level of each resource has weights of its own, which follow what each source's quantile at
-that level cost the fleet. Only the whole hour is blended; the running peak of the steps before it is laid out as the mixture had it.
+that level, and at those beside it, cost the fleet. Only the whole hour is blended; the running peak of the steps before it is laid out as
+the mixture had it.
 
 Pure. Axes: v VM, r resource, h step, q level, k source. Invariants: quantiles stay monotone in level and step, NaN only where the mixture
 is. State: 1,728 bytes a series for what was said, once a network or LightGBM speaks, and 36 for the day's hours.
@@ -21,10 +22,20 @@ from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 DECAY: Final = 0.9975  # half-life a day
-SHARPNESS: Final = 15.0  # a tenth less loss: five times the weight
-EVIDENCE: Final = 12.0  # buckets until what was measured counts half: hours overlap
+SHARPNESS: Final = 40.0  # a twentieth less loss: eight times the weight
+EVIDENCE: Final = 24.0  # buckets until what was measured counts half: hours overlap
+NEIGHBOURS: Final = 0.5  # of a level's record is that of the levels beside it: the last ones are broken once in a hundred hours
 NEXT_TO_NOTHING: Final = 1e-9  # in units: who never erred compares too
 REFRESHED: Final = 8  # each tick ranks the hours of one series in eight
+# Trust in each source by level before it was heard, in the order of hours.SOURCES: what a day of records came to on most sets
+AT_FIRST: Final = np.array(
+    [
+        [0.30, 0.30, 0.30, 0.30, 0.30, 0.20, 0.10, 0.10, 0.10],
+        [0.30, 0.30, 0.25, 0.20, 0.20, 0.10, 0.05, 0.05, 0.05],
+        [0.05, 0.20, 0.30, 0.35, 0.35, 0.50, 0.60, 0.45, 0.35],
+        [0.35, 0.20, 0.15, 0.15, 0.15, 0.20, 0.25, 0.40, 0.50],
+    ]
+)
 
 
 class PastHours(NamedTuple):
@@ -56,6 +67,7 @@ class HourPeaks:
         self._blended: tuple[F32, F32] | None = None  # of the newest issue: trust [r, k, q] and answer [v, r, h, q]
         self._speakers = (False, False)  # the network, boosting
         self._issue = 0
+        self.resumed = False  # the newest issue is the first with these speakers: records of earlier ones say nothing of it
 
     def rearrange(self, take: NDArray[np.int64]) -> None:
         """Follow the fleet (see rows.take_rows)."""
@@ -88,7 +100,8 @@ class HourPeaks:
             self.pause()
             return mixed
         speakers = (network is not None, boosted is not None)
-        if speakers != self._speakers:  # what was compared without one of them says nothing of all
+        self.resumed = speakers != self._speakers
+        if self.resumed:  # what was compared without one of them says nothing of all
             self._speakers = speakers
             self._loss[:], self._weight[:], self._spoke[:] = 0.0, 0.0, False
         v, steps = len(mixed), mixed.shape[2]
@@ -125,15 +138,17 @@ class HourPeaks:
         """Weights float32[r, k, q] of the sources, summing to 1 over those that speak."""
         present = np.array([True, *self._speakers, True])
         loss = self._loss + NEXT_TO_NOTHING
-        ratio = loss / loss[:, :1]
+        lost = np.log(np.clip(loss / loss[:, :1], 0.05, 20.0))
+        around = np.concatenate([lost[..., :1], lost, lost[..., -1:]], axis=-1)
+        lost = (1.0 - NEIGHBOURS) * lost + NEIGHBOURS / 2.0 * (around[..., :-2] + around[..., 2:])
         sure = (self._weight / (self._weight + EVIDENCE))[:, None, None]
-        worth = np.exp(-SHARPNESS * sure * np.log(np.clip(ratio, 0.05, 20.0))) * present[None, :, None]
+        worth = np.exp((1.0 - sure) * np.log(AT_FIRST) - SHARPNESS * sure * lost) * present[None, :, None]
         trust: F32 = (worth / worth.sum(axis=1, keepdims=True)).astype(np.float32)
         return trust
 
     def pause(self) -> None:
         """A bucket in which only the mixture speaks, or nobody."""
-        self._blended = None
+        self._blended, self.resumed = None, False
         self._spoke[self._issue % HORIZON_STEPS] = False
         self._issue += 1
 

@@ -29,9 +29,12 @@ POOLED_GAIN: Final = 6.0
 class Tracker:
     """Holds the coverage of one target."""
 
-    def __init__(self, pace: float = 1.0) -> None:
-        """`pace`: how far a VM's own offset moves by one bucket, of the usual step; targets that overlap repeat themselves."""
-        self._pace = pace
+    def __init__(self, pace: float = 1.0, gain: float = POOLED_GAIN, running: bool = False) -> None:
+        """`pace`: how far a VM's own offset moves by one bucket, of the usual step; targets that overlap repeat themselves.
+
+        `gain`: how many usual steps the fleet's offset moves at most. `running`: the target does not fall from step to step.
+        """
+        self._pace, self._gain, self._running = pace, gain, running
         self._own: F32 = np.zeros((0, N_RESOURCES, GROUPS, Q), dtype=np.float32)
         self._pooled: F64 = np.zeros((N_RESOURCES, CLASSES, HORIZON_STEPS, Q))
         self._classes: NDArray[np.int8] = np.zeros((HORIZON_STEPS, 0, N_RESOURCES), dtype=np.int8)  # at the newest twelve issues
@@ -54,7 +57,7 @@ class Tracker:
         excess, votes = tracking.learn(rows, places, spoke, classes, self._said.origins, came, own, self._pace)
         share = excess / np.maximum(votes, 1.0)[..., None]
         # few votes move it like one VM's own would
-        gain = np.where(votes > 0, np.minimum(POOLED_GAIN, 1.0 + votes / 8.0), 0.0)[..., None]
+        gain = np.where(votes > 0, np.minimum(self._gain, 1.0 + votes / 8.0), 0.0)[..., None]
         self._pooled = np.clip(self._pooled - gain * SIZE * share, -LIMIT, LIMIT)
 
     def hold(self, quantiles: F32, unit: F32 | F64, level: F32 | F64, capacity: F32 | F64) -> F32:
@@ -65,9 +68,15 @@ class Tracker:
         size, top = (np.ascontiguousarray(part, dtype=np.float32).ravel() for part in (unit, capacity))
         own = self._own.reshape(-1, GROUPS, Q)
         fleet = self._pooled.astype(np.float32)
-        held: F32 = tracking.hold(said, size, top, own, fleet, classes.ravel(), self._said.rows, self._said.places)
+        held: F32 = tracking.hold(said, size, top, own, fleet, classes.ravel(), self._running, self._said.rows, self._said.places)
         self._said.close(spoke=True)
         return held.reshape(quantiles.shape)
+
+    def restart(self) -> None:
+        """Others speak from now on: what was learned of those before is no offset of theirs."""
+        self._own[:] = 0.0
+        self._pooled[:] = 0.0
+        self._said.forget()
 
     def pause(self) -> None:
         """A bucket without an issue."""

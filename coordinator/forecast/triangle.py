@@ -109,6 +109,10 @@ class Triangle:
         self._spoke[self.newest] = spoke
         self._origin += 1
 
+    def forget(self) -> None:
+        """Nothing that was said counts any more."""
+        self._spoke[:] = False
+
     def withdraw(self) -> None:
         """Take back the newest issue: the next one takes its place."""
         self._origin -= 1

@@ -9,6 +9,7 @@ from coordinator.model import LEVELS, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 V = 7
+MIDDLE = LEVELS.index(0.5)
 SHAPE = (V, N_RESOURCES, HORIZON_STEPS)
 
 
@@ -29,7 +30,10 @@ def test_the_kernel_does_what_plain_numpy_does() -> None:
     point, quantiles, peaks, gap, capacity = drawn(1)
     top = np.where(np.isnan(capacity), np.inf, capacity)[..., None, None]
     centre = np.minimum(point[..., None], top)
-    wide = np.clip(centre + (quantiles - centre) * gap[..., None, None], 0.0, top)
+    widen = gap[..., None, None]
+    wide = np.clip(centre + (quantiles - centre) * widen, 0.0, top)
+    hour = centre + (peaks[:, :, -1:] - centre) * widen
+    wide[..., MIDDLE + 1 :] = np.maximum(wide[..., [MIDDLE]], np.minimum(wide, hour)[..., MIDDLE + 1 :])
     highest = np.clip(np.maximum.accumulate(np.maximum(peaks, np.maximum.accumulate(wide, axis=2)), axis=2), 0.0, top)
     mean = (wide * LEVEL_WEIGHTS).sum(axis=-1)
     stddev = np.sqrt(((wide - mean[..., None]) ** 2 * LEVEL_WEIGHTS).sum(axis=-1))
@@ -45,6 +49,19 @@ def test_the_peak_is_nowhere_below_what_the_mean_may_reach() -> None:
     assert (highest[known] >= wide[known]).all()
     assert (np.diff(highest[known], axis=1) >= 0).all()
     assert (np.diff(highest[known], axis=2) >= 0).all()
+
+
+def test_above_the_middle_means_stay_below_what_the_hour_stays_below() -> None:
+    """Levels up to the middle lift the peak, those above it are cut to it; a gap widens both."""
+    flat = np.full((1, N_RESOURCES, HORIZON_STEPS), 4.0)
+    wild = np.broadcast_to(np.linspace(0.0, 36.0, len(LEVELS)), (*flat.shape, len(LEVELS))).astype(np.float32)
+    calm = np.broadcast_to(np.linspace(5.0, 21.0, len(LEVELS)), wild.shape).astype(np.float32)
+    nothing, sure = np.full((1, N_RESOURCES), np.nan), np.ones((1, N_RESOURCES))
+    _, _, wide, highest = agree(flat, wild, calm, sure, nothing)
+    np.testing.assert_allclose(wide[0, 0, 3], [0.0, 4.5, 9.0, 13.5, 13.5, 15.0, 17.0, 19.0, 21.0])
+    np.testing.assert_allclose(highest[0, 0, -1], [5.0, 7.0, 9.0, 13.5, 13.5, 15.0, 17.0, 19.0, 21.0])
+    _, _, wide, _ = agree(flat, wild, calm, 2.0 * sure, nothing)
+    assert wide[0, 0, 3, -1] == 4.0 + 2.0 * (21.0 - 4.0)
 
 
 def test_the_mean_of_an_even_spread_is_its_middle() -> None:

@@ -176,6 +176,43 @@ def test_a_vm_unlike_its_fleet_finds_its_own() -> None:
     assert wide[0].mean() > 1.5 * wide[1:].mean()
 
 
+def test_a_running_peak_does_not_fall_from_step_to_step() -> None:
+    """What comes in a step is what the offsets answer to, so it is scored as it is said: raised to the step before."""
+    said = bands(6, 20.0, 2.0).copy()
+    said[:, :, 5:] -= 3.0
+    falls, runs = Tracker(), Tracker(running=True)
+    for tracker in (falls, runs):
+        tracker.rearrange(np.full(6, -1))
+    assert (np.diff(falls.hold(said, *sizes(6)), axis=2) < 0).any()
+    held = runs.hold(said, *sizes(6))
+    assert (np.diff(held, axis=2) >= 0).all() and (np.diff(held, axis=-1) >= 0).all()
+    runs.learn(known(np.full((6, N_RESOURCES), 19.0)))  # below the raised median, above the one that was given
+    np.testing.assert_array_equal(runs.explain(0), held[0])
+    for _ in range(8):
+        runs.hold(said, *sizes(6))
+        runs.learn(known(np.full((6, N_RESOURCES), 19.0)))
+    assert (runs._pooled[:, 0, 6, LEVELS.index(0.5)] < 0).all()
+
+
+def test_a_restart_forgets_offsets_and_what_was_said() -> None:
+    tracker = fleet(12)
+    drive(tracker, bands(12, 20.0, 1.0), np.full((30, 12, N_RESOURCES), 30.0))
+    assert tracker._own.any() and tracker._pooled.any()
+    tracker.restart()
+    tracker.learn(known(np.full((12, N_RESOURCES), 30.0)))
+    assert not tracker._own.any() and not tracker._pooled.any()
+    np.testing.assert_array_equal(tracker.hold(bands(12, 20.0, 1.0), *sizes(12)), bands(12, 20.0, 1.0))
+
+
+def test_a_slower_fleet_moves_in_smaller_steps() -> None:
+    quick, slow = fleet(60), Tracker(gain=2.0)
+    slow.rearrange(np.full(60, -1))
+    for tracker in (quick, slow):
+        drive(tracker, bands(60, 20.0, 1.0), np.full((1, 60, N_RESOURCES), 30.0))
+    moved = quick._pooled[:, 0, 0] / slow._pooled[:, 0, 0]
+    np.testing.assert_allclose(moved, min(POOLED_GAIN, 1.0 + 60 / 8.0) / 2.0, rtol=1e-5)
+
+
 def test_idle_at_zero_does_not_drift() -> None:
     """All bands are zero and so is the demand: every level is as right as it can be, for as long as it lasts."""
     tracker = fleet(12)

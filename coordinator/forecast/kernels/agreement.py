@@ -1,8 +1,10 @@
 """The last step of a forecast: mean and peak made to agree, widened over gaps, and their mean and stddev. One compiled pass, pure.
 
-Whatever the mean of a bucket may reach, its peak may: the two distributions must not contradict each other. Each level stands for the
-share of probability between the middles to its neighbours. Invariants: quantiles stay monotone in the level and inside [0, capacity], the
-peak's also in the step; NaN in, NaN out.
+Whatever the mean of a bucket may reach, its peak may: the two distributions must not contradict each other. Above the middle the peak of
+the whole hour is heard, because more sources speak of it and are weighed level by level: what it stays below, the means stay below. Raised
+to the means instead, as all levels up to the middle are, it allocated a twentieth more at 95 % and a fifth more at 99 % (Bitbrains' CPU)
+for the same risk. Each level stands for the share of probability between the middles to its neighbours. Invariants: quantiles stay
+monotone in the level and inside [0, capacity], the peak's also in the step; NaN in, NaN out.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from coordinator.model import F32, F64, LEVELS
 
 _BOUNDS: Final = np.array([0.0, *((a + b) / 2 for a, b in pairwise(LEVELS)), 1.0])
 LEVEL_WEIGHTS: Final = np.diff(_BOUNDS)
+_MIDDLE: Final = LEVELS.index(0.5)
 _LEVELS: Final = len(LEVELS)  # known when compiled, so that the levels run side by side
 
 
@@ -57,6 +60,9 @@ def _agree(
             widen = gap[s] if gap[s] > 1.0 else 1.0
             for q in range(_LEVELS):
                 value[q] = _within(centre + (quantiles[s, h, q] - centre) * widen, top)
+            for q in range(_MIDDLE + 1, _LEVELS):  # what the hour's peak seldom reaches, a bucket's mean reaches more seldom still
+                highest_of_all = centre + (np.float64(peaks[s, steps - 1, q]) - centre) * widen
+                value[q] = _larger(value[_MIDDLE], _smaller(value[q], highest_of_all))
             for q in range(_LEVELS):
                 reached[q] = _larger(reached[q], _within(_larger(value[q], np.float64(peaks[s, h, q])), top))
             total, square = 0.0, 0.0
@@ -75,6 +81,12 @@ def _agree(
 def _larger(one: float, other: float) -> float:
     """NaN where either is."""
     return one if one > other or math.isnan(one) else other
+
+
+@njit(cache=True)
+def _smaller(one: float, other: float) -> float:
+    """NaN where the first is."""
+    return other if other < one else one
 
 
 @njit(cache=True)

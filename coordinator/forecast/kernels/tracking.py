@@ -101,11 +101,20 @@ def _share(came: np.float32, slack: np.float32, band: F32, own_excess: F32, exce
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def hold(
-    quantiles: F32, unit: F32, capacity: F32, own: F32, fleet: F32, classes: NDArray[np.int8], rows: F32, places: NDArray[np.int64]
+    quantiles: F32,
+    unit: F32,
+    capacity: F32,
+    own: F32,
+    fleet: F32,
+    classes: NDArray[np.int8],
+    running: bool,
+    rows: F32,
+    places: NDArray[np.int64],
 ) -> F32:
     """Offset, sort and bound quantiles [s, h, q], and keep them in rows.
 
     unit, capacity (NaN = unbounded), classes [s]; offsets own [s, g, q] and fleet [r, class, h, q], in units of the spread.
+    `running`: what is foretold does not fall from step to step.
     """
     held = np.empty_like(quantiles)
     level = np.empty(Q, dtype=np.float32)
@@ -130,6 +139,8 @@ def hold(
                     value = level[q]
                     value = _NOUGHT if value < _NOUGHT else value
                     value = top if value > top else value
+                    if running and h > 0 and held[s, h - 1, q] > value:
+                        value = held[s, h - 1, q]
                     held[s, h, q] = value
                     rows[place, s, q] = value
     return held
