@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from coordinator.placement.bare import bare_problem
 from coordinator.placement.cost import broken_rules, cost_of, host_loads, on_cost
 from coordinator.placement.problem import NOWHERE, RuleKind, Rules
+from coordinator.placement.verdict import worse
 from shared.errors import ConfigError
 from tests.contract.placement_problems import make_problem
 
@@ -118,3 +120,14 @@ def test_a_wrong_shape_is_named() -> None:
     problem = make_problem(9)
     with pytest.raises(ConfigError, match=r"placement.home has shape \(3,\): allowed \(40,\)"):
         replace(problem, home=problem.home[:3])
+
+
+def test_a_bare_problem_costs_nothing_and_forbids_nothing() -> None:
+    home, cpu = np.array([0, 0, 1], np.int32), np.array([True, False])
+    problem = bare_problem(home, np.ones((3, 2)), np.full((2, 2), 3.0), cpu)
+    for place in ([0, 0, 1], [1, 1, 1], [0, 1, 0]):
+        assert cost_of(problem, np.array(place, np.int32)).total == 0.0
+        assert not worse(problem, np.array(place, np.int32), home)
+    assert cost_of(problem, np.array([0, 0, NOWHERE], np.int32)).total == 1.0
+    full = bare_problem(home, np.ones((3, 2)), np.full((2, 2), 2.0), cpu, hard=np.ones(2, bool), weight=np.zeros(3))
+    assert worse(full, np.array([0, 0, 0], np.int32), home)
