@@ -11,6 +11,7 @@ from coordinator.placement.explain.plan import Placed
 from coordinator.placement.explain.readings import HostAhead, hosts_ahead, parts_ahead, vm_ahead
 from coordinator.placement.explain.why_not import WhyNot, why, why_not
 from coordinator.service.placing import HostPlacement, MoveAdvice, PlacementView, VmPlacement, advice_of
+from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
 
 _T = TypeVar("_T")
@@ -31,11 +32,11 @@ class LivePlacing:
 
     def moves(self) -> MoveAdvice:
         placed = self._placing.cycle.placed
-        return advice_of(self._solved_s(), None if placed is None else placed.plan)
+        return advice_of(self._solved_s(), None if placed is None else placed.plan, self._code())
 
     def placement(self) -> PlacementView:
         placed = self._placing.cycle.placed
-        return PlacementView(solved_s=self._solved_s(), plan=None if placed is None else placed.plan)
+        return PlacementView(solved_s=self._solved_s(), plan=None if placed is None else placed.plan, code=self._code())
 
     async def placement_hosts(self, limit: int) -> Sequence[HostAhead]:
         return await self._ask(hosts_ahead, None, limit) or ()
@@ -53,6 +54,9 @@ class LivePlacing:
         """The newest plan's answer; None where there is no plan."""
         placed = self._placing.cycle.placed
         return None if placed is None else await asyncio.get_running_loop().run_in_executor(None, question, placed, *details)
+
+    def _code(self) -> RefusalCode | None:
+        return None if self._placing.cycle.execution.policy.execute else RefusalCode.ADVICE_ONLY
 
     def _solved_s(self) -> float | None:
         solved = self._placing.placed_ns

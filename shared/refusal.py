@@ -98,7 +98,7 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.UNAUTHORIZED: "the caller has no valid token",
     RefusalCode.LOCALLY_PINNED: "the host's owner pinned the mode on the host; the API cannot change it",
     RefusalCode.NO_BENEFICIAL_MOVE: "no placement beats the present one by more than its moves cost",
-    RefusalCode.ADVICE_ONLY: "moves are advice in this release; nothing was migrated",
+    RefusalCode.ADVICE_ONLY: "moves are advice: placement.execute is not set to execute; nothing was migrated",
     RefusalCode.QUARANTINED: "the VM's monitor did not answer in time; it is left alone for a while",
     RefusalCode.PAUSED: "the host is paused: nothing is changed until it is resumed",
     RefusalCode.FLAP_BUDGET: "the VM turned from growing to shrinking too often of late: no further shrink for a while",

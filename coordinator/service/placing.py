@@ -14,19 +14,19 @@ from shared.refusal import RefusalCode
 
 
 class MoveAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest placement's moves. Advice: nothing is migrated."""
+    """The newest placement's moves. `code` None: they are carried out, see /migration."""
 
     solved_s: float | None
     placements: tuple[Placement, ...]
-    code: RefusalCode = RefusalCode.ADVICE_ONLY
+    code: RefusalCode | None = RefusalCode.ADVICE_ONLY
 
 
 class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest placement of the whole fleet. Advice: nothing is migrated."""
+    """The newest placement of the whole fleet. `code` None: its moves are carried out, see /migration."""
 
     solved_s: float | None  # None = none was made yet
     plan: FleetPlacement | None
-    code: RefusalCode = RefusalCode.ADVICE_ONLY
+    code: RefusalCode | None = RefusalCode.ADVICE_ONLY
 
 
 class VmPlacement(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +71,10 @@ class PlacingView(Protocol):
         ...
 
 
-def advice_of(solved_s: float | None, plan: FleetPlacement | None) -> MoveAdvice:
+def advice_of(solved_s: float | None, plan: FleetPlacement | None, code: RefusalCode | None = RefusalCode.ADVICE_ONLY) -> MoveAdvice:
     """A plan in the older form, as one shard."""
     if plan is None:
-        return MoveAdvice(solved_s=solved_s, placements=())
+        return MoveAdvice(solved_s=solved_s, placements=(), code=code)
     whole = Placement(
         shard=0,
         moves=plan.moves,
@@ -84,4 +84,4 @@ def advice_of(solved_s: float | None, plan: FleetPlacement | None) -> MoveAdvice
         status=plan.status,
         wall_ms=plan.wall_ms,
     )
-    return MoveAdvice(solved_s=solved_s, placements=(whole,))
+    return MoveAdvice(solved_s=solved_s, placements=(whole,), code=code)

@@ -25,6 +25,7 @@ from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.room import climb, end_waits
 from coordinator.sizing.shortage import Cell, Relief, relieve
 from coordinator.sizing.turns import spent
+from coordinator.sizing.unlimited import Ahead, needs_no_limit
 from coordinator.sizing.weigh import MINUTES_PER_HOUR, Terms, money_weight
 from shared.model import Priority
 from shared.refusal import RefusalCode
@@ -43,6 +44,8 @@ def fit_host(host: HostState, drafts: Sequence[Draft], r: int, outlook: Outlook,
     rows = [i for i, draft in enumerate(drafts) if not math.isnan(draft.target)]
     sized = [drafts[i] for i in rows]
     if not sized or math.isnan(limit):
+        return
+    if needs_no_limit(host, sized, Ahead(outlook.peaks[rows, r], outlook.levels), limit, policy):
         return
     mine = {d.vm.domain.vm_id for d in sized}
     others = held_by_others(host, mine, r)

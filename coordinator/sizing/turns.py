@@ -34,7 +34,9 @@ NEVER: Final = (LeverTurns(),) * N_RESOURCES
 
 
 class TurnLog:
-    """What outcomes tell of one VM's turns, by lever. A coordinator that just started knows of none; the host's refusals tell it."""
+    """What outcomes tell of one VM's turns, by lever. A coordinator that just started has them of stored ones; what it still does not know,
+    the host's refusals tell it.
+    """
 
     __slots__ = ("_growing", "_refused_ns", "_turned_ns")
 

@@ -130,7 +130,7 @@ class MovingRing:
                 settings |= {
                     "ray": False,
                     "log_level": "info",
-                    "cycle": {"stale_host_s": int(PATIENCE_S * fleet.options.speed), "place_every_cycles": 1},
+                    "cycle": {"stale_host_s": int(PATIENCE_S * fleet.options.speed), "place_every_cycles": 1, "plan_deadline_s": 3600},
                 }
                 settings["forecast"] = {"challengers": []}
                 settings["placement"] = {"execute": "execute", "site": str(fleet.folder / "site.toml"), "begin_s": 1500, "seen_s": 1500}

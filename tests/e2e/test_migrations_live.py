@@ -58,6 +58,7 @@ def test_a_placement_is_carried_out_and_an_emptied_host_sleeps_until_it_is_neede
         plan = ring.until(lambda: (found := ring.plan()) and found["status"] == "done" and found, "the plan is done")
         assert plan["wave"] >= 2 and len(plan["moves"]) >= 3 and not plan["regressions"], ring.story()
         ended_well(ring, plan)
+        assert ring.get("placement")["code"] is None and ring.get("moves")["code"] is None, "no mere advice"
         ring.until(lambda: ring.where()["host-2-vm-0"] != "host-2", "the small host is emptied, by this plan or the next")
         assert len(ring.where()) == CROWD + 1, "no VM was lost on its way"
         ring.until(lambda: not ring.awake("host-2"), "the emptied host sleeps")
