@@ -208,7 +208,7 @@ def bounds_of(pair: str, hours: Hours, mine: F64, rules: Rules, target: float, f
             Figure(name=f"{label}, both tuned", value=own / other, unit="ratio"),
             Figure(name=f"{label}, of the best linear rule in hindsight", value=linear / other, unit="ratio"),
             Figure(name=f"{label}, a twentieth of draws of VMs below", value=spread.low, unit="ratio"),
-            Figure(name=f"{label}, 9a twentieth of draws of VMs below", value=spread.high, unit="ratio"),
+            Figure(name=f"{label}, a twentieth of draws of VMs above", value=spread.high, unit="ratio"),
         ]
     return figures
 

@@ -22,18 +22,18 @@ from coordinator.model import F32, F64, N_RESOURCES
 from shared.units import HORIZON_STEPS
 
 DECAY: Final = 0.9975  # half-life a day
-SHARPNESS: Final = 40.0  # a twentieth less loss: eight times the weight
-EVIDENCE: Final = 24.0  # buckets until what was measured counts half: hours overlap
+SHARPNESS: Final = 80.0  # a hundredth less loss: twice the weight
+EVIDENCE: Final = 192.0  # buckets until what was measured counts half: sixteen hours, because hours overlap
 NEIGHBOURS: Final = 0.5  # of a level's record is that of the levels beside it: the last ones are broken once in a hundred hours
 NEXT_TO_NOTHING: Final = 1e-9  # in units: who never erred compares too
 REFRESHED: Final = 8  # each tick ranks the hours of one series in eight
-# Trust in each source by level before it was heard, in the order of hours.SOURCES: what a day of records came to on most sets
+# Trust in each source by level before it was heard, in the order of hours.SOURCES: nearly what a day of records comes to on most sets
 AT_FIRST: Final = np.array(
     [
-        [0.30, 0.30, 0.30, 0.30, 0.30, 0.20, 0.10, 0.10, 0.10],
-        [0.30, 0.30, 0.25, 0.20, 0.20, 0.10, 0.05, 0.05, 0.05],
-        [0.05, 0.20, 0.30, 0.35, 0.35, 0.50, 0.60, 0.45, 0.35],
-        [0.35, 0.20, 0.15, 0.15, 0.15, 0.20, 0.25, 0.40, 0.50],
+        [0.30, 0.30, 0.30, 0.30, 0.30, 0.17, 0.08, 0.05, 0.05],
+        [0.30, 0.30, 0.25, 0.20, 0.20, 0.08, 0.04, 0.03, 0.03],
+        [0.05, 0.20, 0.30, 0.35, 0.35, 0.60, 0.73, 0.55, 0.45],
+        [0.35, 0.20, 0.15, 0.15, 0.15, 0.15, 0.15, 0.37, 0.47],
     ]
 )
 
