@@ -26,7 +26,7 @@ from coordinator.model import F64
 from coordinator.workload_sources import DAY, SourceVm, Window, pick
 from coordinator.workloads import FLOOR_ROOM, HOST_RESERVE_BYTES, HostWorkload, prepare, resized
 from shared.errors import ConfigError
-from shared.model import Allocation, HostCapacity
+from shared.model import Allocation, HostCapacity, Policy
 from shared.units import BUCKET_S, GIB
 
 SETS: Final = {"bitbrains": "bitbrains_rnd", "azure": "azure2019_vms", "google": "google2011_jobs"}
@@ -102,7 +102,7 @@ def _begun(work: HostWorkload, capacity: HostCapacity, ahead: Mapping[str, F64])
     levers = ("cpu_quota_millicores", "memory_bytes", "net_rx_bits_per_s", "net_tx_bits_per_s")
     given: list[dict[str, int]] = [{} for _ in work.file.vms]
     for i, (lever, limit) in enumerate(zip(levers, limits, strict=True)):
-        least = [float(ahead[spec.vm_id][i, :2].max()) for spec in work.file.vms]
+        least = [max(float(ahead[spec.vm_id][i, :2].max()), _floor(spec.policy, lever)) for spec in work.file.vms]
         more = [max(0.0, getattr(spec.initial, lever) - low) for spec, low in zip(work.file.vms, least, strict=True)]
         share = min(1.0, max(0.0, START_SHARE * limit - sum(least)) / max(1.0, sum(more)))
         for mine, low, extra in zip(given, least, more, strict=True):
@@ -114,6 +114,17 @@ def _begun(work: HostWorkload, capacity: HostCapacity, ahead: Mapping[str, F64])
         vcpus = min(spec.vcpus_max, max(1, math.ceil(mine["cpu_quota_millicores"] / 1000)))
         vms.append(msgspec.structs.replace(spec, initial=Allocation(vcpus=vcpus, **mine)))
     return replace(work, file=msgspec.structs.replace(work.file, capacity=capacity, vms=tuple(vms)))
+
+
+def _floor(policy: Policy, lever: str) -> float:
+    """What the owner has at least, of one lever."""
+    floors = {
+        "cpu_quota_millicores": policy.cpu_floor_millicores,
+        "memory_bytes": policy.memory_floor_bytes,
+        "net_rx_bits_per_s": policy.net_floor_bits_per_s,
+        "net_tx_bits_per_s": policy.net_floor_bits_per_s,
+    }
+    return float(floors[lever] or 0)
 
 
 def _capacity(work: HostWorkload, ahead: Sequence[F64], room: float) -> HostCapacity:

@@ -46,6 +46,7 @@ from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, VmSize
 from coordinator.placement.explain.plan import Placed
 from coordinator.planning.adjust import Adjustment, adjust
+from coordinator.planning.lift import lifts, stands_at_budget
 from coordinator.planning.plan import MAX_STEPS, plan_host
 from coordinator.planning.sleep import PowerTold
 from coordinator.planning.waves import Aborted, Approved
@@ -242,7 +243,20 @@ class DecisionCycle:
                     record.open_steps.pop(outcome.step.id, None)
                     self.ledger.outcome(host_id, record.mode, outcome)
                     orders += self.execution.told(outcome, now_ns)
+                orders += self._lifted(host_id, message.outcomes, now_ns)
                 return [StoreOutcomes(host_id=host_id, outcomes=message.outcomes), *self._execute(orders, now_ns)]
+
+    def _lifted(self, host_id: str, outcomes: Sequence[Outcome], now_ns: int) -> list[SendSteps]:
+        """VMs of a predictive host that stand at its growth budget grow by a plan of their own, at once."""
+        record = self.fleet.host(host_id)
+        refused = [outcome for outcome in outcomes if stands_at_budget(outcome, now_ns)]
+        if not refused or not record.alive or record.mode is not Mode.PREDICTIVE:
+            return []
+        deadline_ns = now_ns + self.config.plan_deadline_s * NS_PER_S
+        name = f"{self.epoch}-{record.plan_sequence + 1}-lift"
+        hosts = [host for host in self.fleet.view(self.bucket, now_ns) if host.host_id == host_id]
+        steps = [step for host in hosts for step in lifts(host, refused, self._sizing, name=name, deadline_ns=deadline_ns)]
+        return [SendSteps(host_id=host_id, steps=tuple(steps))] if steps else []
 
     def _tick(self, now_ns: int) -> list[Instruction]:
         instructions: list[Instruction] = []

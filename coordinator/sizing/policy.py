@@ -65,6 +65,7 @@ class SizingPolicy:
     )  # on top of the quantile; a limited disk hides its demand
     upper_slack: ByResource = (0.10, 0.10, 0.10, 0.10, 0.10)  # shrink only when the allocation is so far above the target
     dead_band: ByResource = (0.02, 0.02, 0.02, 0.02, 0.02)  # growth smaller than this share of the target waits
+    turn_band: ByResource = (0.10, 0.02, 0.02, 0.10, 0.10)  # the same for a lever that shrank last: once it grows, a shrink costs a turn
     shrink_evidence: Steps = (1, 1, 12, 1, 1)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
     recent_margin: float = 0.25  # out of calibration: on top of the largest peak ...
     recent_cycles: int = 2  # ... of so many buckets
@@ -73,6 +74,7 @@ class SizingPolicy:
     memory_spacing_s: float = 65.0  # ... so far apart
     turns: int = 2  # from growing to shrinking that hosts allow a lever within the window: the guard's own defaults (a test compares them)
     turn_window_s: float = 21_600.0
+    turn_waits: tuple[bool, bool, bool, bool, bool] = (False, False, False, True, True)  # a turn of these waits for the host's need
     turn_quantile: float = 0.75  # of the peak within the hour that a turning shrink leaves: of four turns, three should last
     shrink_cooldown_s: float = 60.0  # no shrink so soon after a growth of any resource; the host has its own pause per lever
     censored_threshold: float = 0.10  # share of samples at a limit in the newest bucket above which a VM is not shrunk
@@ -122,7 +124,7 @@ class SizingPolicy:
         within("shares", self.shares, 2, 262_144)
         within("granule", self.granule, 1.0, 2.0**40)
         within("floor", self.floor, 0.0, 2.0**53)
-        for name in ("margin", "upper_slack", "dead_band"):
+        for name in ("margin", "upper_slack", "dead_band", "turn_band"):
             within(name, getattr(self, name), 0.0, 10.0)
         within("recent_margin", (self.recent_margin,), 0.0, 10.0)
         within("recent_cycles", (self.recent_cycles,), 1, 2016)

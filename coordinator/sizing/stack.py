@@ -16,7 +16,7 @@ from coordinator.sizing.levers import GRAIN_NAME, NAN, WITH_DISK, ceilings, floo
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.target import UNUSABLE
 from coordinator.sizing.trigger import confidence, fires
-from coordinator.sizing.turns import scarce, spent, turn_size
+from coordinator.sizing.turns import precious, scarce, spent, turn_size
 from shared.refusal import RefusalCode
 from shared.units import MEMORY
 
@@ -116,7 +116,10 @@ def add_margin(draft: Draft, policy: SizingPolicy) -> None:
     r = draft.resource
     factor = 1.0 + policy.margin[r]
     draft.target *= factor
-    draft.lower = min(draft.lower * factor, draft.target * (1.0 - min(1.0, policy.dead_band[r])))
+    # grown already, or turns without end: growing costs nothing but the room
+    free = draft.vm.turns[r].turning or not precious(policy)
+    band = policy.dead_band[r] if free else max(policy.dead_band[r], policy.turn_band[r])
+    draft.lower = min(draft.lower * factor, draft.target * (1.0 - min(1.0, band)))
     draft.upper = draft.target * (1.0 + policy.upper_slack[r])
     if policy.margin[r]:
         draft.note(f"margin {100 * policy.margin[r]:.0f} % = {draft.target:.0f}")
@@ -212,7 +215,10 @@ def spend_turn(draft: Draft, hour: float, policy: SizingPolicy) -> None:
         return
     lasting = max(draft.target, round_up(turn_size(vm, r, hour), draft.granule))
     above = lasting * (1.0 + policy.upper_slack[r])
-    if draft.allocation <= above:
+    if policy.turn_waits[r]:
+        draft.upper = draft.allocation
+        draft.note("shrink waits: a turn, and the host has no need of the room")
+    elif draft.allocation <= above:
         draft.upper = draft.allocation
         draft.note(f"shrink waits: {lasting:.0f} within an hour, a turn would not last")
     else:

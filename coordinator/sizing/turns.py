@@ -87,9 +87,14 @@ class TurnLog:
         return tuple(found)
 
 
+def precious(policy: SizingPolicy) -> bool:
+    """Turns can run out: fewer of them than cycles in their window."""
+    return policy.turns * policy.cycle_s < policy.turn_window_s
+
+
 def scarce(vm: VmState, r: int, policy: SizingPolicy) -> bool:
     """A shrink of this resource would use up a turn, and turns can run out."""
-    return vm.turns[r].turning and policy.turns * policy.cycle_s < policy.turn_window_s
+    return vm.turns[r].turning and precious(policy)
 
 
 def spent(vm: VmState, r: int, policy: SizingPolicy) -> bool:

@@ -111,6 +111,27 @@ def test_a_host_turned_predictive_is_planned_for_at_once_while_the_forecast_hold
     assert late.handle(turned, (T0 + 2 * BUCKET_S) * NS_PER_S) == []
 
 
+@pytest.mark.parametrize(("mode", "old_s"), [(Mode.PREDICTIVE, 0), (Mode.PREDICTIVE, 90), (Mode.REACTIVE, 0)])
+def test_who_stands_at_the_growth_budget_of_a_predictive_host_is_planned_for_at_once(mode: Mode, old_s: int) -> None:
+    cycle = started(mode)
+    sent = plans(decided(cycle))
+    at_ns = (T0 + BUCKET_S + 60) * NS_PER_S
+    asked = Step(id="l1", vm_id="vm-1", kind=StepKind.MEMORY, value=5 * GIB, before=2 * GIB, deadline_ns=0)
+    told = {"state": OutcomeState.REFUSED, "code": RefusalCode.GROWTH_BUDGET, "origin": "reactive"}
+    outcome = Outcome(step=asked, value=2 * GIB, finished_ns=at_ns - old_s * NS_PER_S, **told)
+    lifted = plans(cycle.handle(cy.AgentSaid(host_id="h", message=Outcomes(boot_id="b", sequence=0, outcomes=(outcome,))), at_ns))
+    if mode is Mode.REACTIVE or old_s:
+        assert lifted == []
+        return
+    (first,), (plan,) = sent, lifted
+    step = plan.plan.steps[0]
+    assert (step.vm_id, step.kind, step.value, step.reason) == ("vm-1", StepKind.MEMORY, 8 * GIB, "growth_budget")
+    assert plan.plan.sequence == first.plan.sequence + 1
+    kept = [(s.kind, s.value) for s in first.plan.steps]  # what was open there is repeated: the host replaces plans whole
+    assert [(s.kind, s.value) for s in plan.plan.steps[1:]] == kept
+    assert len({s.id for s in plan.plan.steps}) == len(plan.plan.steps)
+
+
 def test_what_applications_tell_is_forecast_with_and_stored() -> None:
     cycle = started(Mode.OBSERVE)
     cycle.tell([SignalReading(T0 + 20, ("vm-1", "vm-2"), (100.0, None)), SignalReading(T0 + 50, ("vm-1",), (200.0, 4.0))])

@@ -17,7 +17,7 @@ from coordinator.sizing.turns import TurnLog
 from shared.config import GuardConfig, SizingConfig
 from shared.plan import Outcome, OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
-from shared.units import CPU, MEMORY, NS_PER_S
+from shared.units import CPU, MBIT, MEMORY, NET_RX, NS_PER_S
 
 HOUR_S = 3600.0
 POLICY = replace(SizingPolicy(), price=(0.0,) * 5, shrink_cooldown_s=0.0)
@@ -109,6 +109,33 @@ def test_without_a_turn_left_nothing_is_planned_that_the_host_would_refuse(make:
     (size,), _ = size_host(make.host(vm), make.forecast(("a",), make.need(cpu=300.0)), POLICY, {})
     assert size.upper[CPU] == 1000
     assert any(line.startswith("flap_budget: cpu") for line in size.trail)
+
+
+@pytest.mark.parametrize(
+    ("turning", "need", "grows"),
+    [
+        (False, 990.0, False),  # 1030 wanted, 1000 in force; it shrank last, or never changed
+        (True, 990.0, True),
+        (False, 1100.0, True),
+    ],
+)
+def test_a_small_growth_that_would_make_the_next_shrink_a_turn_waits(make: Any, turning: bool, need: float, grows: bool) -> None:
+    policy = replace(POLICY, lower_quantile=POLICY.size_quantile)
+    vm = make.vm(quota=1000, priority=0, turns=levers(LeverTurns(turning=turning)))
+    (size,), _ = size_host(make.host(vm), make.forecast(("a",), make.need(cpu=need), stddev=30.0), policy, {})
+    assert size.target[CPU] > 1000
+    assert bool(size.lower[CPU] > 1000) is grows
+
+
+def test_a_ceiling_of_the_network_waits_with_its_turn_until_the_host_needs_the_room(make: Any) -> None:
+    vm = make.vm(rx=200 * MBIT, turns=levers(LeverTurns(turning=True), NET_RX))
+    forecast = make.forecast(("a",), make.need(net=20.0 * MBIT))
+    (size,), _ = size_host(make.host(vm), forecast, POLICY, {})
+    assert size.upper[NET_RX] == 200 * MBIT
+    (short,), _ = size_host(make.host(vm, net_commit_bits_per_s=210 * MBIT), forecast, POLICY, {})
+    assert short.target[NET_RX] == short.upper[NET_RX] == 100 * MBIT  # half of what is in force in one cycle
+    (free,), _ = size_host(make.host(make.vm(rx=200 * MBIT)), forecast, POLICY, {})
+    assert free.upper[NET_RX] < 200 * MBIT  # no turn: as eager as ever
 
 
 def test_what_cannot_be_had_back_is_no_room_for_others(make: Any) -> None:
