@@ -325,8 +325,10 @@ def test_hosts_that_cannot_be_switched_are_left_alone() -> None:
 
 
 def test_racks_named_twice_are_refused() -> None:
-    config = CoordinatorConfig(placement=PlacementConfig(execute="execute", racks=("a=r1", "b=r2"), wave_vms=3, per_host=1))
+    placement = PlacementConfig(execute="execute", racks=("a=r1", "b=r2"), wave_vms=3, per_host=1, begin_s=60, seen_s=30)
+    config = CoordinatorConfig(placement=placement)
     policy = execution_policy(config)
+    assert (policy.patience.begin_s, policy.patience.seen_s) == (60.0, 30.0)
     assert policy.racks == {"a": "r1", "b": "r2"}
     assert (policy.execute, policy.always, policy.limits.vms, policy.limits.per_source, policy.moves.block) == (True, False, 3, 1, 3)
     assert not execution_policy(CoordinatorConfig()).execute
