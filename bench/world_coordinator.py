@@ -239,7 +239,9 @@ class CoordinatorNode:
                 case gw.HostDown():
                     self._cycle(cy.HostLost(host_id=instruction.host_id, why=instruction.reason))
                 case gw.HostUp():
-                    pass  # the cycle learns it from the Hello that follows
+                    pass  # the cycle learns it from the Hello or the Status that follows
+                case gw.PlanUnsent():
+                    self._cycle(cy.PlanUnsent(plan=instruction.plan))
 
     def _deliver(self, instruction: gw.Deliver) -> None:
         message = instruction.message

@@ -20,6 +20,7 @@ from coordinator.cycle_events import (
     HostLost,
     Instruction,
     PlacementReady,
+    PlanUnsent,
     RequestForecast,
     RequestPlacement,
     RequestRetrain,
@@ -72,6 +73,7 @@ __all__ = [
     "HostLost",
     "Instruction",
     "PlacementReady",
+    "PlanUnsent",
     "PowerTold",
     "RequestForecast",
     "RequestPlacement",
@@ -178,6 +180,8 @@ class DecisionCycle:
             case HostLost():
                 self.fleet.lost(event.host_id, event.why)
                 return []
+            case PlanUnsent():
+                return self._execute(self.execution.unsent(event.plan, now_ns), now_ns)
             case PlacementReady():
                 return self._placed(event, now_ns)
             case PowerTold():

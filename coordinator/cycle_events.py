@@ -42,6 +42,13 @@ class HostLost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanUnsent:
+    """A plan never reached its host, and never will."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForecastReady:
     """The answer to RequestForecast."""
 
@@ -61,7 +68,7 @@ class Tick:
     """Time passed."""
 
 
-Event = AgentSaid | SamplesArrived | HostLost | ForecastReady | PlacementReady | PowerTold | Tick
+Event = AgentSaid | SamplesArrived | HostLost | PlanUnsent | ForecastReady | PlacementReady | PowerTold | Tick
 
 
 @dataclass(frozen=True, kw_only=True)

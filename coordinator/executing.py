@@ -25,7 +25,8 @@ from coordinator.planning.moves_problem import DEFAULT_Z, demand_ahead, moves_pr
 from coordinator.planning.order_moves import MoveOrder, MovePolicy, Readiness, order_moves
 from coordinator.planning.sleep import HostSeen, Power, PowerBook, PowerPolicy, PowerTold
 from shared.model import Mode
-from shared.plan import Outcome, Step, StepKind
+from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
+from shared.refusal import RefusalCode
 from shared.units import BUCKET_S, NS_PER_MS, NS_PER_S, UNLIMITED
 
 PLAN_LIFE_S = 7_200.0  # a move that could not begin so long after its plan was made is left out
@@ -202,6 +203,14 @@ class Execution:
         if outcome.step.kind is not StepKind.MIGRATE:
             return []
         return self._advance(waves.StepTold(outcome=outcome), now_ns)
+
+    def unsent(self, plan: Plan, now_ns: int) -> list[Order]:
+        """A plan that no host will ever see: its moves may be asked for again at once."""
+        out: list[Order] = []
+        for step in plan.steps:
+            refused = Outcome(step=step, state=OutcomeState.REFUSED, code=RefusalCode.PLAN_STALE, detail="it never reached its host")
+            out += self.told(refused, now_ns)
+        return out
 
     def look(self, fleet: Fleet, now_ns: int) -> list[Order]:
         """Time passed."""

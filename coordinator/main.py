@@ -122,6 +122,7 @@ class Coordinator:
             admission=Admission(AdmissionLimits(max_agents=config.max_agents)),
             on_samples=self._on_samples,
             on_host=self._on_host,
+            on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.view = LiveView(self)

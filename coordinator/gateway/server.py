@@ -34,6 +34,7 @@ from coordinator.gateway.sessions import (
     ModeOrdered,
     PauseOrdered,
     PlanReady,
+    PlanUnsent,
     Received,
     Reply,
     StoreFull,
@@ -58,6 +59,7 @@ GONE_PEER: Final = 1008  # WebSocket close code "policy violation"
 OnMessage = Callable[[str, AgentMessage], None]
 OnSamples = Callable[[str, Samples, tuple[HostSample, ...]], None]
 OnHost = Callable[[str, bool, str], None]
+OnUnsent = Callable[[Plan], None]
 
 
 class _Peer:
@@ -87,7 +89,8 @@ class GatewayServer:
     """Drives `core` and `wal`. `on_message(host_id, message)` gets every message once, in order, and must not block.
 
     `on_samples`, when given, gets Samples instead, with the block already decoded. `on_host(host_id, up, reason)` reports hosts
-    that speak or fell silent. All three run in the event loop; an exception from them is a bug and ends the gateway.
+    that speak or fell silent, `on_unsent(plan)` plans that no host will ever see. All run in the event loop; an exception from
+    them is a bug and ends the gateway.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class GatewayServer:
         admission: Admission | None = None,
         on_samples: OnSamples | None = None,
         on_host: OnHost | None = None,
+        on_unsent: OnUnsent | None = None,
         commit_interval_s: float = 0.02,
         tick_s: float = 1.0,
     ) -> None:
@@ -110,7 +114,7 @@ class GatewayServer:
         self.admission = admission or Admission()
         self.counters = {"refused_certificates": 0, "oversized": 0, "commits": 0}
         self._wal, self._clock = wal, clock
-        self._on_message, self._on_samples, self._on_host = on_message, on_samples, on_host
+        self._on_message, self._on_samples, self._on_host, self._on_unsent = on_message, on_samples, on_host, on_unsent
         self._ssl, self._host, self._port = ssl_context, host, port
         self._commit_interval_s, self._tick_s = commit_interval_s, tick_s
         self._peers: dict[int, _Peer] = {}
@@ -261,6 +265,9 @@ class GatewayServer:
                     self._report(instruction.host_id, True, "")
                 case HostDown():
                     self._report(instruction.host_id, False, instruction.reason)
+                case PlanUnsent():
+                    if self._on_unsent is not None:
+                        self._on_unsent(instruction.plan)
 
     def _deliver(self, instruction: Deliver) -> None:
         if self._on_samples is not None and isinstance(instruction.message, Samples):

@@ -153,7 +153,14 @@ class HostDown:
     reason: str
 
 
-Instruction = Reply | Close | AppendWal | Deliver | HostUp | HostDown
+@dataclass(frozen=True)
+class PlanUnsent:
+    """This plan was never on a connection and never will be: it expired, or a newer one came first."""
+
+    plan: Plan
+
+
+Instruction = Reply | Close | AppendWal | Deliver | HostUp | HostDown | PlanUnsent
 
 COUNTERS: Final = (
     "frames",
@@ -351,16 +358,20 @@ class GatewayCore:
                 host.up = False
                 out.append(HostDown(host_id, "silent"))
             if host.plan is not None and host.plan.deadline_ns < now_ns:
-                self.counters["plans_expired"] += host.plan_sent_on is None
+                if host.plan_sent_on is None:
+                    self.counters["plans_expired"] += 1
+                    out.append(PlanUnsent(host.plan))
                 host.plan = None
         return out
 
     def _plan_ready(self, plan: Plan, now_ns: int) -> list[Instruction]:
         host = self._host(plan.host_id)
+        unsent: list[Instruction] = []
         if host.plan is not None and host.plan_sent_on is None:
             self.counters["plans_replaced"] += 1
+            unsent.append(PlanUnsent(host.plan))
         host.plan, host.plan_sent_on = plan, None
-        return self._send_plan(host, now_ns)
+        return unsent + self._send_plan(host, now_ns)
 
     def _resend_plan(self, host: _Host, status: Status, now_ns: int) -> list[Instruction]:
         """A plan that an earlier connection took with it when it broke."""

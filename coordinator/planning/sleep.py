@@ -1,8 +1,9 @@
 """Which hosts to put to sleep and which to wake, from what is true now. Pure: (book, view, now) → (book, orders, why not).
 
 A host goes to sleep only when placement wants it empty, it has been seen empty for a while by its own agent, no plan counts on it, enough
-empty hosts stay awake as spares, and it will not be needed before the energy of switching it is earned back. It is woken its lead time and
-a margin before it is needed; the lead time is measured. A wake that fails is remembered for a while that doubles: nothing is planned there.
+empty hosts stay awake as spares, and it will not be needed before the energy of switching it is earned back, nor came back so lately. It
+is woken its lead time and a margin before it is needed; the lead time is measured. A wake that fails is remembered for a while that
+doubles: nothing is planned there.
 
 An order is told at most once and stands in the book until the host says otherwise: heard again = awake, silent after its order = asleep.
 """
@@ -193,9 +194,12 @@ def _stays(host: HostPower, seen: HostSeen, lead_s: float, policy: PowerPolicy, 
         return f"{host.why}: next try in {(host.until_ns - now_ns) // NS_PER_S} s"
     if seen.empty_since_ns is None or now_ns - seen.empty_since_ns < int(policy.empty_s * NS_PER_S):
         return f"not seen empty for {policy.empty_s:.0f} s yet"
+    least_s = policy.repaid_s if seen.repaid_s is None else seen.repaid_s
+    awake_s = (now_ns - host.since_ns) / NS_PER_S
+    if host.since_ns > 0 and awake_s < least_s:  # a forecast that wavers around what is awake would switch it on and off
+        return f"awake again for {awake_s:.0f} s: it stays for the {least_s:.0f} s that repay a switch"
     if seen.needed_ns is not None:
         off_s = (seen.needed_ns - now_ns) / NS_PER_S - lead_s - policy.margin_s
-        least_s = policy.repaid_s if seen.repaid_s is None else seen.repaid_s
         if off_s < least_s:
             return f"needed again after {max(0.0, off_s):.0f} s off, its switch is repaid after {least_s:.0f} s"
     return None

@@ -110,6 +110,7 @@ class MovingRing:
     placement: dict[str, Any]
     bits_per_s: int = 1_000_000_000
     token: str = ""
+    real_start_ns: int = 0
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +122,8 @@ class MovingRing:
         (fleet.folder / "site.toml").write_text(SITE)
         (fleet.folder / "switch.py").write_text(SWITCH)
         self.placement |= placement
-        clock = {"real_start_ns": time.time_ns() + 4 * NS_PER_S}
+        self.real_start_ns = time.time_ns() + 4 * NS_PER_S
+        clock = {"real_start_ns": self.real_start_ns}
         for name in ("coordinator", *fleet.host_ids):
             settings = tomllib.loads((fleet.folder / f"{name}.toml").read_text())
             settings["clock"] |= clock
@@ -143,7 +145,6 @@ class MovingRing:
                     "empty_s": 60,
                     "lead_s": 120,
                     "margin_s": 60,
-                    "repaid_s": 300,
                 }
             else:
                 others = [host for host in fleet.host_ids if host != name]
@@ -198,6 +199,14 @@ class MovingRing:
     def power(self, host_id: str) -> str:
         """As the coordinator has it."""
         return next((str(row["state"]) for row in self.get("migration")["power"] if row["host_id"] == host_id), "unknown")
+
+    def switched(self, host_id: str) -> list[str]:
+        """What the power switch was told of a host, in order."""
+        return [line["order"] for line in self.said("power") if line["host"] == host_id]
+
+    def now_s(self) -> float:
+        """The simulated time."""
+        return START_S + (time.time_ns() - self.real_start_ns) / NS_PER_S * self.fleet.options.speed
 
     def submitted(self, host_id: str) -> list[str]:
         """Ids of migration steps that the agent has begun."""

@@ -272,6 +272,23 @@ def test_a_drift_of_the_forecasts_asks_for_training_and_clients_are_scored_apart
     assert list(cycle.ledger.errors.accuracy.by_client("total")) == ["aurora"]
 
 
+def test_a_restart_knows_lead_times_and_turns_of_stored_outcomes() -> None:
+    def outcome(n: int, before: int, value: int) -> Outcome:
+        step = Step(id=f"s{n}", vm_id="vm-1", kind=StepKind.CPU_QUOTA, value=value, before=before, reason="x", deadline_ns=0)
+        began = (T0 - 1000 + 10 * n) * NS_PER_S
+        return Outcome(step=step, state=OutcomeState.VERIFIED, value=value, started_ns=began, finished_ns=began + 7 * NS_PER_S)
+
+    ups_and_downs = [outcome(n, *((1000, 2000) if n % 2 == 0 else (2000, 1000))) for n in range(6)]
+    cycle = started(Mode.PREDICTIVE)
+    assert cycle.ledger.lead_times_s("h") == {}
+    cycle.recall({}, [("h", each) for each in ups_and_downs], T0 * NS_PER_S)
+    assert cycle.ledger.lead_times_s("h") == {StepKind.CPU_QUOTA: 7.0}
+    assert cycle.ledger.outcomes.total(Mode.PREDICTIVE, OutcomeState.VERIFIED) == 0, "they are not this run's"
+    (vm,) = (vm for host in cycle.fleet.view(None, T0 * NS_PER_S) for vm in host.vms)
+    assert len(vm.turns[CPU].ago_s) == 3
+    assert vm.since_grow_s == 1000 - 40 - 7
+
+
 def test_a_vm_out_of_calibration_is_reactive_within_three_cycles_and_comes_back() -> None:
     """400 come, 2,000 are said: the plan grows it at first, then no more; once what is said has come true, it does again."""
     cycle = started(Mode.PREDICTIVE)

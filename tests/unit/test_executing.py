@@ -137,6 +137,17 @@ def test_a_move_is_stored_before_it_is_sent() -> None:
     assert step.id == run.plan.moves[0].step_id
 
 
+def test_a_move_whose_plan_never_reached_its_host_is_asked_for_again() -> None:
+    run = Run()
+    run.placed(("v1", "a", "b"))
+    (plan,) = plans(run.tick())
+    assert [type(each) for each in run.handle(cy.PlanUnsent(plan=plan))] == [StoreMigration]
+    assert (run.plan.moves[0].phase, run.execution.memory.failed) == (Phase.QUEUED, ())
+    (again,) = plans(run.tick(31))
+    assert (again.steps[0].vm_id, again.steps[0].id) == ("v1", run.plan.moves[0].step_id) and run.plan.moves[0].tries == 2
+    assert run.handle(cy.PlanUnsent(plan=plan)) == [], "of an earlier try"
+
+
 def test_from_the_first_word_to_the_end() -> None:
     run = Run()
     run.placed(("v1", "a", "b"))
@@ -342,7 +353,8 @@ def test_hosts_that_cannot_be_switched_are_left_alone() -> None:
 
 
 def test_what_the_settings_say_of_execution() -> None:
-    config = CoordinatorConfig(placement=PlacementConfig(execute="execute", wave_vms=3, per_host=1))
+    config = CoordinatorConfig(placement=PlacementConfig(execute="execute", wave_vms=3, per_host=1, begin_s=60, seen_s=30))
     policy = execution_policy(config)
+    assert (policy.patience.begin_s, policy.patience.seen_s) == (60.0, 30.0)
     assert (policy.execute, policy.always, policy.limits.vms, policy.limits.per_source, policy.moves.block) == (True, False, 3, 1, 3)
     assert not execution_policy(CoordinatorConfig()).execute

@@ -238,13 +238,14 @@ def test_the_kill_switch_reaches_hosts_now_and_in_every_welcome() -> None:
 
 def test_a_plan_waits_for_its_host_and_expires() -> None:
     door = Door()
-    door(gs.PlanReady(plan(1)))
-    door(gs.PlanReady(plan(2)))
+    assert door(gs.PlanReady(plan(1))) == []
+    assert door(gs.PlanReady(plan(2))) == [gs.PlanUnsent(plan(1))]
     assert replies(door.open())[1:] == [(1, SendPlan(plan=plan(2)))]
     door(gs.Disconnected(1))
     door(gs.PlanReady(plan(3)))
     door.now += 2 * NS_PER_S
-    door(gs.Tick())
+    assert door(gs.Tick()) == [gs.PlanUnsent(plan(3))]
+    assert door(gs.Tick()) == []
     assert replies(door.open(2))[1:] == []
     counters = door.core.counters
     assert (counters["plans_sent"], counters["plans_replaced"], counters["plans_expired"]) == (1, 1, 1)

@@ -34,6 +34,14 @@ def test_of_two_idle_hosts_one_sleeps_and_one_stays_as_a_spare() -> None:
     assert look(found, {"h1": IDLE, "h2": IDLE}, POLICY, T0 + S)[1] == []  # an order is given once
 
 
+def test_a_host_that_was_woken_is_not_switched_off_again_at_once() -> None:
+    awake = book(Power.AWAKE, since_ns=T0 - 899 * S)
+    _, orders, refused = look(awake, {"h1": IDLE, "h2": IDLE, "h3": IDLE}, PowerPolicy(spare_hosts=2, repaid_s=900.0), T0)
+    assert [order.host_id for order in orders] == ["h2"]
+    assert refused["h1"] == "awake again for 899 s: it stays for the 900 s that repay a switch"
+    assert [order.host_id for order in look(awake, {"h1": IDLE, "h2": IDLE, "h3": IDLE}, POLICY, T0 + S)[1]] == ["h1", "h2"]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
