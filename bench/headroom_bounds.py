@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 
 from coordinator.model import F64
 
-SMOOTH: Final = 0.02  # of the mean demand in own scales: how wide the pinball loss's corner is rounded
+SMOOTH: Final = (0.02, 0.005, 0.001)  # of the mean demand in own scales: how wide the pinball loss's corner is rounded, ever less
 CENTRAL: Final = (0.05, 0.95)
 
 
@@ -39,17 +39,19 @@ def linear_rule(demand: F64, rules: F64, scale: F64, level: float) -> F64:
     Errors count in units of `scale` [n] > 0.
     """
     seen, came = rules / scale[:, None], demand / scale
-    corner = SMOOTH * max(float(came.mean()), 1e-12)
+    size = max(float(came.mean()), 1e-12)
 
-    def loss(weights: F64) -> tuple[float, F64]:
+    def loss(weights: F64, corner: float) -> tuple[float, F64]:
         error = came - seen @ weights
         short = np.clip(error / corner, -500.0, 500.0)
         value = float((level * error + corner * np.logaddexp(0.0, -short)).mean())
         return value, -((level - 1.0 / (1.0 + np.exp(short)))[:, None] * seen).mean(axis=0)
 
-    start = np.full(rules.shape[1], 1.0 / rules.shape[1])
-    found = minimize(loss, start, jac=True, bounds=[(0.0, None)] * len(start), method="L-BFGS-B")
-    allocation: F64 = rules @ found.x
+    weights = np.full(rules.shape[1], 1.0 / rules.shape[1])
+    for share in SMOOTH:
+        found = minimize(loss, weights, args=(share * size,), jac=True, bounds=[(0.0, None)] * len(weights), method="L-BFGS-B")
+        weights = found.x
+    allocation: F64 = rules @ weights
     return allocation
 
 
