@@ -58,7 +58,7 @@ def ended_well(ring: MovingRing, plan: dict[str, Any]) -> None:
 def test_a_placement_is_carried_out_and_an_emptied_host_sleeps_until_it_is_needed(program: Program) -> None:
     crowded = host_of("host-0", [daily_vm("host-0", n, EACH, 1950, RAMP) for n in range(CROWD)])
     small = host_of("host-2", [flat_vm("host-2", 0, 200)], cores=2)
-    with moving_ring([crowded, host_of("host-1", []), small], speed=150.0, approve="always", wave_vms=2, settle_s=20) as ring:
+    with moving_ring([crowded, host_of("host-1", []), small], speed=200.0, approve="always", wave_vms=2, settle_s=20) as ring:
         plan = ring.until(lambda: (found := ring.plan()) and found["status"] == "done" and found, "the plan is done")
         assert plan["wave"] >= 2 and len(plan["moves"]) >= 3 and not plan["regressions"], ring.story()
         ended_well(ring, plan)
