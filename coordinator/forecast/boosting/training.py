@@ -55,6 +55,7 @@ PARAMETERS: Final[dict[str, Any]] = {
 # Peaks come one a pair, and a high quantile of them hangs on few rows: smaller steps and larger leaves cost up to 15 % less pinball at .95
 # on PlanetLab, Google and Bitbrains (network: as much), and 5 instead of 6 % of other VMs' hours are above it
 PEAKS: Final[dict[str, Any]] = {"learning_rate": 0.05, "min_data_in_leaf": 120}
+LEAST_PEAKS: Final = 16_000  # with fewer rows such leaves leave too few of them, and small steps get nowhere in ROUNDS
 FOREST: Final[dict[str, Any]] = {"boosting": "rf", "num_leaves": 63, "min_data_in_leaf": 20, "feature_fraction": 0.5, "lambda_l2": 0.0}
 
 
@@ -124,7 +125,7 @@ def train(
     trees = rounds or chosen.rounds
     modes = FOREST if chosen.mode == "rf" else {}
     means = _fit(with_step, z[pair, step], QUANTILES, seed=seed, rounds=trees, parameters={**PARAMETERS, **modes})
-    peak_parameters = {**PARAMETERS, **PEAKS, **modes}
+    peak_parameters = {**PARAMETERS, **(PEAKS if len(peaked) >= LEAST_PEAKS else {}), **modes}
     peaks = _fit(rows.features.series[peaked], peak_z[peaked], PEAK_QUANTILES, seed=seed, rounds=trees, parameters=peak_parameters)
     return encode(Learnt(chosen.mode, means, peaks, profiles.every))
 
