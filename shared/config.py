@@ -163,7 +163,12 @@ class ReactiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(ge=60, le=604_800, description="a shrink that follows a growth looks at the largest use of this long, or of shrink_window_s"),
     ] = 1800
     planned_cpu_headroom_permille: Annotated[
-        int, Meta(ge=1000, le=10_000, description="under a live plan: a growth of CPU aims at use times this")
+        int,
+        Meta(
+            ge=1000,
+            le=10_000,
+            description="under a live plan, on a host with little left to promise: a growth of CPU aims at use times this",
+        ),
     ] = 1200
     planned_memory_grow_at_permille: Annotated[
         int, Meta(ge=100, le=1000, description="under a live plan: grow memory when use passes this share of the value in force")

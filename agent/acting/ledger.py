@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Final
 
@@ -48,6 +49,9 @@ STORY_LENGTH: Final = 20
 # verified, and would use up a rate that is meant for decisions.
 STRIDE_NS: Final = 10 * NS_PER_S
 
+# With less than this share of its limit left, the host has little left to promise.
+SCARCE_PERMILLE: Final = 200
+
 _KINDS: Final = tuple(FIELDS)
 _sample_columns: Final = attrgetter(*(column for _, column in FIELDS.values()))
 _allocation_fields: Final = attrgetter(*(name for name, _ in FIELDS.values()))
@@ -59,6 +63,7 @@ class VmRecord:
     __slots__ = (
         "_columns",
         "_read_at_ns",
+        "_scarce",
         "backoff_until",
         "budget",
         "demand",
@@ -83,8 +88,10 @@ class VmRecord:
         "yielded",
     )
 
-    def __init__(self, domain: Domain, config: GuardConfig) -> None:
+    def __init__(self, domain: Domain, config: GuardConfig, scarce: AbstractSet[StepKind] = frozenset()) -> None:
+        """`scarce`: the host's levers with little left to promise; read whenever the local rule looks."""
         self.domain = domain
+        self._scarce = scarce
         self.in_force: dict[StepKind, int] = {}
         self.pending: dict[StepKind, tuple[int, int]] = {}  # lever with a step in flight -> (before, value)
         self.owed: dict[StepKind, int] = {}  # what the newest growth asked for; the last percent of it may come after it was verified
@@ -113,7 +120,9 @@ class VmRecord:
         """Take over a (new) definition."""
         self.domain = domain
         limits = {kind: bounds(kind, domain, config) for kind in FIELDS}
-        self.situation = Situation(self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours, self.turns.growing)
+        self.situation = Situation(
+            self.in_force, limits, domain.vcpus_max, domain.net_max_bits_per_s, self.ours, self.turns.growing, self._scarce
+        )
 
     def note_sample(self, reading: VmSample, wall_ns: int, seen_ns: int) -> None:
         """Take in a sample; its allocation columns count unless something newer was read back. None leaves the last known value.
@@ -212,6 +221,7 @@ class Ledger:
         self._radius = BlastRadius()
         self._running = 0
         self._steps: deque[int] = deque()
+        self._scarce: set[StepKind] = set()
         self._rooms: dict[Promise, int] = {}  # of this moment; emptied whenever a value or a flight changes
 
     def define(self, domains: tuple[Domain, ...]) -> list[str]:
@@ -224,13 +234,13 @@ class Ledger:
         for vm_id, domain in sorted(named.items()):
             record = self.vms.get(vm_id)
             if record is None:
-                self.vms[vm_id] = VmRecord(domain, self.config)
+                self.vms[vm_id] = VmRecord(domain, self.config, self._scarce)
                 continue
             if record.domain.running != domain.running:
                 # Stopped, or begun (it came by migration, with the limits half made): what was read of it says nothing about this run.
                 if record.domain.running:
                     lost.append(vm_id)
-                self.vms[vm_id] = VmRecord(domain, self.config)
+                self.vms[vm_id] = VmRecord(domain, self.config, self._scarce)
                 self.vms[vm_id].story = record.story
             elif record.domain != domain:
                 record.define(domain, self.config)
@@ -299,7 +309,15 @@ class Ledger:
             if record is not None:
                 record.note_sample(samples[vm_id], wall_ns, wall_ns if seen_ns is None else seen_ns)
                 known.append((vm_id, record, samples[vm_id]))
+        self._note_scarce()
         return known
+
+    def _note_scarce(self) -> None:
+        promise = PROMISE_OF[StepKind.CPU_QUOTA]
+        if self.room(promise) * 1000 < SCARCE_PERMILLE * commit_limit(promise, self.capacity):
+            self._scarce.add(StepKind.CPU_QUOTA)
+        else:
+            self._scarce.discard(StepKind.CPU_QUOTA)
 
     def note_allocation(self, vm_id: str, allocation: Allocation, now_ns: int) -> bool:
         """Take in what was read back; False when there is no such VM."""

@@ -9,8 +9,9 @@ window has been watched without a gap: what was not seen is not evidence. The sa
 A shrink that follows a growth is a turn, and the guard allows few of them: it looks at a longer window (`turn_window_s`), because a turn
 that the next busy minutes take back leaves the VM grown for hours. A shrink that continues a shrink is free and stays eager.
 Under a live plan memory is corrected later and by less (`planned_memory_*`): the plan sizes it close to the need, a balloon shrinks in
-small strides, and a growth by the usual headroom would have to be taken back stride by stride. CPU grows as early as ever and by less
-(`planned_cpu_headroom_permille`): what it grew by too much costs a turn to take back, and few are left after some hours.
+small strides, and a growth by the usual headroom would have to be taken back stride by stride. CPU grows as early as ever, and by less
+(`planned_cpu_headroom_permille`) where the host has little left: what it grew by too much costs a turn to take back, and few are left after
+some hours.
 vCPUs are added when the quota wanted passes vcpus x 1000; they are never removed, the quota takes their place.
 Before the balloon grows, a memory.high of ours is lifted: pages given to a VM that its cgroup reclaims again would help nobody.
 With `sustained` (nobody can be asked: link down) growth needs two samples in a row that want it: one odd reading must not move a host
@@ -110,6 +111,7 @@ class Situation:
     net_max_bits_per_s: int
     ours: AbstractSet[StepKind] = frozenset()  # levers whose value in force may be of our making
     growing: AbstractSet[StepKind] = frozenset()  # levers whose last change was a growth: a shrink would be a turn
+    scarce: AbstractSet[StepKind] = frozenset()  # levers of which the host has little left to promise
 
 
 class LocalRule(Protocol):
@@ -173,7 +175,7 @@ class ReactiveRule:
         grow_at, headroom = self.config.grow_at_permille, self.config.headroom_permille
         if planned and kind is StepKind.MEMORY:
             grow_at, headroom = self.config.planned_memory_grow_at_permille, self.config.planned_memory_headroom_permille
-        elif planned and kind is StepKind.CPU_QUOTA:
+        elif planned and kind is StepKind.CPU_QUOTA and kind in situation.scarce:
             headroom = self.config.planned_cpu_headroom_permille
         if censored or use * 1000 >= grow_at * limit:
             target = use * headroom // 1000

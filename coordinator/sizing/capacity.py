@@ -49,7 +49,9 @@ def fit_host(host: HostState, drafts: Sequence[Draft], r: int, outlook: Outlook,
         return
     mine = {d.vm.domain.vm_id for d in sized}
     others = held_by_others(host, mine, r)
-    end_waits(sized, limit * (1.0 - policy.wait_reserve) - others, policy)
+    # whoever waits for the host's need has to have ended before a ramp that the forecast sees
+    ahead = within_the_hour(sized, outlook.hour[rows, r]) if policy.turn_waits[r] else 0.0
+    end_waits(sized, limit * (1.0 - policy.wait_reserve) - others - ahead, policy)
     climb(sized, limit * (1.0 - policy.reserve_share) - others, policy)
     asked = np.array([d.settled for d in sized])
     # what is held already is not taken away for a host that may never fail
@@ -67,6 +69,11 @@ def fit_host(host: HostState, drafts: Sequence[Draft], r: int, outlook: Outlook,
     (relief,) = relieve((cell,))
     for draft, grant, low in zip(sized, relief.grant, cell.least, strict=True):
         cut(draft, max(float(low), round_down(float(grant), draft.granule)), relief, limit, pool)
+
+
+def within_the_hour(sized: Sequence[Draft], hour: F64) -> float:
+    """What the next hour may need beyond where these drafts settle. `hour` [v]; NaN = not known."""
+    return float(np.nansum(np.maximum(hour - np.array([draft.settled for draft in sized]), 0.0)))
 
 
 def critical(priority: int) -> bool:

@@ -65,7 +65,7 @@ class SizingPolicy:
     )  # on top of the quantile; a limited disk hides its demand
     upper_slack: ByResource = (0.10, 0.10, 0.10, 0.10, 0.10)  # shrink only when the allocation is so far above the target
     dead_band: ByResource = (0.02, 0.02, 0.02, 0.02, 0.02)  # growth smaller than this share of the target waits
-    turn_band: ByResource = (0.10, 0.02, 0.02, 0.10, 0.10)  # the same for a lever that shrank last: once it grows, a shrink costs a turn
+    turn_band: ByResource = (0.10, 0.02, 0.02, 0.02, 0.02)  # the same for a lever that shrank last: once it grows, a shrink costs a turn
     shrink_evidence: Steps = (1, 1, 12, 1, 1)  # cycles in a row whose targets must all lie below; the shrink goes to their maximum
     recent_margin: float = 0.25  # out of calibration: on top of the largest peak ...
     recent_cycles: int = 2  # ... of so many buckets

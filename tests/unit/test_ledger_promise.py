@@ -52,6 +52,18 @@ def test_in_flight_the_larger_of_both_values_is_charged(kind: StepKind, promise:
     assert book.room(promise) == room + before - less
 
 
+def test_cpu_is_scarce_while_less_than_a_fifth_of_the_limit_is_left() -> None:
+    book = ledger()  # 16,000 to promise
+    book.note_samples({}, T0)
+    situation = book.vms["a"].situation
+    assert not situation.scarce
+    for quota, scarce in ((5900, False), (7000, True), (5900, False)):
+        for vm_id in "ab":
+            book.note_allocation(vm_id, msgspec.structs.replace(ALLOCATION, cpu_quota_millicores=quota, vcpus=8), T0 + 1)
+        book.note_samples({}, T0 + 5 * S)
+        assert (K.CPU_QUOTA in situation.scarce) is scarce
+
+
 def test_a_vcpu_on_its_way_out_frees_nothing_before_it_is_gone() -> None:
     book = ledger()
     free = msgspec.structs.replace(ALLOCATION, cpu_quota_millicores=UNLIMITED, vcpus=3)

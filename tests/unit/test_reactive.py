@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -50,15 +51,17 @@ def test_growth(reading: VmSample, expected: list[tuple[StepKind, int]]) -> None
 
 
 def test_under_a_live_plan_memory_waits_longer_and_cpu_and_memory_grow_by_less() -> None:
-    def planned(reading: VmSample) -> list[tuple[StepKind, int]]:
-        return [(a.kind, a.value) for a in RULE.asks(reading, situation(), Demand(), 0, planned=True)]
+    def planned(reading: VmSample, scarce: frozenset[StepKind] = frozenset()) -> list[tuple[StepKind, int]]:
+        return [(a.kind, a.value) for a in RULE.asks(reading, replace(situation(), scarce=scarce), Demand(), 0, planned=True)]
 
     assert planned(VmSample(memory_used_bytes=int(1.89 * GIB))) == []  # 94.5 %
     assert planned(VmSample(memory_used_bytes=int(1.91 * GIB))) == [(M, int(1.91 * GIB) * 1100 // 1000)]
     assert planned(VmSample(psi_memory_some_permille=60)) == [(M, 2 * GIB * 5 // 4)]  # pressure is answered as ever
-    assert planned(VmSample(cpu_used_millicores=849)) == []
-    assert planned(VmSample(cpu_used_millicores=850)) == [(Q, 1020)]  # as early as ever; 20 % over its use, not this rule's 25 %
-    assert planned(VmSample(cpu_used_millicores=900, cpu_throttled_permille=20)) == [(Q, 1250)]  # nor does a limit that was felt wait
+    little_left = frozenset({Q})
+    assert planned(VmSample(cpu_used_millicores=849), little_left) == []
+    assert planned(VmSample(cpu_used_millicores=850), little_left) == [(Q, 1020)]  # as early as ever; 20 % over its use, not 25 %
+    assert planned(VmSample(cpu_used_millicores=850)) == [(Q, 1062)]
+    assert planned(VmSample(cpu_used_millicores=900, cpu_throttled_permille=20), little_left) == [(Q, 1250)]  # pressure is answered as ever
     assert planned(VmSample(net_rx_bits_per_s=9 * 10**7)) == [(RX, 112_500_000)]  # traffic jumps: as ever
 
 

@@ -36,6 +36,7 @@ def lifted(host: Any, *outcomes: Outcome, policy: SizingPolicy = POLICY) -> list
         ({}, True),
         ({"code": RefusalCode.HOST_COMMIT_LIMIT}, False),
         ({"kind": StepKind.DISK_BYTES}, False),
+        ({"kind": StepKind.NET_TX}, False),  # bursts
         ({"now": None}, False),
         ({"now": -1}, False),
         ({"finished_ns": 10**12 - FRESH_NS - 1}, False),  # spooled while the link was down

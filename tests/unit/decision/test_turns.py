@@ -134,6 +134,11 @@ def test_a_ceiling_of_the_network_waits_with_its_turn_until_the_host_needs_the_r
     assert size.upper[NET_RX] == 200 * MBIT
     (short,), _ = size_host(make.host(vm, net_commit_bits_per_s=210 * MBIT), forecast, POLICY, {})
     assert short.target[NET_RX] == short.upper[NET_RX] == 100 * MBIT  # half of what is in force in one cycle
+    ramp = np.tile(make.need(net=20.0 * MBIT), (2, 1, 12))
+    ramp[1, NET_RX, 9:] = 300.0 * MBIT  # another one's, within the hour: there would be no room for it
+    pair = make.host(make.vm(rx=200 * MBIT, turns=levers(LeverTurns(turning=True), NET_RX)), make.vm("b"), net_commit_bits_per_s=500 * MBIT)
+    assert size_host(pair, make.forecast(("a", "b"), ramp), POLICY, {})[0][0].upper[NET_RX] == 100 * MBIT
+    assert size_host(pair, make.forecast(("a", "b"), ramp[:, :, :1]), POLICY, {})[0][0].upper[NET_RX] == 200 * MBIT
     (free,), _ = size_host(make.host(make.vm(rx=200 * MBIT)), forecast, POLICY, {})
     assert free.upper[NET_RX] < 200 * MBIT  # no turn: as eager as ever
 
