@@ -221,11 +221,11 @@ class Ownership:
                 continue
             reach = vm.reach.get(kind)
             if reach is not None and reach.explains(kind, value, now_ns):
-                if reach.doubtful:
-                    vm.believed[kind] = value
+                if reach.doubtful:  # news: whoever starts after this process knows no reach that explains it
+                    vm.believed[kind], first = value, True
                 continue
             if any(other in vm.reach and vm.reach[other].active(now_ns) for other in MOVED_BY.get(kind, ())):
-                vm.believed[kind] = value
+                vm.believed[kind], first = value, True
                 continue
             if value == own.get(kind):
                 self._loosen(vm, kind, value, now_ns)

@@ -94,9 +94,10 @@ def rebooted(ownership: Ownership, at_ns: int = T0, empty: int = 4000 * MIB) -> 
     return ownership
 
 
-def test_a_reboot_is_news_once_and_lets_the_balloon_move_for_an_hour() -> None:
+def test_a_reboot_is_news_and_lets_the_balloon_move_for_an_hour() -> None:
     ownership = rebooted(known(memory=1000 * MIB, cpu_quota=1000))
     assert ownership.judge("vm", {M: 4000 * MIB}, T0 + 1) == ([], True)
+    assert ownership.judge("vm", {M: 3000 * MIB}, T0 + 2) == ([], True)  # where it is now, an agent that starts anew has to know
     assert ownership.judge("vm", {M: 3000 * MIB}, T0 + 2) == ([], False)
     assert ownership.judge("vm", {M: 4100 * MIB}, T0 + 3) == ([Foreign(M, 3000 * MIB, 4100 * MIB)], False)
     late = rebooted(known(memory=1000 * MIB))
@@ -136,6 +137,27 @@ def test_what_the_guest_may_have_done_itself_is_believed_and_told_to_the_journal
     assert ownership.judge("vm", {M: 4000 * MIB}, T0, own) == ([], True)
     assert found(ownership, M, 2000 * MIB, T0 + 1) == []  # and goes back the way it came
     assert found(ownership, M, 5000 * MIB, T0 + 2) == [(2000 * MIB, 5000 * MIB)]
+
+
+def test_what_a_failed_step_does_late_outlives_the_process() -> None:
+    """A slow balloon: the step failed half way, its undo was refused, the guest did the rest, and an hour later another agent looks."""
+    ownership = known(memory=1000 * MIB)
+    ownership.begun("vm", M, 1000 * MIB, 900 * MIB)
+    ownership.ended("vm", M, 950 * MIB, sure=False, now_ns=T0)
+    assert ownership.judge("vm", {M: 900 * MIB}, T0 + NS_PER_S) == ([], True)
+    later = T0 + 2 * LATE_NS
+    heir = Ownership([ownership.owned("vm", T0 + NS_PER_S)])
+    heir.meet("vm", RUN, {}, later)
+    assert found(heir, M, 900 * MIB, later) == []
+
+
+def test_what_another_lever_moved_outlives_the_process() -> None:
+    ownership = known(memory=1000 * MIB, dimm=0)
+    ownership.begun("vm", StepKind.DIMM, 0, 1024 * MIB)
+    assert ownership.judge("vm", {M: 2024 * MIB}, T0) == ([], True)
+    heir = Ownership([ownership.owned("vm", T0)])
+    heir.meet("vm", RUN, {}, T0 + LATE_NS)
+    assert found(heir, M, 2024 * MIB, T0 + 2 * LATE_NS) == []
 
 
 def test_one_lever_that_is_explained_does_not_hide_the_next() -> None:
