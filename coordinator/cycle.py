@@ -197,7 +197,7 @@ class DecisionCycle:
         vm = self.fleet.vms.get(vm_id)
         if vm is None:
             raise Refusal(RefusalCode.UNKNOWN_VM, f"vm {vm_id!r}: not in this fleet")
-        host = next((h for h in self.fleet.view(self.bucket, now_ns) if h.host_id == vm.host_id), None)
+        host = next(iter(self.fleet.view(self.bucket, now_ns, vm.host_id)), None)
         if host is None or not host.alive:
             raise Refusal(RefusalCode.HOST_UNKNOWN_STATE, f"host {vm.host_id!r} is silent: nothing is changed on it")
         if not host.mode.acts:
@@ -258,7 +258,7 @@ class DecisionCycle:
             return []
         deadline_ns = now_ns + self.config.plan_deadline_s * NS_PER_S
         name = f"{self.epoch}-{record.plan_sequence + 1}-lift"
-        hosts = [host for host in self.fleet.view(self.bucket, now_ns) if host.host_id == host_id]
+        hosts = self.fleet.view(self.bucket, now_ns, host_id)
         steps = [step for host in hosts for step in lifts(host, refused, self._sizing, name=name, deadline_ns=deadline_ns)]
         return [SendSteps(host_id=host_id, steps=tuple(steps))] if steps else []
 
@@ -379,7 +379,7 @@ class DecisionCycle:
         forecast = self.forecast
         if forecast is None or now_ns // NS_PER_S >= forecast.issued_s + BUCKET_S:
             return []
-        hosts = [host for host in self.fleet.view(self.bucket, now_ns) if host.host_id == host_id and host.alive]
+        hosts = [host for host in self.fleet.view(self.bucket, now_ns, host_id) if host.alive]
         unused: Evidence = {}  # the same cycle is no further evidence
         return [instruction for host in hosts for instruction in self._plan(host, forecast, unused, now_ns)]
 

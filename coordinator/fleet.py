@@ -194,8 +194,9 @@ class Fleet:
         capacity = np.array([_maxima(self.vms[vm_id].domain) if vm_id in self.vms else [np.nan] * N_RESOURCES for vm_id in block.vm_ids])
         return replace(block, capacity=capacity.reshape(len(block.vm_ids), N_RESOURCES).astype(np.float32))
 
-    def view(self, bucket: BucketBlock | None, now_ns: int) -> tuple[HostState, ...]:
-        """Frozen states of all hosts, VMs sorted by id, newest demand from `bucket` (NaN where it has none)."""
+    def view(self, bucket: BucketBlock | None, now_ns: int, host_id: str | None = None) -> tuple[HostState, ...]:
+        """Frozen states of all hosts, or of one, VMs sorted by id, newest demand from `bucket` (NaN where it has none)."""
+        hosts = sorted((name, record) for name, record in self.hosts.items() if host_id in (None, name))
         rows = {vm_id: i for i, vm_id in enumerate(bucket.vm_ids)} if bucket else {}
         return tuple(
             HostState(
@@ -211,7 +212,7 @@ class Fleet:
                     if self.vms[vm_id].host_id == host_id and self.vms[vm_id].domain.running
                 ),
             )
-            for host_id, record in sorted(self.hosts.items())
+            for host_id, record in hosts
             if record.capacity is not None
         )
 

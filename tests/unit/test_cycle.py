@@ -289,6 +289,14 @@ def test_a_restart_knows_lead_times_and_turns_of_stored_outcomes() -> None:
     assert vm.since_grow_s == 1000 - 40 - 7
 
 
+def test_a_view_of_one_host_is_that_host_and_makes_none() -> None:
+    cycle = started(Mode.PREDICTIVE)
+    (whole,), (one,) = (cycle.fleet.view(None, T0 * NS_PER_S, host_id) for host_id in (None, "h"))
+    assert (one.host_id, [vm.domain for vm in one.vms]) == ("h", [vm.domain for vm in whole.vms])
+    assert cycle.fleet.view(None, T0 * NS_PER_S, "elsewhere") == ()
+    assert list(cycle.fleet.hosts) == ["h"]
+
+
 def test_a_vm_out_of_calibration_is_reactive_within_three_cycles_and_comes_back() -> None:
     """400 come, 2,000 are said: the plan grows it at first, then no more; once what is said has come true, it does again."""
     cycle = started(Mode.PREDICTIVE)
