@@ -6,7 +6,7 @@ Submitted is not done: an Outcome of state VERIFIED means that the host or guest
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,8 @@ from msgspec import Meta
 from shared.model import Identifier, Label
 from shared.refusal import RefusalCode
 from shared.units import UNLIMITED
+
+VALUE_MAX: Final = 2**53  # of any step
 
 
 class StepKind(StrEnum):
@@ -43,7 +45,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     id: Identifier
     vm_id: Identifier
     kind: StepKind
-    value: Annotated[int, Meta(ge=UNLIMITED, le=2**53)]
+    value: Annotated[int, Meta(ge=UNLIMITED, le=VALUE_MAX)]
     before: int | None = None  # value in force when the step was decided; None = not known
     reason: Label = ""  # "forecast_peak", "shrink", "reactive_pressure", "operator", ...
     receipt_id: Label = ""

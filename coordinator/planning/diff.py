@@ -17,7 +17,7 @@ from coordinator.planning.weights import NO_WEIGHTS, Weights
 from coordinator.sizing.choice import cpu_lever, memory_lever, virtio_most, whole_vcpus
 from coordinator.sizing.levers import SHORT, ceilings, in_force
 from coordinator.sizing.policy import SizingPolicy
-from shared.plan import StepKind
+from shared.plan import VALUE_MAX, StepKind
 from shared.units import CPU, DISK, MEMORY, NET_RX, NET_TX, RESOURCES, UNLIMITED
 
 # How something is shared, not how much of it there is.
@@ -251,8 +251,9 @@ def disk_changes(facts: Facts) -> list[Change]:
     if value is not None and now is not None and value != facts.raw[DISK]:
         reason = reason_of(facts, DISK, value)
         found.append(change(facts, DISK, StepKind.DISK_BYTES, value, facts.raw[DISK], delta=0.0, reason=reason))
-        if value > now > 0.0 and ops is not None and ops > 0:
-            found.append(change(facts, DISK, StepKind.DISK_OPS, math.ceil(ops * value / now), ops, delta=0.0, reason=reason))
+        if value > now > 0.0 and ops is not None and 0 < ops < VALUE_MAX:  # whatever somebody else set the two to, a step can be sent
+            along = min(VALUE_MAX, math.ceil(ops * value / now))
+            found.append(change(facts, DISK, StepKind.DISK_OPS, along, ops, delta=0.0, reason=reason))
     return found + weight_change(facts, DISK, StepKind.DISK_WEIGHT, facts.disk_weight, facts.disk_weight_wanted)
 
 

@@ -24,7 +24,7 @@ from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.size import size_host
 from shared.config import GuardConfig
 from shared.model import Allocation, Policy
-from shared.plan import Step, StepKind
+from shared.plan import VALUE_MAX, Step, StepKind
 from shared.refusal import RefusalCode
 from shared.units import CPU, DISK, GIB, MBIT, MEMORY, MIB, NS_PER_S, UNLIMITED
 
@@ -140,6 +140,9 @@ def test_a_disk_is_limited_only_where_somebody_asked(make: Any) -> None:
     grown = told(planned(make, limited, disk=200.0 * MIB), *DISK_KINDS)
     assert grown == [(K.DISK_BYTES, 300 * MIB), (K.DISK_OPS, 3000)]  # the forecast and half as much again
     assert told(planned(make, limited, disk=1.0 * MIB), *DISK_KINDS) == [(K.DISK_BYTES, 50 * MIB)]
+    absurd = machine(disk_bytes_per_s=1, disk_ops_per_s=2**40)  # in force, whoever set them: growth has to fit a step all the same
+    assert told(planned(make, absurd, disk=200.0 * MIB), K.DISK_OPS) == [(K.DISK_OPS, VALUE_MAX)]
+    assert told(planned(make, machine(disk_bytes_per_s=1, disk_ops_per_s=2**60), disk=200.0 * MIB), K.DISK_OPS) == []
     assert told(planned(make, machine({"disk_limit": "qemu"}, ceiling), disk=900.0 * MIB), *DISK_KINDS) == []
 
 
