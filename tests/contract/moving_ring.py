@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from waiting import until
 
 from agent.adapters.simulated_migration import uri_of
 from coordinator.demo import START_S, DemoOptions, Fleet
 from coordinator.workloads import HostWorkload
 from shared.control import ask
-from shared.errors import HostError
 from shared.model import Allocation, HostCapacity, Policy
 from shared.units import BUCKET_S, GIB, NS_PER_S
 from shared.workload import SERIES, VmWorkload, WorkloadFile
@@ -160,17 +160,7 @@ class MovingRing:
 
     def until(self, condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
         """The first true result; a process that cannot answer yet is no failure until the deadline."""
-        deadline, problem = time.monotonic() + seconds, ""
-        while time.monotonic() < deadline:
-            self.fleet.check()
-            try:
-                if result := condition():
-                    return result
-                problem = ""
-            except (HostError, OSError, httpx.HTTPError) as error:
-                problem = f" ({error})"
-            time.sleep(0.02)
-        raise AssertionError(f"not within {seconds:g} s: {what}{problem}; {self.story()}")
+        return until(condition, what, seconds, check=self.fleet.check, story=self.story)
 
     def get(self, path: str) -> Any:
         """JSON of one page."""

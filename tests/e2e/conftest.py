@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from waiting import until
 
 from coordinator.demo import DemoOptions, Fleet, free_port
 from shared.control import ask
-from shared.errors import HostError
 from shared.units import NS_PER_S
 
 SPEED = 100.0
@@ -44,16 +44,7 @@ class Ring:
 
     def until(self, condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:
         """The first true result of `condition`; a process that cannot answer yet is no failure until the deadline."""
-        deadline, problem = time.monotonic() + seconds, ""
-        while time.monotonic() < deadline:
-            try:
-                if result := condition():
-                    return result
-                problem = ""
-            except (HostError, OSError, httpx.HTTPError) as error:
-                problem = f" ({error})"
-            time.sleep(0.02)
-        raise AssertionError(f"not within {seconds:g} s: {what}{problem}")
+        return until(condition, what, seconds)
 
     def get(self, path: str) -> Any:
         answer = self.http.get(f"/api/v1/{path}")

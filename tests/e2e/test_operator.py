@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import pty
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from waiting import until
 
 from shared.control import ask
-from shared.errors import HostError
 from shared.model import Allocation, HostCapacity
 from shared.units import GIB, NS_PER_S
 from shared.workload import SERIES, VmWorkload, WorkloadFile, encode_workload
@@ -130,15 +129,11 @@ class Agent:
         return next(row for row in ask(self.socket, "vms") if row["name"] == name).get("cpu_used_millicores") or 0
 
     def until(self, condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
-        deadline, problem = time.monotonic() + seconds, ""
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            assert self.process.poll() is None, f"the agent ended: {(self.folder / 'log').read_text()[-2000:]}"
-            with contextlib.suppress(HostError):
-                if result := condition():
-                    return result
-            time.sleep(0.01)
-        raise AssertionError(f"not within {seconds:g} s: {what}{problem}")
+        return until(condition, what, seconds, check=self.alive)
+
+    def alive(self) -> None:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the agent ended: {(self.folder / 'log').read_text()[-2000:]}"
 
     def submitted(self) -> int:
         return sum(line["verdict"] == "submitted" for line in ask(self.socket, "history", options={"n": "1000"})["history"])
