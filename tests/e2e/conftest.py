@@ -21,12 +21,14 @@ import httpx
 import pytest
 from waiting import until
 
+from coordinator import demo
 from coordinator.demo import DemoOptions, Fleet, free_port
 from shared.control import ask
 from shared.units import NS_PER_S
 
 SPEED = 100.0
 STALE_HOST_S = 400  # four real seconds
+ROOMY = 0.5  # what VMs may have at most, over what their host has
 T = TypeVar("T")
 
 
@@ -42,9 +44,9 @@ class Ring:
     def __post_init__(self) -> None:
         self.http = httpx.Client(base_url=self.fleet.url, timeout=10)
 
-    def until(self, condition: Callable[[], T], what: str, seconds: float = 90.0) -> T:
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 90.0, *, story: Callable[[], str] | None = None) -> T:
         """The first true result of `condition`; a process that cannot answer yet is no failure until the deadline."""
-        return until(condition, what, seconds)
+        return until(condition, what, seconds, story=story)
 
     def get(self, path: str) -> Any:
         answer = self.http.get(f"/api/v1/{path}")
@@ -107,9 +109,10 @@ def program() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @contextlib.contextmanager
 def generated() -> Iterator[None]:
-    """No traces, whatever this machine has."""
+    """No traces, whatever this machine has, and hosts with room: where there is none an order can wait for hours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIDEGATE_DATA", "/nonexistent")
+        patch.setattr(demo, "OVERCOMMIT", ROOMY)
         yield
 
 

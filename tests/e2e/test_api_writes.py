@@ -11,6 +11,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+FULL = frozenset({"host_commit_limit", "above_domain_maximum", "above_ceiling"})
+
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
     assert answer.headers["content-type"].startswith("application/problem+json"), answer.text
@@ -32,29 +34,34 @@ def test_writes_need_a_token_and_one_made_now_counts_now(ring: Any, program: Any
 def test_an_order_changes_the_host_and_a_dry_run_does_not(ring: Any, host_id: str) -> None:
     """CPU for a VM of a reactive and of a predictive host; the rule or a plan may be quicker, then the next order counts."""
     vm_ids = itertools.cycle(ring.host(host_id)["vm_ids"])
+    tried: list[str] = []
 
     def ordered() -> tuple[str, int] | None:
         vm_id = next(vm_ids)
-        quota = ring.get(f"vms/{vm_id}")["allocation"]["cpu_quota_millicores"]
-        wanted = quota + 100
+        vm = ring.get(f"vms/{vm_id}")
+        quota = vm["allocation"]["cpu_quota_millicores"]
+        wanted = quota + 100 if quota > 0 else 1000 * vm["vcpus_max"] - 100  # -1: no quota yet
         dry = ring.post(f"vms/{vm_id}/resources", {"cpu_quota_millicores": wanted, "dry_run": True})
-        if dry.status_code == 409 and dry.json()["code"] == "host_commit_limit":  # the host is full: take some away instead
+        if dry.status_code in (409, 422) and dry.json()["code"] in FULL:  # take some away instead
             wanted = quota - quota // 10
             dry = ring.post(f"vms/{vm_id}/resources", {"cpu_quota_millicores": wanted, "dry_run": True})
         if dry.status_code in (409, 422):
+            tried.append(f"{vm_id} {quota} -> {wanted}: {dry.text}")
             return None
         assert dry.status_code == 200, dry.text
         assert [(step["kind"], step["value"], step["reason"]) for step in dry.json()["steps"]] == [("cpu_quota", wanted, "operator")]
         sent = ring.post(f"vms/{vm_id}/resources", {"cpu_quota_millicores": wanted})
         if sent.status_code in (409, 422):  # something changed since the dry run
+            tried.append(f"{vm_id} {quota} -> {wanted}: {sent.text}")
             return None
         assert sent.status_code == 202, sent.text
         step_id = sent.json()["steps"][0]["id"]
         outcome = ring.until(lambda: _outcome(ring, vm_id, step_id), "the host's answer")
         assert (outcome["origin"], outcome["code"] == "mode_forbids") == ("operator", False), outcome
+        tried.append(f"{vm_id} {quota} -> {wanted}: {outcome}")
         return (vm_id, wanted) if (outcome["state"], outcome["value"]) == ("verified", wanted) else None
 
-    vm_id, wanted = ring.until(ordered, "an order that was carried out")
+    vm_id, wanted = ring.until(ordered, "an order that was carried out", 180, story=lambda: "\n".join(tried[-10:]))
     story = ring.fleet.ask(host_id, "why", vm_id)["story"]
     assert [entry for entry in story if (entry["origin"], entry["verdict"], entry["to_value"]) == ("operator", "verified", wanted)]
 
