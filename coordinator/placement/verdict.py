@@ -13,6 +13,11 @@ def worse(problem: Problem, place: I32, home: I32) -> bool:
 
     Rules are compared one by one, hard capacities by what each host passes of all of them. Caps count every VM that is not at home.
     """
+    return breaks(problem, place, home) or bool((hard_over(problem, place) > hard_over(problem, home) + 1e-9).any())
+
+
+def breaks(problem: Problem, place: I32, home: I32) -> bool:
+    """`worse`, hard capacities left out."""
     moved = place != problem.home
     lost = moved & (place == NOWHERE)
     if lost.any() or (moved & problem.fixed).any():
@@ -28,9 +33,7 @@ def worse(problem: Problem, place: I32, home: I32) -> bool:
     left = problem.home[moved & (problem.home != NOWHERE)]
     if problem.departures_max is not None and (np.bincount(left, minlength=hosts) > problem.departures_max).any():
         return True
-    if (broken_rules(problem, place) > broken_rules(problem, home)).any():
-        return True
-    return bool((hard_over(problem, place) > hard_over(problem, home) + 1e-9).any())
+    return bool((broken_rules(problem, place) > broken_rules(problem, home)).any())
 
 
 def first_place(problem: Problem, start: I32 | None) -> I32:

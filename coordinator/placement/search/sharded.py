@@ -28,6 +28,7 @@ from coordinator.placement.search.anneal import anneal_engine
 from coordinator.placement.search.board import open_board, open_state, place_of, true_prices
 from coordinator.placement.search.greedy import greedy, weigh
 from coordinator.placement.search.scan import take_back
+from coordinator.placement.search.unburden import unburden
 
 HOSTS: Final = 120  # of a shard
 LEAST_HOSTS: Final = 80
@@ -106,6 +107,9 @@ def solve_in_shards(
             cut = cut or any(cuts)
             place, after = accept(problem, place, after, parts)
     place, after = taken_back(problem, place, after)
+    relieved = unburden(problem, place, start)
+    if relieved is not place:
+        place, after = relieved, weigh(problem, relieved)
     if after >= before:
         place = start
     return Solution(
