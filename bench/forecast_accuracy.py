@@ -243,7 +243,7 @@ def main() -> None:
     pool = ForecastEngine(settings).members
     named = {"": pool[:QUICK_MEMBERS] if arguments.quick else pool, "all": pool, "none": ()}
     wanted = named.get(arguments.members, tuple(arguments.members.split(",")))
-    sets = chosen_sets(arguments.sets)
+    sets = chosen_sets(arguments.sets, arguments.quick)
     figures = planetlab_table(arguments.data, arguments.quick, settings) if "planetlab" in sets else []
     runs, model = [], None
     for trace in load(arguments.data, arguments.quick):

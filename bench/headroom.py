@@ -287,7 +287,7 @@ def main() -> None:
         boosting=not arguments.lean,
         examples=8000 if arguments.quick else MAX_EXAMPLES,
     )
-    sets = chosen_sets(arguments.sets)
+    sets = chosen_sets(arguments.sets, arguments.quick)
     figures: list[Figure] = []
     traces = [trace for trace in load(arguments.data, arguments.quick) if trace.name in sets]
     if any(trace.name == "planetlab" for trace in traces) and not arguments.quick:

@@ -84,6 +84,7 @@ class Size:
 
 
 FULL: Final = Size(vms=100, trained=100, scored=432)
+QUICK_SETS: Final = ("planetlab", "bitbrains")
 QUICK: Final = Size(vms=16, trained=40, scored=72)
 
 
@@ -106,9 +107,9 @@ def load(folder: Path, quick: bool, size: Size | None = None) -> tuple[Trace, ..
     return tuple(traces)
 
 
-def chosen_sets(names: str) -> set[str]:
-    """The sets named with commas; all when none is. Raises ValueError on a name that is none."""
-    chosen = set(names.split(",")) if names else set(LOADERS)
+def chosen_sets(names: str, quick: bool = False) -> set[str]:
+    """The sets named with commas; where none is all, or, `quick`, a day and a month of them. Raises ValueError on a name that is none."""
+    chosen = set(names.split(",")) if names else set(QUICK_SETS if quick else LOADERS)
     for name in sorted(chosen - set(LOADERS)):
         raise ValueError(f"set {name!r}: allowed {', '.join(LOADERS)}")
     return chosen
