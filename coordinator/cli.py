@@ -72,15 +72,52 @@ def token() -> None:
 def token_new(name: str, config_path: Path | None) -> None:
     """Make a token for NAME and print it once; only its hash is kept. A running coordinator knows it at once."""
     from coordinator.service.auth import new_token  # noqa: PLC0415
+    from coordinator.store.database import registry_url  # noqa: PLC0415
     from coordinator.store.registry import SqlRegistry  # noqa: PLC0415
 
-    state = Path(_config(config_path).state_dir)
-    state.mkdir(parents=True, exist_ok=True)
-    registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+    config = _config(config_path)
+    Path(config.state_dir).mkdir(parents=True, exist_ok=True)
+    registry = SqlRegistry(registry_url(config))
     plain, hashed = new_token()
     registry.save_token(hashed, name, time.time_ns())
     registry.close()
     click.echo(plain)
+
+
+@cli.group()
+def registry() -> None:
+    """The registry's database: SQLite in state_dir, or PostgreSQL by registry_url."""
+
+
+@registry.command("url")
+@CONFIG_OPTION
+def registry_show_url(config_path: Path | None) -> None:
+    """Print where the registry is, without its password."""
+    from coordinator.store.database import registry_url, shown  # noqa: PLC0415
+
+    click.echo(shown(registry_url(_config(config_path))))
+
+
+@registry.command("check")
+@CONFIG_OPTION
+def registry_check(config_path: Path | None) -> None:
+    """Say whether the registry can be reached and is up to date; ends with 1 where `upgrade`, or the next start, has something to do."""
+    from coordinator.store.upkeep import check  # noqa: PLC0415
+
+    found, wanted = check(_config(config_path))
+    if found != wanted:
+        raise click.ClickException(f"the registry is at revision {found or 'none'}, this program at {wanted}")
+    click.echo(f"up to date: revision {found}")
+
+
+@registry.command("upgrade")
+@CONFIG_OPTION
+def registry_upgrade(config_path: Path | None) -> None:
+    """Bring the registry to this program's schema, as every start of the coordinator does."""
+    from coordinator.store.upkeep import upgrade  # noqa: PLC0415
+
+    before, after = upgrade(_config(config_path))
+    click.echo(f"up to date: revision {after}" + ("" if before == after else f", was {before or 'none'}"))
 
 
 @cli.group()

@@ -17,6 +17,7 @@ from coordinator.cycle_events import (
     AgentSaid,
     Event,
     ForecastReady,
+    Held,
     HostLost,
     Instruction,
     PlacementReady,
@@ -31,6 +32,7 @@ from coordinator.cycle_events import (
     StoreHost,
     StoreOutcomes,
     StoreReceipts,
+    StoreRelocations,
     StoreSignals,
     Tick,
 )
@@ -70,6 +72,7 @@ __all__ = [
     "DecisionCycle",
     "Event",
     "ForecastReady",
+    "Held",
     "HostLost",
     "Instruction",
     "PlacementReady",
@@ -88,6 +91,7 @@ __all__ = [
     "StoreMigration",
     "StoreOutcomes",
     "StoreReceipts",
+    "StoreRelocations",
     "StoreSignals",
     "SwitchPower",
     "Tick",
@@ -128,6 +132,7 @@ class DecisionCycle:
         self.execution = execution or Execution(ExecutionPolicy())
         self.signals = SignalFolder()
         self.cycles = 0
+        self.held = ""  # why nothing is decided: it could not be stored; samples, outcomes and forecasts are taken in all the same
         self._sizing = sizing
         self._sizer = sizer
         self._folder = BucketFolder(closed_until_s)
@@ -184,6 +189,9 @@ class DecisionCycle:
                 return self._execute(self.execution.unsent(event.plan, now_ns), now_ns)
             case PlacementReady():
                 return self._placed(event, now_ns)
+            case Held():
+                self.held = event.why
+                return []
             case PowerTold():
                 return self._execute(self.execution.power_told(event, now_ns), now_ns)
 
@@ -193,7 +201,7 @@ class DecisionCycle:
         return SignalCounts(taken=sum(c.taken for c in counts), replaced=sum(c.replaced for c in counts), late=sum(c.late for c in counts))
 
     def adjust(self, vm_id: str, request: Adjustment, now_ns: int, dry_run: bool) -> tuple[Plan, list[Instruction]]:
-        """An operator's order for one VM. Raises Refusal; a dry run gives the plan and no instruction."""
+        """An operator's order for one VM. Raises Refusal, also while nothing can be stored; a dry run gives the plan alone."""
         vm = self.fleet.vms.get(vm_id)
         if vm is None:
             raise Refusal(RefusalCode.UNKNOWN_VM, f"vm {vm_id!r}: not in this fleet")
@@ -208,15 +216,21 @@ class DecisionCycle:
         plan = adjust(state, host, request, epoch=self.epoch, sequence=sequence, now_ns=now_ns, deadline_s=self.config.plan_deadline_s)
         if dry_run:
             return plan, []
+        self._must_store()
         return plan, [self._sent(plan)]
 
     def order_migration(self, event: Approved | Aborted, now_ns: int) -> list[Instruction]:
-        """An operator's word on the newest migration plan."""
+        """An operator's word on the newest migration plan. Refusal: it could not be stored now."""
+        self._must_store()
         return self._execute(self.execution.order(event, now_ns), now_ns)
 
     def resume_migration(self, orders: Sequence[Order], now_ns: int) -> list[Instruction]:
         """What Execution.restore asked for, after a restart."""
         return self._execute(orders, now_ns)
+
+    def _must_store(self) -> None:
+        if self.held:
+            raise Refusal(RefusalCode.STORE_UNAVAILABLE, f"nothing was changed: {self.held}")
 
     def _samples(self, event: SamplesArrived, now_ns: int) -> list[Instruction]:
         mode = self.fleet.host(event.host_id).mode
@@ -234,7 +248,9 @@ class DecisionCycle:
                 return [StoreHost(host_id=host_id, hello=message)]
             case Inventory():
                 self.fleet.inventory(host_id, message)
-                return [StoreHost(host_id=host_id, inventory=message)]
+                moved = self.fleet.relocations(now_ns)
+                first: list[Instruction] = [StoreRelocations(relocations=moved)] if moved else []
+                return [*first, StoreHost(host_id=host_id, inventory=message)]
             case Status():
                 was = self.fleet.host(host_id).mode
                 self.fleet.status(host_id, message, now_ns)
@@ -254,7 +270,7 @@ class DecisionCycle:
         """VMs of a predictive host that stand at its growth budget grow by a plan of their own, at once."""
         record = self.fleet.host(host_id)
         refused = [outcome for outcome in outcomes if stands_at_budget(outcome, now_ns)]
-        if not refused or not record.alive or record.mode is not Mode.PREDICTIVE:
+        if self.held or not refused or not record.alive or record.mode is not Mode.PREDICTIVE:
             return []
         deadline_ns = now_ns + self.config.plan_deadline_s * NS_PER_S
         name = f"{self.epoch}-{record.plan_sequence + 1}-lift"
@@ -287,7 +303,7 @@ class DecisionCycle:
         told = self.signals.close(ripe_s)
         if told is not None:
             instructions.append(StoreSignals(closed_s=self.signals.closed_s, blocks=told))
-        return instructions + self._execute(self.execution.look(self.fleet, now_ns), now_ns)
+        return instructions if self.held else instructions + self._execute(self.execution.look(self.fleet, now_ns), now_ns)
 
     def _close(self, start_s: int) -> BucketBlock:
         bucket = self._folder.close(start_s)
@@ -309,6 +325,8 @@ class DecisionCycle:
             self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
         hosts = self.fleet.view(event.bucket, now_ns)
         self._look_ahead(hosts, forecast)
+        if self.held:
+            return instructions
         evidence: Evidence = {}
         for host in hosts:
             if not host.alive or host.mode is Mode.OFF:
@@ -335,7 +353,7 @@ class DecisionCycle:
     def _placed(self, event: PlacementReady, now_ns: int) -> list[Instruction]:
         """The hook of execution: what placement answered, for the fleet as it is now."""
         self.placed = event.placed
-        if self.forecast is None:
+        if self.forecast is None or self.held:
             return []
         hosts = self.fleet.view(self.bucket, now_ns)
         orders = self.execution.placed(event.placed, hosts, self.forecast, self.fleet, now_ns, self.outlook)
@@ -377,7 +395,7 @@ class DecisionCycle:
     def _plan_at_once(self, host_id: str, now_ns: int) -> list[Instruction]:
         """A host that was just turned predictive need not wait for the next cycle: the newest forecast still holds."""
         forecast = self.forecast
-        if forecast is None or now_ns // NS_PER_S >= forecast.issued_s + BUCKET_S:
+        if self.held or forecast is None or now_ns // NS_PER_S >= forecast.issued_s + BUCKET_S:
             return []
         hosts = [host for host in self.fleet.view(self.bucket, now_ns, host_id) if host.alive]
         unused: Evidence = {}  # the same cycle is no further evidence

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from coordinator.demand.signals import SignalBlock
 from coordinator.executing import StoreDocument, StoreMigration, SwitchPower
+from coordinator.fleet import Relocation
 from coordinator.forecast.aggregate.answer import GroupSums
 from coordinator.model import BucketBlock, ForecastBlock, HostState, Receipt
 from coordinator.placement.explain.plan import Placed
@@ -68,7 +69,14 @@ class Tick:
     """Time passed."""
 
 
-Event = AgentSaid | SamplesArrived | HostLost | PlanUnsent | ForecastReady | PlacementReady | PowerTold | Tick
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What would be decided cannot be stored now, and `why`; "" = it can again."""
+
+    why: str
+
+
+Event = AgentSaid | SamplesArrived | HostLost | PlanUnsent | ForecastReady | PlacementReady | PowerTold | Tick | Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +146,13 @@ class StoreHost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreRelocations:
+    """Keep which host VMs are with from now on; before what else tells of it, so that a kill between the two is told again."""
+
+    relocations: tuple[Relocation, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreOutcomes:
     """Keep outcomes."""
 
@@ -163,6 +178,7 @@ Instruction = (
     | SendPlan
     | StoreReceipts
     | StoreHost
+    | StoreRelocations
     | StoreOutcomes
     | RequestRetrain
     | StoreMigration

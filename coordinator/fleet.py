@@ -78,6 +78,15 @@ class HostRecord:
     named: dict[str, Domain] = field(default_factory=dict)  # its newest inventory
 
 
+@dataclass(frozen=True, kw_only=True)
+class Relocation:
+    """A VM is with another host than before; `host_id` None = with none that is known."""
+
+    vm_id: str
+    host_id: str | None
+    at_ns: int
+
+
 class Fleet:
     """Folds agents' messages into host and VM records; gives the decision cycle its frozen view."""
 
@@ -85,6 +94,7 @@ class Fleet:
         self.hosts: dict[str, HostRecord] = {}
         self.vms: dict[str, VmRecord] = {}
         self.policies: dict[str, Policy] = {}
+        self._relocated: dict[str, str | None] = {}  # since the last look; at most one entry a VM
         self._left: OrderedDict[str, str] = OrderedDict()  # VM -> the host that no longer names it; who shows up elsewhere has moved
 
     def restore(self, hosts: Iterable[tuple[str, HostCapacity]], domains: Mapping[str, tuple[str, Domain]]) -> None:
@@ -94,6 +104,12 @@ class Fleet:
         for vm_id, (host_id, domain) in sorted(domains.items()):
             self._place(vm_id, host_id, domain)
             self.host(host_id).named[vm_id] = domain
+        self._relocated.clear()  # the registry knows these
+
+    def relocations(self, now_ns: int) -> tuple[Relocation, ...]:
+        """VMs whose host has changed since this was asked last."""
+        found, self._relocated = self._relocated, {}
+        return tuple(Relocation(vm_id=vm_id, host_id=host_id, at_ns=now_ns) for vm_id, host_id in sorted(found.items()))
 
     def hello(self, host_id: str, message: Hello, now_ns: int) -> HostRecord:
         """An agent came up or came back."""
@@ -227,6 +243,7 @@ class Fleet:
             self._place(vm_id, there, self.hosts[there].named[vm_id])
             return
         del self.vms[vm_id]
+        self._relocated[vm_id] = None
         self._left[vm_id] = host_id
         if len(self._left) > LEFT_KEPT:
             self._left.popitem(last=False)
@@ -246,6 +263,8 @@ class Fleet:
         if policy is not None:
             domain = _with_policy(domain, policy)
         known = self.vms.get(vm_id)
+        if known is None or known.host_id != host_id:
+            self._relocated[vm_id] = host_id
         if known is None:
             known = self.vms[vm_id] = VmRecord(domain=domain, host_id=self._left.pop(vm_id, host_id))
         if known.host_id != host_id:

@@ -16,6 +16,7 @@ from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_placing import LivePlacing
+from coordinator.live_vm_past import LiveVmPast
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
@@ -56,7 +57,7 @@ from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from shared.clock import Clock
 from shared.config import CoordinatorConfig
-from shared.errors import Refusal
+from shared.errors import HostError, Refusal
 from shared.metrics import Metrics
 from shared.model import Allocation, Mode, Priority
 from shared.plan import Plan
@@ -92,7 +93,12 @@ class Running(Protocol):
         ...
 
     async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """A store's read, behind the writes before it."""
+        """A store's read, behind the writes before it. HostError while the store is away."""
+        ...
+
+    @property
+    def write(self) -> Callable[..., None]:
+        """A store's write, in order behind the others and tried again until it is durable."""
         ...
 
     def carry_out(self, instructions: list[Instruction]) -> None:
@@ -112,12 +118,13 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LivePlacing):
+class LiveView(LiveMigrations, LivePlacing, LiveVmPast):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
         LiveMigrations.__init__(self, running)
         LivePlacing.__init__(self, running)
+        LiveVmPast.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:
@@ -302,9 +309,12 @@ class LiveView(LiveMigrations, LivePlacing):
         return self._host(record)
 
     async def set_pause(self, host_id: str | None, paused: bool, actor: str) -> PauseView:
-        # the switch first, its record after: a slow disk must not delay a stop
+        # a stop acts first and is stored after: no disk may delay it. A release is stored first: forgotten, it would stay a stop
+        if not paused:
+            await self._of.read(self._of.registry.save_pause, host_id, paused)
         self._of.gateway.order_pause(host_id, paused)
-        await self._of.read(self._of.registry.save_pause, host_id, paused)
+        if paused:
+            await self._store_stop(host_id)
         self._of.audit("set_pause", actor=actor, host=host_id or "fleet", paused=paused)
         held = await self._of.read(self._of.registry.pauses)
         return PauseView(fleet=None in held, hosts=tuple(sorted(name for name in held if name is not None)))
@@ -336,6 +346,15 @@ class LiveView(LiveMigrations, LivePlacing):
 
     def ready(self) -> tuple[bool, str]:
         return self._of.ready()
+
+    async def _store_stop(self, host_id: str | None) -> None:
+        """A stop is in force by now: one that cannot be stored is stored later, and its caller told what that means."""
+        try:
+            await self._of.read(self._of.registry.save_pause, host_id, True)
+        except HostError as error:
+            self._of.write(self._of.registry.save_pause, host_id, True)
+            detail = f"{host_id or 'the fleet'} is paused now; a restart would forget it until it is stored, which is tried again: {error}"
+            raise Refusal(RefusalCode.STORE_UNAVAILABLE, detail) from error
 
     def _silent(self, record: HostRecord) -> str:
         power = self._of.cycle.execution.book.of(record.host_id)

@@ -1,8 +1,9 @@
 """Wiring of the coordinator process: gateway, stores, workers, HTTP and timers around the pure decision cycle.
 
-One event loop owns the cycle. Disk writes run in order in one thread; forecasts, training and placement run in the pool.
-A frame is acknowledged when the log has it on disk; the log is cut only behind buckets that history holds. Whatever part dies
-takes the process with it: systemd restarts it, agents fail static meanwhile.
+One event loop owns the cycle. Stores' writes run in order in one thread; forecasts, training and placement run in the pool.
+A frame is acknowledged when the log has it on disk; the log is cut only behind buckets that history holds. A store that is away or full
+is waited for, with decisions held (coordinator/outages.py). Whatever part dies takes the process with it: systemd restarts it, agents fail
+static meanwhile.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,12 +36,14 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
+from coordinator.outages import Outages, opened
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.store.database import registry_url
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -62,6 +64,7 @@ MIN_REAL_TICK_S: Final = 0.05
 PRUNE_CYCLES: Final = 288
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
+STOP_STORE_S: Final = 10.0  # how long the last writes may take when the process stops
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 
 _T = TypeVar("_T")
@@ -78,12 +81,20 @@ class Coordinator:
         state.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.clock = config.clock.open()
-        self.registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
+        self.registry = SqlRegistry(registry_url(config))
         self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.signal_log = SignalLog(state / "signals")
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
+        self._outages = Outages(
+            self.metrics,
+            hold=lambda why: self._on_event(cy.Held(why=why)),
+            refuse_agents=lambda why: self.gateway.refuse(why),  # noqa: PLW0108  # it is made below
+            log_trouble=lambda: self.gateway.trouble,
+            on_bug=self._fail,
+        )
+        self.write, self.read = self._outages.writes.add, self._outages.writes.read
         epoch = self.registry.next_epoch()
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)
@@ -93,7 +104,6 @@ class Coordinator:
         self.cycle_done_ns: int | None = None
         self.placed_ns: int | None = None
         self.options = forecast_options(config)
-        self._disk = ThreadPoolExecutor(1, "store")
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
         self._placing = PlacementTurns(config, self.metrics, self.write)
         self.cycle.pool_of = lambda host_id: self._placing.site.pool_of(host_id).name
@@ -126,9 +136,10 @@ class Coordinator:
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.view = LiveView(self)
+        self._tokens_known: Mapping[str, str] = self.registry.token_names()
         self.http = HttpService(
             self.view,
-            TokenVerifier(self.registry.token_names(), refresh=self.registry.token_names),
+            TokenVerifier(self._tokens_known, refresh=self._token_names),
             host=config.listen_http.host,
             port=config.listen_http.port,
         )
@@ -172,7 +183,9 @@ class Coordinator:
         await self.gateway.stop()
         if hasattr(self, "pool"):
             await self.pool.close()
-        self._disk.shutdown(wait=True)
+        left = await self._outages.writes.close(STOP_STORE_S)
+        if left:
+            log.error("stopped with writes that no store took; what agents were promised is in the log", writes=left)
         self.wal.close()
         self.signal_log.close()
         self.registry.close()
@@ -185,6 +198,8 @@ class Coordinator:
             return False, "loading history into the forecasters"
         if self._failed is not None and self._failed.done():
             return False, "a part of the coordinator has failed"
+        if self._outages.why:
+            return False, f"decisions are held: {self._outages.why}"
         return True, "ready"
 
     def carry_out(self, instructions: list[cy.Instruction]) -> None:
@@ -216,6 +231,8 @@ class Coordinator:
                         if outcome.code is not None:
                             self.metrics.add("tidegate_refusals_total", code=outcome.code)
                     self.write(self.registry.save_outcomes, instruction.host_id, instruction.outcomes)
+                case cy.StoreRelocations():
+                    self.write(self.registry.vm_hosts.save, instruction.relocations)
                 case cy.StoreHost():
                     self._store_host(instruction)
                 case StoreMigration() | StoreDocument() | SwitchPower():
@@ -225,34 +242,18 @@ class Coordinator:
                     self.metrics.add("tidegate_forecast_drifts_total", reason=instruction.reason)
                     log.warning("forecasts have worsened", reason=instruction.reason, since_s=instruction.since_s, of=instruction.resources)
 
-    def write(self, function: Callable[..., _T], *arguments: object, then: Callable[[_T], None] | None = None) -> None:
-        """Run a store's write in order behind the others; `then` gets its result in the event loop. A failure ends the process."""
-        loop = asyncio.get_running_loop()
-
-        def done(future: asyncio.Future[_T]) -> None:
-            if future.cancelled():
-                return
-            error = future.exception()
-            if error is not None:
-                self._fail(error)
-            elif then is not None:
-                then(future.result())
-
-        loop.run_in_executor(self._disk, function, *arguments).add_done_callback(done)
-
-    async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Run a store's read behind the writes before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
+    def _token_names(self) -> Mapping[str, str]:
+        """Called in the event loop: a registry that is away is not waited for, and the tokens known so far stay."""
+        if not self._outages.why:
+            with contextlib.suppress(HostError):
+                self._tokens_known = self.registry.token_names()
+        return self._tokens_known
 
     async def take_signals(self, readings: tuple[SignalReading, ...]) -> SignalCounts:
-        """Fold in what applications told; durable when it returns. Refusal: their log is full."""
+        """Fold in what applications told; durable when it returns. Refusal: their log is full. HostError: the disk is, tell it again."""
         self.signal_log.append(readings)
         counts = self.cycle.tell(readings)
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self.signal_log.sync)
-        except HostError as error:
-            self._fail(error)
-            raise
+        await asyncio.get_running_loop().run_in_executor(None, self.signal_log.sync)
         return counts
 
     def _restore(self) -> None:
@@ -341,9 +342,11 @@ class Coordinator:
         now_ns = self.clock.wall_ns()
         if instruction.hello is not None:
             hello = instruction.hello
-            self.write(self.registry.save_host, instruction.host_id, hello.boot_id, hello.capacity, now_ns)
+            key = ("host", instruction.host_id)
+            self.write(self.registry.save_host, instruction.host_id, hello.boot_id, hello.capacity, now_ns, key=key)
         if instruction.inventory is not None:
-            self.write(self.registry.save_domains, instruction.host_id, instruction.inventory.domains, now_ns)
+            key = ("domains", instruction.host_id)
+            self.write(self.registry.save_domains, instruction.host_id, instruction.inventory.domains, now_ns, key=key)
 
     async def _tick_loop(self) -> None:
         while True:
@@ -352,6 +355,7 @@ class Coordinator:
             await asyncio.sleep(max(0.0, MIN_REAL_TICK_S - (time.monotonic() - started)))
             self._moves.look(self.cycle.execution, list(self.cycle.fleet.hosts))
             self._on_event(cy.Tick())
+            self._outages.look()
             self._publish()
             notify("WATCHDOG=1")
 
@@ -460,9 +464,11 @@ class Coordinator:
 
 async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordinator], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT, or until a part fails (raises)."""
-    coordinator = Coordinator(config)
     stop = asyncio.Event()
     _stop_on_signal(stop)
+    coordinator = await opened(partial(Coordinator, config), stop)
+    if coordinator is None:
+        return
     try:
         await coordinator.start()
         _stop_on_signal(stop)  # again: Ray's workers put a handler of their own in place, which aborts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -29,9 +30,9 @@ log = structlog.get_logger("coordinator")
 
 
 class Write(Protocol):
-    """A store's write, in order behind the others."""
+    """A store's write, in order behind the others; `then` when it is durable."""
 
-    def __call__(self, function: Callable[..., None], *arguments: object) -> None: ...
+    def __call__(self, function: Callable[..., None], *arguments: object, then: Callable[[None], None] | None = None) -> None: ...
 
 
 class MoveKeeper:
@@ -70,9 +71,8 @@ class MoveKeeper:
             case StoreDocument():
                 self._write(self._registry.save_document, instruction.name, instruction.text)
             case SwitchPower():
-                task = asyncio.get_running_loop().create_task(self._switch(instruction.order))
-                self._switching.add(task)
-                task.add_done_callback(self._switching.discard)
+                # behind the writes before it: a host is not put to sleep while nothing durable says so
+                self._write(_nothing, then=partial(self._begin, instruction.order))
 
     def look(self, execution: Execution, hosts: list[str]) -> None:
         """Tell execution which of the known hosts can be switched."""
@@ -88,6 +88,11 @@ class MoveKeeper:
             task.cancel()
         await asyncio.gather(*self._switching, return_exceptions=True)
 
+    def _begin(self, order: PowerOrder, _stored: None) -> None:
+        task = asyncio.get_running_loop().create_task(self._switch(order))
+        self._switching.add(task)
+        task.add_done_callback(self._switching.discard)
+
     async def _switch(self, order: PowerOrder) -> None:
         assert self._power is not None, "orders come only for hosts that can be switched"
         log.info("power", host=order.host_id, order="wake" if order.wake else "sleep", why=order.why)
@@ -99,3 +104,7 @@ class MoveKeeper:
             log.warning("power order failed", host=order.host_id, error=error)
         self._metrics.add("tidegate_power_orders_total", order="wake" if order.wake else "sleep", outcome="failed" if error else "accepted")
         self._post(PowerTold(host_id=order.host_id, wake=order.wake, error=error))
+
+
+def _nothing() -> None:
+    """What a place in the order of writes costs."""

@@ -390,6 +390,12 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Settings of one `tidegate run`."""
 
     state_dir: Annotated[str, Meta(min_length=1, description="registry, history and frame log live here")] = "/var/lib/tidegate"
+    registry_url: Annotated[
+        str, Meta(max_length=2048, description="postgresql://USER@HOST/DATABASE (registry.md); empty = registry.sqlite in state_dir")
+    ] = ""
+    registry_password_file: Annotated[
+        str, Meta(max_length=4096, description="file with the password of registry_url, readable by nobody else; empty = none")
+    ] = ""
     log_level: LogLevel = "info"
     listen_agents: Annotated[ListenConfig, Meta(description="agents' door (WebSocket over mutual TLS)")] = ListenConfig(port=7443)
     listen_http: Annotated[ListenConfig, Meta(description="status page, API and metrics")] = ListenConfig(port=8080)

@@ -63,6 +63,7 @@ class RefusalCode(StrEnum):
     CONTRADICTORY_RULES = "contradictory_rules"
     SOLVER_LOST = "solver_lost"
     PLAN_REFUSED = "plan_refused"
+    STORE_UNAVAILABLE = "store_unavailable"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -118,4 +119,5 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.CONTRADICTORY_RULES: "rules of the site cannot all be kept; the detail names them",
     RefusalCode.SOLVER_LOST: "the placement's solver died or gave no answer in time: everything stays where it is",
     RefusalCode.PLAN_REFUSED: "the independent checker found fault with the plan: everything stays where it is",
+    RefusalCode.STORE_UNAVAILABLE: "the registry or a disk cannot take or give it now; it recovers by itself, try again",
 }

@@ -1,4 +1,4 @@
-"""What holds for every test: in CI, a real-host or browser test that is skipped is a failure, with the reason it gave."""
+"""What holds for every test: in CI, a test of a real host, browser or server that is skipped is a failure, with the reason it gave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
-REAL = ("realhost", "browser")
+REAL = ("realhost", "browser", "server")
 HERE = Path(__file__).parent
 
 

@@ -1,8 +1,9 @@
 """The agents' door: a WebSocket server with mutual TLS that carries out what GatewayCore says. The only I/O of the gateway.
 
 One asyncio thread runs the core; a second thread does the log's fsync, in groups (`commit_interval_s`). Order of a frame:
-log buffer → `on_message` → fsync → Ack. Invariants: whatever a peer does ends at most its own connection; a bug of ours or a
-log that cannot be written ends the gateway, loudly (`failure()`), because a door that stands open and stores nothing is worse.
+log buffer → `on_message` → fsync → Ack. Invariants: whatever a peer does ends at most its own connection; a bug of ours ends the
+gateway, loudly (`failure()`). While the log cannot be written nothing is acknowledged, who sends frames is sent away with the
+reason (`trouble`), and what came in before waits in memory and is tried again every COMMIT_RETRY_S.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from coordinator.gateway.sessions import (
 )
 from coordinator.store.wal import Wal
 from shared.clock import Clock
-from shared.errors import PeerError
+from shared.errors import HostError, PeerError
 from shared.frame import HEADER, MAX_BODY_BYTES
 from shared.messages import AgentMessage, Hello, Samples
 from shared.model import HostSample, Mode
@@ -53,6 +54,7 @@ from shared.units import NS_PER_S
 MAX_FRAME_BYTES: Final = HEADER.size + MAX_BODY_BYTES
 OUTBOX_FRAMES: Final = 256  # replies waiting for one peer; acks are small, so a fuller box means that it stopped reading
 HELLO_TIMEOUT_S: Final = 10.0
+COMMIT_RETRY_S: Final = 1.0
 KEEPALIVE_S: Final = 20.0
 GONE_PEER: Final = 1008  # WebSocket close code "policy violation"
 
@@ -120,7 +122,9 @@ class GatewayServer:
         self._peers: dict[int, _Peer] = {}
         self._present: dict[str, int] = {}  # connections by host, for admission
         self._next_conn_id = 1
-        self._store_full = False
+        self.trouble = ""  # why the log cannot be written now
+        self._refusing = ""  # why frames are not wanted now
+        self._store_full = ""
         self._logged: dict[tuple[str, str], int] = {}  # given to the log since the last commit
         self._dirty = asyncio.Event()
         self._server: Server | None = None
@@ -154,7 +158,8 @@ class GatewayServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._failed is not None and not self._failed.done():
-            await self._commit()
+            with contextlib.suppress(HostError):  # not acknowledged, so the agents have it still
+                await self._commit()
             self._failed.cancel()
         if self._server is not None:
             self._server.close()
@@ -188,6 +193,11 @@ class GatewayServer:
     def paused(self, host_id: str) -> bool:
         """The kill switch is on, for this host or for the fleet."""
         return self.core.paused(host_id)
+
+    def refuse(self, reason: str) -> None:
+        """Take no more frames, for this reason; "" = take them again."""
+        self._refusing = reason
+        self._tell_core()
 
     def connected(self) -> dict[str, Hello]:
         """Hosts with an open session."""
@@ -235,15 +245,20 @@ class GatewayServer:
             message = await socket.recv()
         while True:
             frame = message.encode() if isinstance(message, str) else message  # text is garbage, and the core says so
-            full = not self._wal.has_room(len(frame))
-            if full != self._store_full:
-                self._store_full = full
-                self._step(StoreFull(full))
+            self._tell_core(len(frame))
             self._step(Received(conn_id, frame))
             wait_ns = self.admission.charge(host_id, len(frame), time.monotonic_ns())
             if wait_ns:
                 await asyncio.sleep(wait_ns / NS_PER_S)
             message = await socket.recv()
+
+    def _tell_core(self, frame_bytes: int = 0) -> None:
+        """Whether a frame of this size can be made durable."""
+        full = "" if self._wal.has_room(frame_bytes) else "the coordinator's log is full"
+        why = self._refusing or self.trouble or full
+        if why != self._store_full:
+            self._store_full = why
+            self._step(StoreFull(bool(why), why))
 
     def _step(self, event: Event) -> None:
         for instruction in self.core.handle(event, self._clock.wall_ns()):
@@ -283,15 +298,29 @@ class GatewayServer:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(self._commit_interval_s)  # the group: everything that arrives meanwhile shares one fsync
-            await self._commit()
+            try:
+                await self._commit()
+            except HostError as error:
+                self.trouble = str(error)
+                self._tell_core()
+                await asyncio.sleep(COMMIT_RETRY_S)
+                self._dirty.set()
+            else:
+                self.trouble = ""
+                self._tell_core()
 
     async def _commit(self) -> None:
         self._dirty.clear()
         logged, self._logged = self._logged, {}
-        if logged:
+        if not logged:
+            return
+        try:
             await asyncio.get_running_loop().run_in_executor(self._fsync, self._wal.sync)
-            self.counters["commits"] += 1
-            self._step(Durable(logged))
+        except HostError:
+            self._logged = logged | self._logged
+            raise
+        self.counters["commits"] += 1
+        self._step(Durable(logged))
 
     async def _tick_loop(self) -> None:
         while True:

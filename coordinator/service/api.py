@@ -58,7 +58,8 @@ from coordinator.service.view import (
     VmView,
     Window,
 )
-from shared.errors import Refusal
+from coordinator.service.vm_past_api import VM_PAST_READS
+from shared.errors import HostError, Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
@@ -130,6 +131,7 @@ def _application(state: State) -> Litestar:
         request_max_body_size=edge.MAX_BODY_BYTES,
         exception_handlers={
             Refusal: problems.refusal_response,
+            HostError: problems.unavailable_response,
             HTTPException: problems.http_error_response,
             Exception: problems.bug_response,
         },
@@ -294,6 +296,7 @@ _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
+    *VM_PAST_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

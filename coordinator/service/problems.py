@@ -19,7 +19,7 @@ from coordinator.demand.signals import MAX_SIGNAL
 from coordinator.model import SIGNALS
 from coordinator.service.signals import MAX_READINGS
 from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
-from shared.errors import Refusal
+from shared.errors import HostError, Refusal
 from shared.model import Mode
 from shared.refusal import DESCRIPTIONS, RefusalCode
 from shared.units import RESOURCES
@@ -31,6 +31,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 URN: Final = "urn:tidegate:refusal:"
 BODY_KEY: Final = "body"  # where edge.keep_body leaves the request's body for the wording of a refusal
 MAX_ECHO_CHARS: Final = 64
+RETRY_AFTER_S: Final = "5"  # about as often as the stores are tried again
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(GroupKind), "window": get_args(Window)}
 
 # A refusal is a conflict with the state of the host (409) unless the caller's input or identity is at fault.
@@ -44,6 +45,7 @@ STATUS: Final[dict[RefusalCode, int]] = {
     RefusalCode.BELOW_WORKING_SET: 422,
     RefusalCode.STEP_TOO_LARGE: 422,
     RefusalCode.RATE_LIMITED: 429,
+    RefusalCode.STORE_UNAVAILABLE: 503,
 }
 
 _log = structlog.get_logger(__name__)
@@ -128,7 +130,14 @@ def refusal_response(request: AnyRequest, error: Refusal) -> Response[bytes]:
         numbers=error.numbers,
     )
     headers = {"WWW-Authenticate": 'Bearer realm="tidegate"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = RETRY_AFTER_S
     return _response(problem, headers)
+
+
+def unavailable_response(request: AnyRequest, error: HostError) -> Response[bytes]:
+    """A database or disk that is away or full: said in its own words, which name no secret."""
+    return refusal_response(request, Refusal(RefusalCode.STORE_UNAVAILABLE, str(error)))
 
 
 def http_error_response(request: AnyRequest, error: HTTPException) -> Response[bytes]:

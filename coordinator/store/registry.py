@@ -1,7 +1,8 @@
 """Registry port on SQLAlchemy Core: SQLite by default, PostgreSQL by URL; every write is one transaction.
 
-Structs are JSON text, decoded with validation: what the database holds is input like any other. Plans, receipts and outcomes
-grow without end, so `prune` bounds them by age and by rows. Invariant: writing the same thing twice leaves one of it.
+Structs are JSON text, decoded with validation: what the database holds is input like any other. Plans, steps, receipts, outcomes and stays
+grow without end, so `prune` bounds them by age and by rows. A database that is away, busy or full is a HostError, and what failed may be
+tried again; any other fault of a statement is ours. Invariant: writing the same thing twice leaves one of it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, create_engine, delete, event, func, inspect, select
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL
 
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.store import tables as t
-from shared.errors import ConfigError, HostError
+from coordinator.store.database import open_engine, outages, shown
+from coordinator.store.schema import migrate
+from coordinator.store.vm_hosts import VmHosts
+from coordinator.store.vm_tables import steps as steps_table
+from coordinator.store.vm_tables import vm_hosts as vm_hosts_table
 from shared.model import Domain, HostCapacity, Mode, Policy
-from shared.plan import Outcome, Plan
+from shared.plan import Outcome, Plan, Step
 from shared.units import NS_PER_S
 
-BUSY_TIMEOUT_MS: Final = 5000
 RETENTION_DAYS: Final = 30
 MAX_ROWS: Final = 1_000_000  # per table; about 1 GB of receipts
 
@@ -36,29 +40,25 @@ FLEET: Final = "*"  # stands for every host in the table of pauses; no host may 
 
 
 class SqlRegistry:
-    """`url`: an SQLAlchemy URL (`sqlite:////var/lib/tidegate/registry.db`). Raises ConfigError when it cannot be used."""
+    """`url`: an SQLAlchemy URL (`sqlite:////var/lib/tidegate/registry.sqlite`, `postgresql://tidegate@db/tidegate`).
 
-    def __init__(self, url: str, *, retention_days: int = RETENTION_DAYS, max_rows: int = MAX_ROWS) -> None:
+    Brings the schema up to date first. Raises ConfigError when it cannot be used, HostError when its server cannot be reached now.
+    """
+
+    def __init__(self, url: str | URL, *, retention_days: int = RETENTION_DAYS, max_rows: int = MAX_ROWS) -> None:
         for name, value in (("retention_days", retention_days), ("max_rows", max_rows)):
             if not 1 <= value <= 10**9:
                 raise ValueError(f"{name} {value}: allowed 1 to 10**9")
         self._retention_days, self._max_rows = retention_days, max_rows
+        self.engine: Engine = open_engine(url)  # for the stores of other tables, in files of their own
+        self._insert: Any = _DIALECTS[self.engine.dialect.name]
         try:
-            self._engine = create_engine(url)
-        except (ArgumentError, ModuleNotFoundError) as error:
-            raise ConfigError(f"registry: {error}") from error
-        shown = self._engine.url.render_as_string(hide_password=True)
-        if self._engine.dialect.name not in _DIALECTS:
-            raise ConfigError(f"registry {shown}: allowed are {', '.join(_DIALECTS)}")
-        self._insert: Any = _DIALECTS[self._engine.dialect.name]
-        try:
-            _prepare(self._engine, shown)
-        except SQLAlchemyError as error:
-            self._engine.dispose()
-            raise ConfigError(f"registry {shown}: {error}") from error
-        except ConfigError:
-            self._engine.dispose()
+            with outages(self.engine, starting=True):
+                migrate(self.engine, shown(self.engine.url))
+        except BaseException:
+            self.engine.dispose()
             raise
+        self.vm_hosts = VmHosts(self.engine)
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""
@@ -123,13 +123,22 @@ class SqlRegistry:
 
     def save_plan(self, plan: Plan) -> None:
         row = {"host_id": plan.host_id, "epoch": plan.epoch, "sequence": plan.sequence, "issued_ns": plan.issued_ns}
-        self._upsert(t.plans, [{**row, "plan": _json(plan)}])
+        steps = [{**row, "step_id": step.id, "vm_id": step.vm_id, "step": _json(step)} for step in plan.steps]
+        with self._writing() as connection:
+            self._upsert(t.plans, [{**row, "plan": _json(plan)}], connection)
+            self._upsert(steps_table, steps, connection)
 
     def plans(self, limit: int, host_id: str | None = None) -> list[Plan]:
         """Newest first."""
         query = select(t.plans.c.plan).order_by(t.plans.c.epoch.desc(), t.plans.c.sequence.desc())
         rows = self._rows(_narrowed(query, t.plans.c.host_id, host_id).limit(_limit(limit)))
         return [msgspec.json.decode(row["plan"], type=Plan) for row in rows]
+
+    def steps(self, limit: int, vm_id: str | None = None) -> list[tuple[str, int, Step]]:
+        """(host_id, issued_ns of its plan, step), newest first."""
+        query = select(steps_table).order_by(steps_table.c.issued_ns.desc(), steps_table.c.step_id.desc())
+        rows = self._rows(_narrowed(query, steps_table.c.vm_id, vm_id).limit(_limit(limit)))
+        return [(row["host_id"], row["issued_ns"], msgspec.json.decode(row["step"], type=Step)) for row in rows]
 
     def save_receipts(self, receipts: Sequence[Receipt]) -> None:
         rows = [{"id": r.id, "vm_id": r.vm_id, "issued_s": r.issued_s, "receipt": _json(r)} for r in receipts]
@@ -192,7 +201,7 @@ class SqlRegistry:
         return {row["token_hash"]: row["name"] for row in self._rows(select(t.tokens))}
 
     def prune(self, now_ns: int) -> int:
-        """Delete plans, receipts, outcomes and migrations past retention or beyond the newest `max_rows`; how many went."""
+        """Delete plans, steps, receipts, outcomes, migrations, ended stays past retention or beyond the newest `max_rows`; how many."""
         oldest_ns = now_ns - self._retention_days * 86_400 * NS_PER_S
         gone = 0
         with self._writing() as connection:
@@ -201,29 +210,26 @@ class SqlRegistry:
                 (t.receipts, t.receipts.c.issued_s, oldest_ns // NS_PER_S),
                 (t.outcomes, t.outcomes.c.finished_ns, oldest_ns),
                 (t.migrations, t.migrations.c.created_ns, oldest_ns),
+                (steps_table, steps_table.c.issued_ns, oldest_ns),
+                (vm_hosts_table, vm_hosts_table.c.until_ns, oldest_ns),
             ):
-                edge = connection.execute(select(age).order_by(age.desc()).offset(self._max_rows - 1).limit(1)).scalar()
+                newest = select(age).where(age.is_not(None)).order_by(age.desc())
+                edge = connection.execute(newest.offset(self._max_rows - 1).limit(1)).scalar()
                 gone += connection.execute(delete(table).where(age < (oldest if edge is None else max(oldest, edge)))).rowcount
         return gone
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return [dict(row) for row in connection.execute(query).mappings()]
-        except SQLAlchemyError as error:
-            raise HostError(f"registry: {error}") from error
+        with outages(self.engine), self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """One transaction."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise HostError(f"registry: {error}") from error
+        with outages(self.engine), self.engine.begin() as connection:
+            yield connection
 
     def _upsert(
         self, table: Table, rows: Sequence[Mapping[str, object]], connection: Connection | None = None, only_if: _Condition | None = None
@@ -238,28 +244,6 @@ class SqlRegistry:
         statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
         with nullcontext(connection) if connection is not None else self._writing() as transaction:
             transaction.execute(statement, list(rows))
-
-
-def _prepare(engine: Engine, shown: str) -> None:
-    """Pragmas, tables, and the check that this code may read what is there."""
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_pragmas)
-    with engine.begin() as connection:
-        if inspect(connection).has_table("settings"):
-            found = connection.execute(select(t.settings.c.value).where(t.settings.c.name == "schema_version")).scalar()
-            if found is not None and found > t.SCHEMA_VERSION:
-                raise ConfigError(f"registry {shown}: schema version {found}, this program reads up to {t.SCHEMA_VERSION}: upgrade it")
-        t.metadata.create_all(connection)
-        if connection.execute(select(func.count()).select_from(t.settings).where(t.settings.c.name == "schema_version")).scalar() == 0:
-            connection.execute(t.settings.insert().values(name="schema_version", value=t.SCHEMA_VERSION))
-
-
-def _set_pragmas(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    # NORMAL with WAL may lose the last transactions on power loss but never corrupts; FULL keeps each one
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _narrowed(query: Select[Any], column: Column[Any], value: str | None) -> Select[Any]:

@@ -3,7 +3,8 @@
 Append-only segments of (host, boot, sequence, frame) records, each with a CRC. `append` buffers in memory and gives a token;
 `sync` writes and fsyncs everything so far (call it from one thread, in groups). A segment is named by its first token and opens
 with the table of highest sequences, so trimming old segments never forgets what was already counted. Invariants: a record is
-durable once `sync` returned a token beyond its own; a torn tail loses only what was never synced; total size is bounded.
+durable once `sync` returned a token beyond its own; a torn tail loses only what was never synced; total size is bounded. A `sync` that
+failed (disk full) left its records in memory: the next one cuts what it had begun off the disk and writes them anew, in a new segment.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Wal:
         self._next = 0
         self._file: BinaryIO | None = None
         self._current = 0
-        self._broken = False
+        self._begun = False  # a write failed: what follows the last durable record on disk is to be cut off
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._segments = self._scan()
@@ -100,22 +101,25 @@ class Wal:
             with self._lock:
                 records, self._buffer = self._buffer, []
                 upto = self._next
-            if self._broken:
-                raise HostError(f"log {self._folder}: an earlier write failed")
             if not records:
                 return self._durable
             chunk = b"".join(record[0] for record in records)
             try:
+                self._cut_off_begun()
                 file = self._writable(upto - len(records))
                 file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError as error:
-                # What reached the disk is unknown: nothing of it counts as durable, and this log is not to be used further.
-                self._broken = True
-                with contextlib.suppress(OSError):
-                    self._close_segment()
-                raise HostError(f"log {self._folder}: {error}") from error
+                # what reached the disk is unknown, and after a failed fsync not even another one would tell: nothing of it counts
+                self._begun = True
+                failed, self._file = self._file, None
+                if failed is not None:
+                    with contextlib.suppress(OSError):  # it flushes once more, in vain
+                        failed.close()
+                with self._lock:
+                    self._buffer = records + self._buffer
+                raise HostError(f"log {self._folder}: {error.strerror or error}") from error
             self._segments[self._current] += len(chunk)
             with self._lock:
                 for _, host_id, boot_id, sequence in records:
@@ -135,6 +139,10 @@ class Wal:
         closes, and trim to that note once bucket k+1 is stored.
         """
         with self._file_lock:
+            try:
+                self._cut_off_begun()  # it might pass for the newest segment, and its head might not be on disk
+            except OSError as error:
+                raise HostError(f"log {self._folder}: {error.strerror or error}") from error
             self._close_segment()
             starts = sorted(self._segments)
             # The newest segment stays: it carries the table of highest sequences and, in its name, the next token.
@@ -166,11 +174,26 @@ class Wal:
             return self._bytes
 
     def close(self) -> None:
-        """Sync (unless a write has failed) and close."""
-        if not self._broken:
+        """Sync and close. What a full disk does not take was never acknowledged."""
+        with contextlib.suppress(HostError):
             self.sync()
         with self._file_lock:
             self._close_segment()
+
+    def _cut_off_begun(self) -> None:
+        """After a failed write: the disk holds the durable records again, and nothing after them."""
+        if not self._begun:
+            return
+        # a segment is named by its first token: one that begins with the first record that is not durable holds none that is
+        self._path(self._durable).unlink(missing_ok=True)
+        with self._lock:
+            self._bytes -= self._segments.pop(self._durable, 0)
+        if self._segments:
+            newest = max(self._segments)
+            with self._path(newest).open("r+b") as file:
+                file.truncate(self._segments[newest])
+                os.fsync(file.fileno())
+        self._begun = False
 
     def _note(self, host_id: str, boot_id: str, sequence: int) -> None:
         key = (host_id, boot_id)

@@ -10,8 +10,10 @@ from coordinator.migration_plan import MigrationPlan
 from coordinator.service import view as vw
 from coordinator.service.migrations import HostPowerView, MigrationState
 from coordinator.service.sizing import ClientBudget, HostScarcity, SizingView
+from coordinator.service.vm_past import PlannedStep, VmHostStay
 from shared.errors import Refusal
 from shared.model import Mode
+from shared.plan import Step, StepKind
 from shared.refusal import RefusalCode
 from shared.units import GIB
 
@@ -56,6 +58,24 @@ class RunningDouble:
             raise Refusal(RefusalCode.PRECONDITION_CHANGED, f"migration plan {plan_id!r} is not the newest one")
         self.sent.append((plan_id, action, actor))
         return self.migration()
+
+    async def vm_hosts(self, vm_id: str, limit: int) -> Sequence[VmHostStay]:
+        if vm_id not in self.home:
+            return []
+        here = VmHostStay(host_id=self.home[vm_id], since_s=START_S - 7200.0, until_s=None)
+        return [here, VmHostStay(host_id="kvm-99", since_s=START_S - 86_400.0, until_s=START_S - 7200.0)][:limit]
+
+    async def steps(self, limit: int, vm_id: str | None = None) -> Sequence[PlannedStep]:
+        found = [
+            PlannedStep(
+                host_id=home,
+                issued_s=float(self.now_s),
+                step=Step(id=f"1-7-{n}", vm_id=each, kind=StepKind.CPU_QUOTA, value=1500, deadline_ns=(self.now_s + 600) * 10**9),
+            )
+            for n, (each, home) in enumerate(sorted(self.home.items()))
+            if vm_id in (None, each)
+        ]
+        return found[:limit]
 
     @property
     def migration_plan(self) -> MigrationPlan:

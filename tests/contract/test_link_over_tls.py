@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,6 @@ from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.pki import create_ca, issue_coordinator, issue_host
 from coordinator.store.wal import Wal
 from shared.clock import SystemClock
-from shared.errors import HostError
 from shared.frame import decode_coordinator, encode, encode_block
 from shared.messages import Ack, AgentMessage, Goodbye, Hello, Inventory, Samples, SendPlan, SetMode, Status, Welcome
 from shared.model import Domain, HostSample, Mode, VmSample
@@ -453,9 +453,9 @@ def test_frames_sent_twice_are_acknowledged_twice_and_counted_once(pki: Path, tm
     run(test())
 
 
-def test_a_log_that_cannot_be_written_ends_the_gateway(pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_acknowledges_nothing_until_it_can(pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     async def test() -> None:
         gateway = Gateway(pki, tmp_path)
@@ -463,14 +463,29 @@ def test_a_log_that_cannot_be_written_ends_the_gateway(pki: Path, tmp_path: Path
         async with raw(pki, gateway.url) as socket:
             await socket.send(encode(hello()))
             await socket.recv()
-            monkeypatch.setattr(os, "fsync", broken)
             await socket.send(samples(0))
-            with pytest.raises(HostError, match="no space left"):
-                await gateway.server.failure()
+            assert decode_coordinator(await socket.recv(decode=False)) == Ack(boot_id="b1", sequence=0)
+            monkeypatch.setattr(os, "fsync", broken)
+            await socket.send(samples(1))  # it cannot be known yet that this one will not be durable
+            await until(lambda: "no space left" in gateway.server.trouble)
+            await socket.send(samples(2))
+            answer = decode_coordinator(await socket.recv(decode=False))
+            assert isinstance(answer, Goodbye)
+            assert "no space left" in answer.reason
         monkeypatch.undo()
+        await until(lambda: not gateway.server.trouble)
+        async with raw(pki, gateway.url) as socket:
+            await socket.send(encode(hello()))
+            welcome = decode_coordinator(await socket.recv(decode=False))
+            assert isinstance(welcome, Welcome)
+            assert welcome.acked == 1, "what waited is durable by now, and is not to be sent again"
+            await socket.send(samples(2))
+            assert decode_coordinator(await socket.recv(decode=False)) == Ack(boot_id="b1", sequence=2)
         await gateway.server.stop()
-        with pytest.raises(HostError, match="earlier write failed"):
-            gateway.wal.sync()
         gateway.wal.close()
+        again = Wal(tmp_path)
+        assert [record.sequence for _, record in again.replay()] == [0, 1, 2]
+        assert again.damaged_bytes == 0
+        again.close()
 
     run(test())

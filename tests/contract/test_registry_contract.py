@@ -1,4 +1,4 @@
-"""The Registry port: one suite on the fake and on SQLite, then what only a database can get wrong."""
+"""The Registry port: one suite on the fake, on SQLite and on a real PostgreSQL, then what only a database can get wrong, on both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from fakes import MemoryRegistry
 from msgspec.structs import replace
 from plain_host import plain_capacity
 from planned_moves import planned_move
+from postgres_server import Postgres
 
+from coordinator.fleet import Relocation
 from coordinator.migration_plan import MigrationPlan, Status
 from coordinator.model import Receipt
 from coordinator.ports import Registry
@@ -25,18 +27,34 @@ DAY_NS = 86_400 * 10**9
 CAPACITY = plain_capacity()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    made: Registry = MemoryRegistry() if request.param == "memory" else SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
+DATABASES = [pytest.param("sqlite"), pytest.param("postgresql", marks=pytest.mark.server)]
+
+
+@pytest.fixture(params=["memory", *DATABASES])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    made: Registry = MemoryRegistry() if request.param == "memory" else SqlRegistry(database(request, request.param))
     request.addfinalizer(made.close)
     return made
+
+
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database."""
+    return database(request, request.param)
 
 
 @pytest.fixture
-def sql(request: pytest.FixtureRequest, tmp_path: Path) -> SqlRegistry:
-    made = SqlRegistry(f"sqlite:///{tmp_path}/registry.db", retention_days=2, max_rows=5)
+def sql(request: pytest.FixtureRequest, url: str) -> SqlRegistry:
+    made = SqlRegistry(url, retention_days=2, max_rows=5)
     request.addfinalizer(made.close)
     return made
+
+
+def database(request: pytest.FixtureRequest, kind: str) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path')}/registry.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 def domain(vm_id: str, name: str = "web") -> Domain:
@@ -173,8 +191,7 @@ class TestEveryRegistry:
         assert registry.outcomes(10, "vm2") == [("h1", first[2])]
 
 
-def test_everything_survives_a_restart(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/registry.db"
+def test_everything_survives_a_restart(url: str) -> None:
     first = SqlRegistry(url)
     first.next_epoch()
     first.save_plan(plan(1))
@@ -193,7 +210,11 @@ def test_prune_bounds_by_age_and_by_rows(sql: SqlRegistry) -> None:
         sql.save_plan(plan(day + 1, issued_ns=day * DAY_NS))
         sql.save_outcomes("h1", [outcome(f"s{day}", finished_ns=day * DAY_NS)])
     sql.save_receipts([receipt(f"r{i}", issued_s=9 * 86_400 + i) for i in range(8)])
-    assert sql.prune(9 * DAY_NS) == 7 + 7 + 3
+    stays = [("h1", 0), ("h2", DAY_NS), (None, 8 * DAY_NS), ("h1", 9 * DAY_NS)]
+    sql.vm_hosts.save([Relocation(vm_id="vm1", host_id=host, at_ns=at_ns) for host, at_ns in stays])
+    assert len(sql.steps(99)) == 1  # each of these plans holds the same step
+    assert sql.prune(9 * DAY_NS) == 7 + 7 + 3 + 1
+    assert [(stay.host_id, stay.until_ns) for stay in sql.vm_hosts.of("vm1", 9)] == [("h1", None), ("h2", 8 * DAY_NS)]
     assert [one.sequence for one in sql.plans(99)] == [10, 9, 8]
     assert [one.step.id for _, one in sql.outcomes(99)] == ["s9", "s8", "s7"]
     assert [one.id for one in sql.receipts(99)] == ["r7", "r6", "r5", "r4", "r3"]
@@ -229,6 +250,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         SqlRegistry(f"sqlite:///{tmp_path}/registry.db")
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_database_that_goes_away_is_a_host_error(tmp_path: Path, sql: SqlRegistry) -> None:
     database = sqlite3.connect(tmp_path / "registry.db")
     database.execute("DROP TABLE modes")
@@ -244,3 +266,38 @@ def test_a_database_that_goes_away_is_a_host_error(tmp_path: Path, sql: SqlRegis
 def test_impossible_limits(sql: SqlRegistry, limit: int) -> None:
     with pytest.raises(ValueError, match=f"limit {limit}: allowed 1 to 100000"):
         sql.plans(limit)
+
+
+def test_steps_of_plans_are_rows(sql: SqlRegistry) -> None:
+    first, second = (
+        Plan(host_id="h1", epoch=1, sequence=n, issued_ns=n, deadline_ns=9, steps=(step(f"s{n}"), step(f"t{n}", "vm2"))) for n in (1, 2)
+    )
+    for one in (first, second, first):
+        sql.save_plan(one)
+    assert sql.steps(9) == [("h1", 2, step("t2", "vm2")), ("h1", 2, step("s2")), ("h1", 1, step("t1", "vm2")), ("h1", 1, step("s1"))]
+    assert sql.steps(1, "vm1") == [("h1", 2, step("s2"))]
+
+
+class TestVmHosts:
+    def told(self, sql: SqlRegistry, *stays: tuple[str | None, int]) -> list[tuple[str, int, int | None]]:
+        sql.vm_hosts.save([Relocation(vm_id="vm1", host_id=host_id, at_ns=at_ns) for host_id, at_ns in stays])
+        return [(stay.host_id, stay.since_ns, stay.until_ns) for stay in sql.vm_hosts.of("vm1", 9)]
+
+    def test_a_stay_ends_where_the_next_begins(self, sql: SqlRegistry) -> None:
+        assert self.told(sql, ("h1", 10)) == [("h1", 10, None)]
+        assert self.told(sql, ("h2", 20)) == [("h2", 20, None), ("h1", 10, 20)]
+        assert self.told(sql, (None, 30)) == [("h2", 20, 30), ("h1", 10, 20)]
+        assert self.told(sql, (None, 35), ("h1", 40)) == [("h1", 40, None), ("h2", 20, 30), ("h1", 10, 20)]
+        assert sql.vm_hosts.of("vm2", 9) == []
+        assert len(sql.vm_hosts.of("vm1", 2)) == 2
+
+    def test_what_is_told_again_or_late_changes_nothing(self, sql: SqlRegistry) -> None:
+        once = self.told(sql, ("h1", 10), ("h2", 20))
+        assert self.told(sql, ("h2", 20)) == once
+        assert self.told(sql, ("h2", 25)) == once
+        assert self.told(sql, ("h1", 15)) == once
+        assert self.told(sql, ("h3", 20)) == [("h3", 20, None), ("h1", 10, 20)]  # within one moment: the last word counts
+
+    def test_each_vm_has_its_own(self, sql: SqlRegistry) -> None:
+        sql.vm_hosts.save([Relocation(vm_id=f"vm{n}", host_id=f"h{n}", at_ns=n) for n in range(300)])
+        assert [sql.vm_hosts.of(f"vm{n}", 9)[0].host_id for n in (0, 299)] == ["h0", "h299"]

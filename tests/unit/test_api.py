@@ -21,6 +21,7 @@ from coordinator.service.api import create_app, openapi_json
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.problems import PROBLEM_JSON, allowed_text
 from coordinator.service.view import BOUNDS
+from shared.errors import HostError
 from shared.model import Mode
 from shared.units import GIB, RESOURCES
 
@@ -181,6 +182,26 @@ def test_scores_and_moves(client: Client) -> None:
     scores = {score["mode"]: score for score in client.get("/api/v1/scores").json()["modes"]}
     assert scores["predictive"]["violation_minutes"] < scores["reactive"]["violation_minutes"]
     assert client.get("/api/v1/moves").json()["code"] == "advice_only"
+
+
+def test_the_past_of_a_vm_is_there_when_the_vm_is_gone(client: Client) -> None:
+    stays = client.get(f"{VM}/hosts").json()
+    assert [(stay["host_id"], stay["until_s"] is None) for stay in stays] == [("kvm-01", True), ("kvm-99", False)]
+    assert stays[0]["since_s"] == stays[1]["until_s"]
+    assert len(client.get(f"{VM}/hosts?limit=1").json()) == 1
+    problem(client.get("/api/v1/vms/nobody/hosts"), 404, "unknown_vm")
+    problem(client.get(f"{VM}/hosts?limit=0"), 400, "invalid_value")
+    steps = client.get("/api/v1/steps?limit=3&vm=vm-01-00").json()
+    assert [step["step"]["vm_id"] for step in steps] == ["vm-01-00"]
+    assert len(client.get("/api/v1/steps?limit=3").json()) == 3
+
+
+def test_a_store_that_is_away_is_a_503_with_its_reason(client: Client, fleet: Any) -> None:
+    fleet.broken = HostError("registry postgresql://tidegate:***@db/tidegate: connection refused")
+    answer = client.get("/api/v1/fleet")
+    problem(answer, 503, "store_unavailable")
+    assert "connection refused" in answer.json()["detail"]
+    assert answer.headers["Retry-After"] == "5"
 
 
 def test_the_placement_reads_three_ways_and_says_why_not(client: Client) -> None:

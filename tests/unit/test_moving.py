@@ -36,8 +36,10 @@ class Process:
         self.told: list[object] = []
         self.keeper = MoveKeeper(self.registry, self.switch, self.write, self.told.append, self.metrics)
 
-    def write(self, function: Callable[..., None], *arguments: object) -> None:
+    def write(self, function: Callable[..., None], *arguments: object, then: Callable[[None], None] | None = None) -> None:
         function(*arguments)
+        if then is not None:
+            then(None)
 
 
 def test_a_restart_reads_back_what_was_in_flight(tmp_path: Path) -> None:

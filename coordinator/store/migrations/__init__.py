@@ -1,0 +1,1 @@
+"""The registry's schema, revision by revision (alembic). Shipped in the package; coordinator/store/schema.py runs it, never a person."""
