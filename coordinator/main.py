@@ -36,15 +36,19 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
+from coordinator.news import News
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.safeguards import Safeguards
+from coordinator.service.streaming import Hub
 from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
+from coordinator.store.tokens import TokenStore
 from coordinator.store.wal import Wal
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError, HostError
@@ -126,11 +130,17 @@ class Coordinator:
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.view = LiveView(self)
+        self.hub = Hub(epoch, streams=config.access.streams, per_caller=config.access.streams_per_caller)
+        self._news = News(self.hub, self.cycle.fleet)
+        tokens = TokenStore(self.registry.engine).grants
+        verifier = TokenVerifier(tokens(), refresh=tokens)
         self.http = HttpService(
             self.view,
-            TokenVerifier(self.registry.token_names(), refresh=self.registry.token_names),
+            verifier,
             host=config.listen_http.host,
             port=config.listen_http.port,
+            config=config.access,
+            safeguards=Safeguards(verifier, self.registry.engine, self.read, self.hub, config.access),
         )
 
     async def start(self) -> None:
@@ -190,6 +200,7 @@ class Coordinator:
     def carry_out(self, instructions: list[cy.Instruction]) -> None:
         """Perform instructions in order; slow ones are queued."""
         for instruction in instructions:
+            self._news.tell(instruction)
             match instruction:
                 case cy.StoreBucket():
                     self._store_bucket(instruction)
@@ -289,6 +300,7 @@ class Coordinator:
         self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
 
     def _on_host(self, host_id: str, up: bool, reason: str) -> None:
+        self._news.host(host_id, up, reason)
         if not up:
             log.warning("host silent, counts as full", host=host_id, reason=reason)
             self.carry_out(self.cycle.handle(cy.HostLost(host_id=host_id, why=reason), self.clock.wall_ns()))
@@ -366,6 +378,7 @@ class Coordinator:
             self.carry_out(instructions)
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
+            self._news.cycle(self.cycle.cycles, self.cycle_done_ns)
             publish_cycle(self.cycle, self.metrics, self.history.total_bytes)
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()

@@ -63,6 +63,9 @@ class RefusalCode(StrEnum):
     CONTRADICTORY_RULES = "contradictory_rules"
     SOLVER_LOST = "solver_lost"
     PLAN_REFUSED = "plan_refused"
+    FORBIDDEN = "forbidden"
+    KEY_REUSED = "key_reused"
+    KEY_IN_USE = "key_in_use"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -118,4 +121,7 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.CONTRADICTORY_RULES: "rules of the site cannot all be kept; the detail names them",
     RefusalCode.SOLVER_LOST: "the placement's solver died or gave no answer in time: everything stays where it is",
     RefusalCode.PLAN_REFUSED: "the independent checker found fault with the plan: everything stays where it is",
+    RefusalCode.FORBIDDEN: "the caller's role does not allow this",
+    RefusalCode.KEY_REUSED: "this Idempotency-Key was used for another request within a day",
+    RefusalCode.KEY_IN_USE: "the request with this Idempotency-Key is under way, or a restart cut it short",
 }

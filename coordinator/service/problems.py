@@ -19,7 +19,7 @@ from coordinator.demand.signals import MAX_SIGNAL
 from coordinator.model import SIGNALS
 from coordinator.service.signals import MAX_READINGS
 from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
-from shared.errors import Refusal
+from shared.errors import HostError, Refusal
 from shared.model import Mode
 from shared.refusal import DESCRIPTIONS, RefusalCode
 from shared.units import RESOURCES
@@ -44,6 +44,8 @@ STATUS: Final[dict[RefusalCode, int]] = {
     RefusalCode.BELOW_WORKING_SET: 422,
     RefusalCode.STEP_TOO_LARGE: 422,
     RefusalCode.RATE_LIMITED: 429,
+    RefusalCode.FORBIDDEN: 403,
+    RefusalCode.KEY_REUSED: 422,
 }
 
 _log = structlog.get_logger(__name__)
@@ -128,7 +130,22 @@ def refusal_response(request: AnyRequest, error: Refusal) -> Response[bytes]:
         numbers=error.numbers,
     )
     headers = {"WWW-Authenticate": 'Bearer realm="tidegate"'} if status == HTTPStatus.UNAUTHORIZED else {}
+    if (wait_s := getattr(error, "retry_after_s", None)) is not None:
+        headers["Retry-After"] = str(wait_s)
     return _response(problem, headers)
+
+
+def store_response(request: AnyRequest, error: HostError) -> Response[bytes]:
+    """The registry cannot write or read now: nothing is hidden behind a success, and the caller may try again."""
+    _log.error("http_request_without_store", path=request.url.path, method=request.method, reason=str(error))
+    problem = Problem(
+        type="about:blank",
+        title="Service Unavailable",
+        status=503,
+        detail="the registry does not answer: a write may or may not have been carried out and is not in the audit",
+        instance=request.url.path,
+    )
+    return _response(problem, {"Retry-After": "10"})
 
 
 def http_error_response(request: AnyRequest, error: HTTPException) -> Response[bytes]:

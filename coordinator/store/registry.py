@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
+from coordinator.store import access_tables as _access  # noqa: F401  # puts its tables on the same metadata
 from coordinator.store import tables as t
 from shared.errors import ConfigError, HostError
 from shared.model import Domain, HostCapacity, Mode, Policy
@@ -59,6 +60,11 @@ class SqlRegistry:
         except ConfigError:
             self._engine.dispose()
             raise
+
+    @property
+    def engine(self) -> Engine:
+        """For stores of their own beside this one."""
+        return self._engine
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""
@@ -135,7 +141,7 @@ class SqlRegistry:
         rows = [{"id": r.id, "vm_id": r.vm_id, "issued_s": r.issued_s, "receipt": _json(r)} for r in receipts]
         self._upsert(t.receipts, rows)
 
-    def receipts(self, limit: int, vm_id: str | None = None) -> list[Receipt]:
+    def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> list[Receipt]:
         """Newest first."""
         query = select(t.receipts.c.receipt).order_by(t.receipts.c.issued_s.desc(), t.receipts.c.id)
         rows = self._rows(_narrowed(query, t.receipts.c.vm_id, vm_id).limit(_limit(limit)))
@@ -163,7 +169,7 @@ class SqlRegistry:
                 statement = self._insert(t.outcomes).on_conflict_do_nothing(index_elements=["host_id", "step_id", "state"])
                 connection.execute(statement, rows)
 
-    def outcomes(self, limit: int, vm_id: str | None = None) -> list[tuple[str, Outcome]]:
+    def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> list[tuple[str, Outcome]]:
         """(host_id, outcome), newest first by arrival."""
         query = select(t.outcomes.c.host_id, t.outcomes.c.outcome).order_by(t.outcomes.c.id.desc())
         rows = self._rows(_narrowed(query, t.outcomes.c.vm_id, vm_id).limit(_limit(limit)))
@@ -262,8 +268,11 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _narrowed(query: Select[Any], column: Column[Any], value: str | None) -> Select[Any]:
-    return query if value is None else query.where(column == value)
+def _narrowed(query: Select[Any], column: Column[Any], value: str | Sequence[str] | None) -> Select[Any]:
+    """`value`: the one, or any of several."""
+    if value is None:
+        return query
+    return query.where(column == value if isinstance(value, str) else column.in_(value))
 
 
 def _limit(limit: int) -> int:
