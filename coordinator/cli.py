@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shared.config import COORDINATOR_PREFIX, CoordinatorConfig, load
-from shared.errors import EXIT_CONFIG, ConfigError, HostError
+from coordinator.access_cli import audit, token
+from coordinator.configured import CONFIG_OPTION, configuration
+from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 
-DEFAULT_CONFIG = Path("/etc/tidegate/coordinator.toml")
-CONFIG_OPTION = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help=f"Configuration file [default: {DEFAULT_CONFIG} where it exists]."
-)
 EXIT_HOST = 69  # EX_UNAVAILABLE
 
 
@@ -31,7 +26,7 @@ def cli() -> None:
 @CONFIG_OPTION
 def run(config_path: Path | None) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
-    config = _config(config_path)
+    config = configuration(config_path)
     from coordinator.main import run_coordinator  # noqa: PLC0415  # seconds of imports that --help and a wrong setting need not wait for
     from shared.logging import configure  # noqa: PLC0415
 
@@ -62,29 +57,6 @@ def demo(**options: Any) -> None:
 
 
 @cli.group()
-def token() -> None:
-    """Bearer tokens for writes through the API."""
-
-
-@token.command("new")
-@click.argument("name")
-@CONFIG_OPTION
-def token_new(name: str, config_path: Path | None) -> None:
-    """Make a token for NAME and print it once; only its hash is kept. A running coordinator knows it at once."""
-    from coordinator.service.auth import new_token  # noqa: PLC0415
-    from coordinator.store.database import registry_url  # noqa: PLC0415
-    from coordinator.store.registry import SqlRegistry  # noqa: PLC0415
-
-    config = _config(config_path)
-    Path(config.state_dir).mkdir(parents=True, exist_ok=True)
-    registry = SqlRegistry(registry_url(config))
-    plain, hashed = new_token()
-    registry.save_token(hashed, name, time.time_ns())
-    registry.close()
-    click.echo(plain)
-
-
-@cli.group()
 def registry() -> None:
     """The registry's database: SQLite in state_dir, or PostgreSQL by registry_url."""
 
@@ -95,7 +67,7 @@ def registry_show_url(config_path: Path | None) -> None:
     """Print where the registry is, without its password."""
     from coordinator.store.database import registry_url, shown  # noqa: PLC0415
 
-    click.echo(shown(registry_url(_config(config_path))))
+    click.echo(shown(registry_url(configuration(config_path))))
 
 
 @registry.command("check")
@@ -104,7 +76,7 @@ def registry_check(config_path: Path | None) -> None:
     """Say whether the registry can be reached and is up to date; ends with 1 where `upgrade`, or the next start, has something to do."""
     from coordinator.store.upkeep import check  # noqa: PLC0415
 
-    found, wanted = check(_config(config_path))
+    found, wanted = check(configuration(config_path))
     if found != wanted:
         raise click.ClickException(f"the registry is at revision {found or 'none'}, this program at {wanted}")
     click.echo(f"up to date: revision {found}")
@@ -116,7 +88,7 @@ def registry_upgrade(config_path: Path | None) -> None:
     """Bring the registry to this program's schema, as every start of the coordinator does."""
     from coordinator.store.upkeep import upgrade  # noqa: PLC0415
 
-    before, after = upgrade(_config(config_path))
+    before, after = upgrade(configuration(config_path))
     click.echo(f"up to date: revision {after}" + ("" if before == after else f", was {before or 'none'}"))
 
 
@@ -172,6 +144,10 @@ def placement_replay(receipt: Path) -> None:
     click.echo(f"the same: {len(answer)} VMs, {len(plan.moves)} moves, {plan.status}, digest {plan.digest[:12]}")
 
 
+for group in (token, audit):
+    cli.add_command(group)
+
+
 def main() -> None:
     """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
     try:
@@ -184,11 +160,9 @@ def main() -> None:
     except ConfigError as error:
         click.echo(f"tidegate: {error}", err=True)
         sys.exit(EXIT_CONFIG)
+    except Refusal as error:
+        click.echo(f"tidegate: {error}", err=True)
+        sys.exit(1)
     except HostError as error:
         click.echo(f"tidegate: {error}", err=True)
         sys.exit(EXIT_HOST)
-
-
-def _config(path: Path | None) -> CoordinatorConfig:
-    chosen = path or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    return load(chosen, CoordinatorConfig, os.environ, COORDINATOR_PREFIX)

@@ -15,6 +15,7 @@ from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.live_migrations import LiveMigrations
+from coordinator.live_operations import LiveOperations
 from coordinator.live_placing import LivePlacing
 from coordinator.live_vm_past import LiveVmPast
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
@@ -118,11 +119,12 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LivePlacing, LiveVmPast):
+class LiveView(LiveMigrations, LiveOperations, LivePlacing, LiveVmPast):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
         LiveMigrations.__init__(self, running)
+        LiveOperations.__init__(self, running)
         LivePlacing.__init__(self, running)
         LiveVmPast.__init__(self, running)
         self._of = running
@@ -262,13 +264,13 @@ class LiveView(LiveMigrations, LivePlacing, LiveVmPast):
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
         return await self._of.read(self._of.registry.plans, limit, host_id)
 
-    async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
+    async def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[Receipt]:
         return await self._of.read(self._of.registry.receipts, limit, vm_id)
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
         return await self._of.read(self._of.registry.receipt, receipt_id)
 
-    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
+    async def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[OutcomeView]:
         rows = await self._of.read(self._of.registry.outcomes, limit, vm_id)
         return [OutcomeView(host_id=host_id, vm_name=self._name(outcome.step.vm_id), outcome=outcome) for host_id, outcome in rows]
 
@@ -323,9 +325,11 @@ class LiveView(LiveMigrations, LivePlacing, LiveVmPast):
         wanted = Adjustment(vcpus=request.vcpus, memory_bytes=request.memory_bytes, cpu_quota_millicores=request.cpu_quota_millicores)
         plan, instructions = self._of.cycle.adjust(vm_id, wanted, self._of.clock.wall_ns(), request.dry_run)
         self._of.carry_out(instructions)
-        if not request.dry_run:
-            self._of.audit("adjust", actor=actor, vm=vm_id, steps=len(plan.steps))
-        return AdjustResult(vm_id=vm_id, host_id=plan.host_id, dry_run=request.dry_run, steps=plan.steps)
+        if request.dry_run:
+            return AdjustResult(vm_id=vm_id, host_id=plan.host_id, dry_run=True, steps=plan.steps)
+        self._of.audit("adjust", actor=actor, vm=vm_id, steps=len(plan.steps))
+        operation = await self.ordered(vm_id, actor, plan)
+        return AdjustResult(vm_id=vm_id, host_id=plan.host_id, dry_run=False, steps=plan.steps, operation_id=operation)
 
     async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
         of = self._of

@@ -13,7 +13,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,20 +36,24 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
+from coordinator.news import News
 from coordinator.outages import Outages, opened
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.safeguards import Safeguards
+from coordinator.service.streaming import Hub
 from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
 from coordinator.store.database import registry_url
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
+from coordinator.store.tokens import KnownGrants, TokenStore
 from coordinator.store.wal import Wal
 from shared.config import CoordinatorConfig
-from shared.errors import ConfigError, HostError
+from shared.errors import ConfigError
 from shared.frame import decode_agent, decode_block
 from shared.messages import AgentMessage, Hello, Inventory, Outcomes, Samples, Status
 from shared.metrics import COORDINATOR_METRICS, Metrics, Rising
@@ -136,12 +140,17 @@ class Coordinator:
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.view = LiveView(self)
-        self._tokens_known: Mapping[str, str] = self.registry.token_names()
+        self.hub = Hub(epoch, streams=config.access.streams, per_caller=config.access.streams_per_caller)
+        self._news = News(self.hub, self.cycle.fleet)
+        grants = KnownGrants(TokenStore(self.registry.engine), lambda: self._outages.why)
+        verifier = TokenVerifier(grants(), refresh=grants)
         self.http = HttpService(
             self.view,
-            TokenVerifier(self._tokens_known, refresh=self._token_names),
+            verifier,
             host=config.listen_http.host,
             port=config.listen_http.port,
+            config=config.access,
+            safeguards=Safeguards(verifier, self.registry.engine, self.read, self.hub, config.access),
         )
 
     async def start(self) -> None:
@@ -205,6 +214,7 @@ class Coordinator:
     def carry_out(self, instructions: list[cy.Instruction]) -> None:
         """Perform instructions in order; slow ones are queued."""
         for instruction in instructions:
+            self._news.tell(instruction)
             match instruction:
                 case cy.StoreBucket():
                     self._store_bucket(instruction)
@@ -241,13 +251,6 @@ class Coordinator:
                     self._retraining.drifted(instruction.reason)
                     self.metrics.add("tidegate_forecast_drifts_total", reason=instruction.reason)
                     log.warning("forecasts have worsened", reason=instruction.reason, since_s=instruction.since_s, of=instruction.resources)
-
-    def _token_names(self) -> Mapping[str, str]:
-        """Called in the event loop: a registry that is away is not waited for, and the tokens known so far stay."""
-        if not self._outages.why:
-            with contextlib.suppress(HostError):
-                self._tokens_known = self.registry.token_names()
-        return self._tokens_known
 
     async def take_signals(self, readings: tuple[SignalReading, ...]) -> SignalCounts:
         """Fold in what applications told; durable when it returns. Refusal: their log is full. HostError: the disk is, tell it again."""
@@ -290,6 +293,7 @@ class Coordinator:
         self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
 
     def _on_host(self, host_id: str, up: bool, reason: str) -> None:
+        self._news.host(host_id, up, reason)
         if not up:
             log.warning("host silent, counts as full", host=host_id, reason=reason)
             self.carry_out(self.cycle.handle(cy.HostLost(host_id=host_id, why=reason), self.clock.wall_ns()))
@@ -370,6 +374,7 @@ class Coordinator:
             self.carry_out(instructions)
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
+            self._news.cycle(self.cycle.cycles, self.cycle_done_ns)
             publish_cycle(self.cycle, self.metrics, self.history.total_bytes)
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()

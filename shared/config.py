@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.clock import Clock, ClockAnchor, ScaledClock, SystemClock
+from shared.config_access import AccessConfig
 from shared.config_file import load
 from shared.config_placing import PlacementConfig, PowerConfig, by_host
 from shared.model import Identifier, Mode, Priority
@@ -21,6 +22,7 @@ from shared.units import GIB, MIB, SAMPLE_PERIOD_S
 __all__ = [
     "AGENT_PREFIX",
     "COORDINATOR_PREFIX",
+    "AccessConfig",
     "AgentConfig",
     "ClockConfig",
     "CoordinatorConfig",
@@ -399,6 +401,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     log_level: LogLevel = "info"
     listen_agents: Annotated[ListenConfig, Meta(description="agents' door (WebSocket over mutual TLS)")] = ListenConfig(port=7443)
     listen_http: Annotated[ListenConfig, Meta(description="status page, API and metrics")] = ListenConfig(port=8080)
+    access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     ray: Annotated[bool, Meta(description="forecast and place in Ray workers; false = in this process")] = True
     ray_workers: Annotated[int, Meta(ge=1, le=1024, description="least number of forecast shards, one Ray actor each")] = 2

@@ -64,6 +64,9 @@ class RefusalCode(StrEnum):
     SOLVER_LOST = "solver_lost"
     PLAN_REFUSED = "plan_refused"
     STORE_UNAVAILABLE = "store_unavailable"
+    FORBIDDEN = "forbidden"
+    KEY_REUSED = "key_reused"
+    KEY_IN_USE = "key_in_use"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -120,4 +123,7 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.SOLVER_LOST: "the placement's solver died or gave no answer in time: everything stays where it is",
     RefusalCode.PLAN_REFUSED: "the independent checker found fault with the plan: everything stays where it is",
     RefusalCode.STORE_UNAVAILABLE: "the registry or a disk cannot take or give it now; it recovers by itself, try again",
+    RefusalCode.FORBIDDEN: "the caller's role does not allow this",
+    RefusalCode.KEY_REUSED: "this Idempotency-Key was used for another request within a day",
+    RefusalCode.KEY_IN_USE: "the request with this Idempotency-Key is under way, or a restart cut it short",
 }

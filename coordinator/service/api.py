@@ -1,8 +1,8 @@
 """The HTTP application: /api/v1 over a FleetView, probes, metrics, the OpenAPI document and the status page.
 
-Reads are open where the caller says so (loopback); writes always need a bearer token. Handlers hold no logic of their own: they
-check the edge, ask the view and return its structs. Invariant: every error is a problem+json of problems.py, and every response
-carries the security headers.
+Reads are open where the caller says so (loopback); writes always need a token or a certificate. Handlers hold no logic of their own: they
+ask the view, narrowed to what the caller may see, and return its structs. Invariant: every error is a problem+json of problems.py, and
+every response carries the security headers.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
-from coordinator.service import edge, problems
+from coordinator.service import edge, journalled, problems
+from coordinator.service.access_api import ACCESS_HANDLERS
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, Resource
 from coordinator.service.migrations import MigrationOrder, MigrationState
+from coordinator.service.operations_api import OPERATIONS_READS
 from coordinator.service.outlooks import OutlookView
+from coordinator.service.own_view import seen
 from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, present
+from coordinator.service.safeguards import Safeguards, in_memory
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
+from coordinator.service.stream_api import STREAM_READS
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -91,8 +96,10 @@ _REFUSED: Final = {
 }
 _WRITE_REFUSED: Final = _REFUSED | {
     401: _answer(Problem, "unauthorized"),
+    403: _answer(Problem, "forbidden: the caller's role does not allow it"),
     409: _answer(Problem, "the state of the VM or host forbids it"),
-    422: _answer(Problem, "outside the VM's floor, ceiling or maximum"),
+    422: _answer(Problem, "outside the VM's floor, ceiling or maximum; or an Idempotency-Key of another request"),
+    429: _answer(Problem, "rate_limited"),
 }
 _DRY_RUN: Final = {200: _answer(AdjustResult, "dry_run: what would be sent")}
 _TOKEN: Final[list[dict[str, list[str]]]] = [{"token": []}]
@@ -104,13 +111,15 @@ def create_app(
     *,
     open_reads: bool = True,
     host_names: Sequence[str] = edge.LOOPBACK_NAMES,
+    safeguards: Safeguards | None = None,
 ) -> Litestar:
     """The ASGI application. `open_reads` False: reads of data need a token as well.
 
     `host_names`: accepted Host headers without port; others are refused, so that a foreign site cannot reach a loopback service by
-    re-binding its name (DNS rebinding). Empty = any.
+    re-binding its name (DNS rebinding). Empty = any. `safeguards` None: audit and kept answers are in memory.
     """
-    return _application(State({"view": view, "tokens": tokens, "open_reads": open_reads, "host_names": frozenset(host_names)}))
+    guards = in_memory(tokens) if safeguards is None else safeguards
+    return _application(State({"view": view, "safeguards": guards, "open_reads": open_reads, "host_names": frozenset(host_names)}))
 
 
 def openapi_json() -> bytes:
@@ -124,8 +133,8 @@ def _application(state: State) -> Litestar:
     return Litestar(
         route_handlers=[api, metrics, livez, readyz, *page_handlers()],
         state=state,
-        guards=[edge.check_host, edge.check_query, edge.check_token],
-        middleware=[edge.body_deadline],
+        guards=[edge.check_host, edge.check_access, edge.check_query],
+        middleware=[edge.body_deadline, journalled.journalled],
         before_send=[edge.add_security_headers],
         before_request=edge.keep_body,
         request_max_body_size=edge.MAX_BODY_BYTES,
@@ -297,6 +306,8 @@ _READS: Final = [
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
     *VM_PAST_READS,
+    *OPERATIONS_READS,
+    *STREAM_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
@@ -305,14 +316,15 @@ _READS: Final = [
 @put("/hosts/{host_id:str}/mode", security=_TOKEN, responses=_WRITE_REFUSED)
 async def set_mode(request: Request[Any, Any, Any], state: State, host_id: PathId, data: JSONBody[ModeOrder]) -> HostView:
     """Order a host into a control mode; a pin on the host itself wins (locally_pinned)."""
-    _known_host(state, host_id)
+    found = _known_host(state, host_id)
+    request.state[journalled.BEFORE_KEY] = {"mode": found.mode, "ordered": found.mode_ordered, "pinned": found.mode_pinned}
     return await _view(state).set_mode(host_id, data.mode, request.state["actor"])
 
 
 @put("/hosts/{host_id:str}/pause", security=_TOKEN, responses=_WRITE_REFUSED)
 async def set_host_pause(request: Request[Any, Any, Any], state: State, host_id: PathId, data: JSONBody[PauseOrder]) -> PauseView:
     """The kill switch of one host: while it is on, its agent changes nothing, whatever its mode or pin."""
-    _known_host(state, host_id)
+    request.state[journalled.BEFORE_KEY] = {"paused": _known_host(state, host_id).paused}
     return await _view(state).set_pause(host_id, data.paused, request.state["actor"])
 
 
@@ -332,21 +344,28 @@ async def order_migration(request: Request[Any, Any, Any], state: State, plan_id
 async def adjust_resources(
     request: Request[Any, Any, Any], state: State, vm_id: PathId, data: JSONBody[AdjustRequest]
 ) -> Response[AdjustResult]:
-    """Give a VM vCPUs, memory or CPU quota now. 202: sent to the host; 200: dry_run, nothing was sent."""
+    """Give a VM vCPUs, memory or CPU quota now. 202: sent to the host, Location is its operation; 200: dry_run, nothing was sent."""
     _known_vm(state, vm_id)
     if data.vcpus is None and data.memory_bytes is None and data.cpu_quota_millicores is None:
         raise InvalidValue("body", "a request for nothing", "at least one of vcpus, memory_bytes, cpu_quota_millicores")
+    request.state[journalled.BEFORE_KEY] = _known_vm(state, vm_id).allocation
     result = await _view(state).adjust(vm_id, data, request.state["actor"])
-    return Response(result, status_code=200 if data.dry_run else 202)
+    headers = {} if result.operation_id is None else {"Location": f"/api/v1/operations/{result.operation_id}"}
+    return Response(result, status_code=200 if data.dry_run else 202, headers=headers)
 
 
-@post("/signals", status_code=200, security=_TOKEN, responses=_WRITE_REFUSED | {429: _answer(Problem, "rate_limited: their log is full")})
+@post(
+    "/signals",
+    status_code=200,
+    security=_TOKEN,
+    responses=_WRITE_REFUSED | {429: _answer(Problem, "rate_limited: asked too often, or their log is full")},
+)
 async def tell_signals(state: State, data: JSONBody[SignalBatch]) -> SignalsTaken:
     """What applications measured of their own load, for the forecasts. All of it is taken or none; 200 means that it is durable."""
     return await _view(state).tell_signals(data)
 
 
-_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals]
+_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals, *ACCESS_HANDLERS]
 
 # -- probes -----------------------------------------------------------------------------------------------------------------
 
@@ -371,8 +390,7 @@ def readyz(state: State) -> Response[str]:
 
 
 def _view(state: State) -> FleetView:
-    view: FleetView = state["view"]
-    return view
+    return seen(state["view"])
 
 
 def _known_host(state: State, host_id: str) -> HostView:

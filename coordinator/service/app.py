@@ -1,4 +1,5 @@
-"""Runs the HTTP application inside the coordinator's own event loop, with uvicorn, on loopback unless told otherwise.
+"""Runs the HTTP application inside the coordinator's own event loop, with uvicorn, on loopback unless told otherwise; with TLS where it
+has a certificate, and then who shows a client certificate is known by its common name.
 
 The coordinator keeps its signal handling; uvicorn gets none. Bounds: MAX_CONNECTIONS at a time, HEAD_DEADLINE_S until the first
 request's headers are complete, KEEP_ALIVE_S between requests; the body's are in edge.py.
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,8 +22,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.edge import LOOPBACK_NAMES
+from coordinator.service.safeguards import PEER_KEY, Safeguards
 from coordinator.service.view import FleetView
+from shared.config_access import AccessConfig
 from shared.errors import ConfigError
+from shared.tls import https_context, peer_name
 
 MAX_CONNECTIONS: Final = 256  # a status page needs 6, a scraper 1; more is somebody else's mistake
 HEAD_DEADLINE_S: Final = 10.0
@@ -33,27 +38,45 @@ START_S: Final = 30.0
 class HttpService:
     """The HTTP door of one coordinator. `start` binds and serves, `stop` ends; `task` ends early only by a fault."""
 
-    def __init__(self, view: FleetView, tokens: TokenVerifier, *, host: str = "127.0.0.1", port: int = 8080) -> None:
+    def __init__(
+        self,
+        view: FleetView,
+        tokens: TokenVerifier,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        config: AccessConfig = AccessConfig(),  # noqa: B008  # frozen
+        safeguards: Safeguards | None = None,
+    ) -> None:
         self.host = host
         self.port = port  # 0 = any free one; the real one after `start`
         self.task: asyncio.Task[None] | None = None
         self._view = view
         self._tokens = tokens
+        self._config = config
+        self._safeguards = safeguards
         self._server: _Server | None = None
 
     @property
     def url(self) -> str:
         """Where the status page is."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{shown}:{self.port}/"
+        return f"{'https' if self._config.certificate else 'http'}://{shown}:{self.port}/"
 
     async def start(self) -> None:
-        """Returns once requests are answered. ConfigError: the address cannot be bound."""
+        """Returns once requests are answered. ConfigError: the address cannot be bound, or a certificate is none."""
+        context = https_context(self._config) if self._config.certificate else None
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         loopback = is_loopback(self.host)
-        app = create_app(self._view, self._tokens, open_reads=loopback, host_names=LOOPBACK_NAMES if loopback else ())
-        server = self._server = _Server(_config(app))
+        app = create_app(
+            self._view,
+            self._tokens,
+            open_reads=loopback and self._config.open_reads,
+            host_names=LOOPBACK_NAMES if loopback else (),
+            safeguards=self._safeguards,
+        )
+        server = self._server = _Server(_config(app, context))
         self.task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         ready = asyncio.create_task(server.ready.wait())
         await asyncio.wait({self.task, ready}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
@@ -97,6 +120,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
+        self.app_state = {**self.app_state, PEER_KEY: peer_name(transport.get_extra_info("ssl_object"))}
         self.loop.call_later(HEAD_DEADLINE_S, self._close_headless)
 
     def _close_headless(self) -> None:
@@ -104,9 +128,10 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
 
-def _config(app: Litestar) -> uvicorn.Config:
+def _config(app: Litestar, context: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        ssl_context_factory=None if context is None else (lambda _config, _default: context),
         http=_Protocol,
         ws="none",
         lifespan="on",

@@ -1,6 +1,6 @@
 """The edge of the HTTP service: what every request must pass and every response carries, whatever the route.
 
-Host names, query parameters and tokens are checked before a handler runs; bodies are bounded in size and in time. Invariant: no
+Host names, callers and query parameters are checked before a handler runs; bodies are bounded in size and in time. Invariant: no
 handler sees a request that failed one of these.
 """
 
@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from litestar import Request
+from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.datastructures import MutableScopeHeaders
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.service import problems
+from coordinator.service import access, journalled, problems
+from coordinator.service.callers import CALLER
 from coordinator.service.problems import InvalidValue
-from shared.errors import Refusal
-from shared.refusal import RefusalCode
+from coordinator.service.safeguards import Safeguards
 
 MAX_BODY_BYTES: Final = 64 * 1024  # the largest honest request has under 200
 BODY_DEADLINE_S: Final = 10.0  # uvicorn has no deadline of its own for receiving a request
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
-OPEN_PATHS: Final = ("/", "/livez", "/readyz", "/static/")  # carry nothing secret; the page asks for a token itself
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -56,22 +55,24 @@ def check_query(connection: Connection, handler: BaseRouteHandler) -> None:
             raise InvalidValue(name, "a query parameter of this name", allowed)
 
 
-def check_token(connection: Connection, _: BaseRouteHandler) -> None:
-    """Writes need a token; reads do where they are not open. The token's name is kept as the actor."""
-    state, path = connection.app.state, connection.url.path
-    reads = connection.scope["method"] in ("GET", "HEAD", "OPTIONS")  # type: ignore[typeddict-item]  # HTTP only: there are no websockets
-    if reads and (state["open_reads"] or path in OPEN_PATHS or path.startswith(OPEN_PATHS[-1])):
-        return
-    actor = state["tokens"].verify_header(connection.headers.get("authorization"))
-    if actor is None:
-        raise Refusal(RefusalCode.UNAUTHORIZED, "this needs the header `Authorization: Bearer TOKEN` with a valid token")
-    connection.state["actor"] = actor
+async def check_access(connection: Connection, _: BaseRouteHandler) -> None:
+    """Who asks, whether the route is for them, and whether they ask too often. The caller's name is kept as the actor."""
+    app_state, scope = connection.app.state, connection.scope
+    guards: Safeguards = app_state["safeguards"]
+    method: str = scope["method"]  # type: ignore[typeddict-item]  # HTTP only: there are no websockets
+    caller = await guards.identify(connection, app_state["open_reads"])
+    connection.state["caller"], connection.state["actor"] = caller, caller.name
+    CALLER.set(caller)
+    access.check(caller, method, scope["path_template"])
+    guards.admit(caller, writes=method not in journalled.READS)
 
 
-async def keep_body(request: Request[Any, Any, Any]) -> None:
-    """Keep what a writer sent, so that a refusal can repeat the value that it refuses."""
-    if request.method not in ("GET", "HEAD", "OPTIONS"):
-        request.state[problems.BODY_KEY] = await request.body()
+async def keep_body(request: Request[Any, Any, Any]) -> Response[bytes] | None:
+    """Keep what a writer sent, for refusals and the audit; the answer itself where it was given before (Idempotency-Key)."""
+    if request.method in journalled.READS:
+        return None
+    request.state[problems.BODY_KEY] = await request.body()
+    return await journalled.claim(request)
 
 
 def body_deadline(app: ASGIApp) -> ASGIApp:

@@ -12,6 +12,7 @@ from litestar.params import PathParameter, QueryParameter
 from coordinator.placement.explain.readings import HostAhead
 from coordinator.placement.explain.why_not import WhyNot
 from coordinator.service import problems
+from coordinator.service.own_view import seen
 from coordinator.service.placing import HostPlacement, PlacementView, PlacingView, VmPlacement
 from coordinator.service.problems import present
 from coordinator.service.view import BOUNDS, Problem
@@ -68,5 +69,4 @@ PLACEMENT_READS: Final = (placement, placement_hosts, placement_host, placement_
 
 
 def _view(state: State) -> PlacingView:
-    view: PlacingView = state["view"]
-    return view
+    return seen(state["view"])

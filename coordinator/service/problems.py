@@ -46,6 +46,8 @@ STATUS: Final[dict[RefusalCode, int]] = {
     RefusalCode.STEP_TOO_LARGE: 422,
     RefusalCode.RATE_LIMITED: 429,
     RefusalCode.STORE_UNAVAILABLE: 503,
+    RefusalCode.FORBIDDEN: 403,
+    RefusalCode.KEY_REUSED: 422,
 }
 
 _log = structlog.get_logger(__name__)
@@ -132,11 +134,14 @@ def refusal_response(request: AnyRequest, error: Refusal) -> Response[bytes]:
     headers = {"WWW-Authenticate": 'Bearer realm="tidegate"'} if status == HTTPStatus.UNAUTHORIZED else {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER_S
+    if (wait_s := getattr(error, "retry_after_s", None)) is not None:
+        headers["Retry-After"] = str(wait_s)
     return _response(problem, headers)
 
 
 def unavailable_response(request: AnyRequest, error: HostError) -> Response[bytes]:
-    """A database or disk that is away or full: said in its own words, which name no secret."""
+    """A database or disk that is away or full: in its own words, which name no secret; a write may have been carried out."""
+    _log.error("http_request_without_store", path=request.url.path, method=request.method, reason=str(error))
     return refusal_response(request, Refusal(RefusalCode.STORE_UNAVAILABLE, str(error)))
 
 

@@ -16,6 +16,7 @@ from coordinator.model import Receipt
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastRow, ForecastView, Resource
 from coordinator.service.migrations import MigrationView
+from coordinator.service.operations import OperationsView
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
@@ -325,6 +326,7 @@ class AdjustResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     receipt_id: str | None = None
     trail: tuple[str, ...] = ()
+    operation_id: str | None = None  # of /api/v1/operations; None = dry_run
 
 
 class ModeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -361,7 +363,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(MigrationView, PlacingView, VmPastView, Protocol):
+class FleetView(MigrationView, OperationsView, PlacingView, VmPastView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:
@@ -417,14 +419,14 @@ class FleetView(MigrationView, PlacingView, VmPastView, Protocol):
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
         """Newest first."""
 
-    async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
-        """Newest first."""
+    async def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[Receipt]:
+        """Newest first; of one VM, of these, or (None) of all."""
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
         """None = unknown or already pruned."""
 
-    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
-        """Newest first."""
+    async def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[OutcomeView]:
+        """Newest first; of one VM, of these, or (None) of all."""
 
     def scores(self) -> Scores:
         """Observed so far, by mode."""

@@ -144,7 +144,7 @@ class SqlRegistry:
         rows = [{"id": r.id, "vm_id": r.vm_id, "issued_s": r.issued_s, "receipt": _json(r)} for r in receipts]
         self._upsert(t.receipts, rows)
 
-    def receipts(self, limit: int, vm_id: str | None = None) -> list[Receipt]:
+    def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> list[Receipt]:
         """Newest first."""
         query = select(t.receipts.c.receipt).order_by(t.receipts.c.issued_s.desc(), t.receipts.c.id)
         rows = self._rows(_narrowed(query, t.receipts.c.vm_id, vm_id).limit(_limit(limit)))
@@ -172,7 +172,7 @@ class SqlRegistry:
                 statement = self._insert(t.outcomes).on_conflict_do_nothing(index_elements=["host_id", "step_id", "state"])
                 connection.execute(statement, rows)
 
-    def outcomes(self, limit: int, vm_id: str | None = None) -> list[tuple[str, Outcome]]:
+    def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> list[tuple[str, Outcome]]:
         """(host_id, outcome), newest first by arrival."""
         query = select(t.outcomes.c.host_id, t.outcomes.c.outcome).order_by(t.outcomes.c.id.desc())
         rows = self._rows(_narrowed(query, t.outcomes.c.vm_id, vm_id).limit(_limit(limit)))
@@ -246,8 +246,11 @@ class SqlRegistry:
             transaction.execute(statement, list(rows))
 
 
-def _narrowed(query: Select[Any], column: Column[Any], value: str | None) -> Select[Any]:
-    return query if value is None else query.where(column == value)
+def _narrowed(query: Select[Any], column: Column[Any], value: str | Sequence[str] | None) -> Select[Any]:
+    """`value`: the one, or any of several."""
+    if value is None:
+        return query
+    return query.where(column == value if isinstance(value, str) else column.in_(value))
 
 
 def _limit(limit: int) -> int:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 
 from explained_double import PARTS, resource_why
+from operations_double import OperationsDouble
 from placing_double import PlacingDouble
 from running_double import START_S, RunningDouble
 
@@ -34,10 +35,11 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(PlacingDouble, RunningDouble):
+class FleetDouble(OperationsDouble, PlacingDouble, RunningDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:
+        OperationsDouble.__init__(self)
         self.cycle = 412
         self.sent: list[tuple[str, object, str]] = []
         self.pinned = {"kvm-02"}
@@ -337,16 +339,16 @@ class FleetDouble(PlacingDouble, RunningDouble):
         ]
         return made[:limit]
 
-    async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
-        ids = sorted(v for v in self.home if vm_id in (None, v))
+    async def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[Receipt]:
+        ids = self._asked(vm_id)
         return [self._receipt(ids[i % len(ids)], self.cycle - i) for i in range(min(limit, 40))] if ids else []
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
         vm_id, _, cycle = receipt_id.removeprefix("r:").rpartition(":")
         return self._receipt(vm_id, int(cycle)) if vm_id in self.home and cycle.isdigit() else None
 
-    async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[vw.OutcomeView]:
-        ids = sorted(v for v in self.home if vm_id in (None, v))
+    async def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[vw.OutcomeView]:
+        ids = self._asked(vm_id)
         codes = (RefusalCode.HOST_COMMIT_LIMIT, RefusalCode.COOLDOWN, RefusalCode.READING_STALE, RefusalCode.BELOW_WORKING_SET)
         made = []
         for i in range(min(limit, 60) if ids else 0):
@@ -401,7 +403,8 @@ class FleetDouble(PlacingDouble, RunningDouble):
             for kind, value in wanted.items()
             if value is not None
         )
-        return vw.AdjustResult(vm_id=vm_id, host_id=self.home[vm_id], dry_run=request.dry_run, steps=steps)
+        operation = None if request.dry_run else self.ordered(self.home[vm_id], vm_id, steps, actor)
+        return vw.AdjustResult(vm_id=vm_id, host_id=self.home[vm_id], dry_run=request.dry_run, steps=steps, operation_id=operation)
 
     def metrics_text(self) -> str:
         return f"# TYPE tidegate_cycles_total counter\ntidegate_cycles_total {self.cycle}\n"
@@ -410,6 +413,10 @@ class FleetDouble(PlacingDouble, RunningDouble):
         return self.is_ready
 
     # -- invention
+
+    def _asked(self, vm_ids: str | Sequence[str] | None) -> list[str]:
+        named = self.home if vm_ids is None else (vm_ids,) if isinstance(vm_ids, str) else vm_ids
+        return sorted(vm_id for vm_id in named if vm_id in self.home)
 
     def _groups(self) -> list[tuple[vw.GroupKind, str, list[str]]]:
         found: list[tuple[vw.GroupKind, str, list[str]]] = [("fleet", "", sorted(self.home))] if self.home else []

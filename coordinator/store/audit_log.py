@@ -1,0 +1,79 @@
+"""The audit on disk: rows are added, never changed. Several processes may write (the coordinator, the command line): the sequence is
+the primary key, so two that take the same place cannot both have it, and the later one tries again behind the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from coordinator.store.access_tables import audit
+from coordinator.store.audit_chain import FIRST, AuditEntry, AuditRow, Broken, Walk, chained
+from coordinator.store.transactions import transaction
+from shared.errors import HostError
+
+TRIES: Final = 20  # against another writer; each loss means that the other one got on
+PAGE: Final = 1000
+
+
+class AuditLog:
+    """Over the registry's engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def append(self, entries: Sequence[AuditEntry]) -> None:
+        """Durable when it returns. Raises HostError."""
+        if not entries:
+            return
+        for _ in range(TRIES):
+            try:
+                self._append(entries)
+            except IntegrityError:  # another process took the place
+                continue
+            except OperationalError as error:
+                if "locked" not in str(error):
+                    raise HostError(f"registry: {error}") from error
+                continue
+            except SQLAlchemyError as error:
+                raise HostError(f"registry: {error}") from error
+            return
+        raise HostError(f"registry: the audit's end was taken by others {TRIES} times in a row")
+
+    def newest(self, limit: int, before: int | None = None, actor: str | None = None, target: str | None = None) -> list[AuditRow]:
+        """Newest first; `before`: only rows of a lower sequence; `target`: that it begins with."""
+        query = select(audit).order_by(audit.c.sequence.desc()).limit(limit)
+        if before is not None:
+            query = query.where(audit.c.sequence < before)
+        if actor is not None:
+            query = query.where(audit.c.actor == actor)
+        if target is not None:
+            query = query.where(audit.c.target.startswith(target, autoescape=True))
+        with transaction(self._engine) as connection:
+            return [AuditRow(**row) for row in connection.execute(query).mappings()]
+
+    def verify(self) -> tuple[Walk, Broken | None]:
+        """Walk the whole chain, a page at a time."""
+        walk = Walk()
+        while True:
+            query = select(audit).where(audit.c.sequence > walk.tip[0]).order_by(audit.c.sequence).limit(PAGE)
+            with transaction(self._engine) as connection:
+                rows = [AuditRow(**row) for row in connection.execute(query).mappings()]
+            broken = walk.over(rows)
+            if broken is not None or len(rows) < PAGE:
+                return walk, broken
+
+    def _append(self, entries: Sequence[AuditEntry]) -> None:
+        with self._engine.begin() as connection:
+            last = connection.execute(select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)).first()
+            sequence, previous = (0, FIRST) if last is None else (last.sequence, last.hash)
+            rows = []
+            for entry in entries:
+                row = chained(entry, sequence + 1, previous)
+                sequence, previous = row.sequence, row.hash
+                rows.append(msgspec.structs.asdict(row))
+            connection.execute(audit.insert(), rows)
