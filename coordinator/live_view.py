@@ -14,6 +14,7 @@ from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
+from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_placing import LivePlacing
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
@@ -52,6 +53,7 @@ from coordinator.service.view import (
 )
 from coordinator.service.why import forecast_why_view, with_since
 from coordinator.sizing.target import UNUSABLE
+from coordinator.store.compliance_store import ComplianceStore
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from shared.clock import Clock
@@ -81,6 +83,7 @@ class Running(Protocol):
     registry: SqlRegistry
     history: ParquetHistory
     metrics: Metrics
+    minutes: ComplianceStore
     stages: dict[str, float]
     started_ns: int
     cycle_done_ns: int | None
@@ -112,12 +115,13 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LivePlacing):
+class LiveView(LiveMigrations, LivePlacing, LiveCompliance):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
         LiveMigrations.__init__(self, running)
         LivePlacing.__init__(self, running)
+        LiveCompliance.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:

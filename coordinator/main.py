@@ -24,6 +24,7 @@ from coordinator import cycle as cy
 from coordinator.announcing import Announcer
 from coordinator.calendars import open_calendars
 from coordinator.challenge_turns import ChallengeTurns
+from coordinator.compliance_turns import ComplianceKeeper
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.cycle_metrics import publish_cycle
@@ -41,7 +42,8 @@ from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
-from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.settings import default_slas, execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.store.compliance_store import ComplianceStore
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
@@ -86,7 +88,8 @@ class Coordinator:
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
-        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)
+        sizing, slas, newest_s = sizing_policy(config.sizing), default_slas(config.sla), self.history.newest_s()
+        self.cycle = DecisionCycle(config.cycle, sizing, epoch, newest_s, execution, objectives=asked, slas=slas)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
@@ -94,6 +97,10 @@ class Coordinator:
         self.placed_ns: int | None = None
         self.options = forecast_options(config)
         self._disk = ThreadPoolExecutor(1, "store")
+        self.minutes = ComplianceStore(self.registry.engine)
+        self._minutes = ComplianceKeeper(
+            self.cycle, store=self.minutes, past=self.history, clock=self.clock, write=self.write, read=self.read, metrics=self.metrics
+        )
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
         self._placing = PlacementTurns(config, self.metrics, self.write)
         self.cycle.pool_of = lambda host_id: self._placing.site.pool_of(host_id).name
@@ -137,6 +144,7 @@ class Coordinator:
         """Restore state, open both doors, start the workers. ConfigError when an address cannot be had."""
         self._failed = asyncio.get_running_loop().create_future()
         self._restore()
+        await self.read(self._minutes.restore)
         try:
             await self.gateway.start()
         except OSError as error:
@@ -151,7 +159,7 @@ class Coordinator:
         self._loaded = True
         self._retrain_wanted.set()
         loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._challenge_loop, self._announce_loop)
-        for loop in (*loops, self.gateway.failure, self._watch_http):
+        for loop in (*loops, self._minutes.run, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
         log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
@@ -193,6 +201,8 @@ class Coordinator:
             match instruction:
                 case cy.StoreBucket():
                     self._store_bucket(instruction)
+                case cy.StoreMinutes() | cy.MergeMinutes():
+                    self._minutes.perform(instruction)
                 case cy.StoreSignals():
                     self._store_signals(instruction)
                 case cy.RequestForecast():

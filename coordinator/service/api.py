@@ -25,6 +25,7 @@ from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.service import edge, problems
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.compliance_api import COMPLIANCE_READS
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, Resource
 from coordinator.service.migrations import MigrationOrder, MigrationState
@@ -294,6 +295,7 @@ _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
+    *COMPLIANCE_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
+from coordinator.store import compliance_tables
 from coordinator.store import tables as t
 from shared.errors import ConfigError, HostError
 from shared.model import Domain, HostCapacity, Mode, Policy
@@ -32,6 +33,7 @@ _Condition = Callable[[Any], ColumnElement[bool]]
 _DIALECTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+OTHERS: Final = (compliance_tables.compliance_hours,)  # tables of other stores, made with ours
 FLEET: Final = "*"  # stands for every host in the table of pauses; no host may be called so
 
 
@@ -59,6 +61,11 @@ class SqlRegistry:
         except ConfigError:
             self._engine.dispose()
             raise
+
+    @property
+    def engine(self) -> Engine:
+        """For stores whose tables live in the same database."""
+        return self._engine
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""
