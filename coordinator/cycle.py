@@ -20,6 +20,7 @@ from coordinator.cycle_events import (
     Held,
     HostLost,
     Instruction,
+    MergeMinutes,
     PlacementReady,
     PlanUnsent,
     RequestForecast,
@@ -30,6 +31,7 @@ from coordinator.cycle_events import (
     StoreBucket,
     StoreForecast,
     StoreHost,
+    StoreMinutes,
     StoreOutcomes,
     StoreReceipts,
     StoreRelocations,
@@ -44,7 +46,10 @@ from coordinator.forecast.aggregate import AggregateForecast, Aggregator, Member
 from coordinator.forecast.aggregate.answer import sums_of
 from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
+from coordinator.learning.compliance import ComplianceBook, LateMinutes
+from coordinator.learning.compliance_hours import Owner
 from coordinator.learning.ledger import Ledger
+from coordinator.learning.objectives import DEFAULT_SLAS, SlaSource
 from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, VmSize
 from coordinator.placement.explain.plan import Placed
@@ -75,6 +80,7 @@ __all__ = [
     "Held",
     "HostLost",
     "Instruction",
+    "MergeMinutes",
     "PlacementReady",
     "PlanUnsent",
     "PowerTold",
@@ -89,6 +95,7 @@ __all__ = [
     "StoreForecast",
     "StoreHost",
     "StoreMigration",
+    "StoreMinutes",
     "StoreOutcomes",
     "StoreReceipts",
     "StoreRelocations",
@@ -114,6 +121,7 @@ class DecisionCycle:
         execution: Execution | None = None,
         *,
         objectives: Objectives | None = None,
+        slas: SlaSource = DEFAULT_SLAS,
         sizer: Sizer = size_host,
     ) -> None:
         self.config = config
@@ -121,6 +129,7 @@ class DecisionCycle:
         self.fleet = Fleet()
         self.objectives = objectives or Objectives()
         self.ledger = Ledger(self.objectives)
+        self.compliance = ComplianceBook(slas)
         self.pool_of: Callable[[str], str] = lambda _host_id: ""  # pool of hosts that stand in for each other
         self.foresight: Foresight | None = None
         self.forecast: ForecastBlock | None = None
@@ -291,6 +300,8 @@ class DecisionCycle:
             wanted = self.ledger.bucket(bucket, modes, clients, apps, now_ns)
             self._calibration.bucket(bucket)
             instructions.append(StoreBucket(bucket=bucket))
+            hours = self.compliance.close(start_s, self._folder.minutes(start_s), self.owners())
+            instructions.append(StoreMinutes(hours=tuple(hours)))
             if (document := self.ledger.budgets.document()) is not None:
                 instructions.append(StoreDocument(name=document[0], text=document[1]))
             if wanted is not None:
@@ -299,11 +310,25 @@ class DecisionCycle:
             if known:
                 rows = [i for i, vm_id in enumerate(bucket.vm_ids) if vm_id in known]
                 instructions.append(RequestForecast(bucket=bucket.select(rows), capacity=known))
-        instructions += [StoreBucket(bucket=self._close(s), late=True) for s in sorted(self._folder.grown_starts())]
+        for start_s in sorted(self._folder.grown_starts()):
+            instructions.append(StoreBucket(bucket=self._close(start_s), late=True))
+            instructions += self._late_minutes(start_s)
         told = self.signals.close(ripe_s)
         if told is not None:
             instructions.append(StoreSignals(closed_s=self.signals.closed_s, blocks=told))
         return instructions if self.held else instructions + self._execute(self.execution.look(self.fleet, now_ns), now_ns)
+
+    def owners(self) -> dict[str, Owner]:
+        """Whose every running VM is."""
+        running = {vm_id: vm.domain.policy for vm_id, vm in self.fleet.vms.items() if vm.domain.running}
+        return {vm_id: Owner(client=p.client, application=p.application, priority=p.priority) for vm_id, p in running.items()}
+
+    def _late_minutes(self, start_s: int) -> list[Instruction]:
+        block = self._folder.minutes(start_s)
+        if block is None:
+            return []
+        grown = self.compliance.grow(block, self.owners())
+        return [MergeMinutes(late=grown) if isinstance(grown, LateMinutes) else StoreMinutes(hours=(grown,))]
 
     def _close(self, start_s: int) -> BucketBlock:
         bucket = self._folder.close(start_s)

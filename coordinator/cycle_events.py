@@ -9,6 +9,8 @@ from coordinator.demand.signals import SignalBlock
 from coordinator.executing import StoreDocument, StoreMigration, SwitchPower
 from coordinator.fleet import Relocation
 from coordinator.forecast.aggregate.answer import GroupSums
+from coordinator.learning.compliance import LateMinutes
+from coordinator.learning.compliance_hours import HourBits
 from coordinator.model import BucketBlock, ForecastBlock, HostState, Receipt
 from coordinator.placement.explain.plan import Placed
 from coordinator.planning.sleep import PowerTold
@@ -169,6 +171,20 @@ class RequestRetrain:
     resources: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreMinutes:
+    """Keep these hours of service-objective minutes in place of what is stored of them."""
+
+    hours: tuple[HourBits, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeMinutes:
+    """Merge late minutes into a stored hour, then give it to ComplianceBook.counted."""
+
+    late: LateMinutes
+
+
 Instruction = (
     StoreBucket
     | StoreSignals
@@ -184,4 +200,6 @@ Instruction = (
     | StoreMigration
     | StoreDocument
     | SwitchPower
+    | StoreMinutes
+    | MergeMinutes
 )

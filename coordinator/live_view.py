@@ -14,6 +14,7 @@ from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
+from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_operations import LiveOperations
 from coordinator.live_placing import LivePlacing
@@ -54,6 +55,7 @@ from coordinator.service.view import (
 )
 from coordinator.service.why import forecast_why_view, with_since
 from coordinator.sizing.target import UNUSABLE
+from coordinator.store.compliance_store import ComplianceStore
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from shared.clock import Clock
@@ -83,6 +85,7 @@ class Running(Protocol):
     registry: SqlRegistry
     history: ParquetHistory
     metrics: Metrics
+    minutes: ComplianceStore
     stages: dict[str, float]
     started_ns: int
     cycle_done_ns: int | None
@@ -119,7 +122,7 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LiveOperations, LivePlacing, LiveVmPast):
+class LiveView(LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
@@ -127,6 +130,7 @@ class LiveView(LiveMigrations, LiveOperations, LivePlacing, LiveVmPast):
         LiveOperations.__init__(self, running)
         LivePlacing.__init__(self, running)
         LiveVmPast.__init__(self, running)
+        LiveCompliance.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:

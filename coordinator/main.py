@@ -24,6 +24,7 @@ from coordinator import cycle as cy
 from coordinator.announcing import Announcer
 from coordinator.calendars import open_calendars
 from coordinator.challenge_turns import ChallengeTurns
+from coordinator.compliance_turns import ComplianceKeeper
 from coordinator.compute import PoolLost, open_pool
 from coordinator.cycle import DecisionCycle
 from coordinator.cycle_metrics import publish_cycle
@@ -32,25 +33,21 @@ from coordinator.executing import Execution, StoreDocument, StoreMigration, Swit
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.http_door import HttpDoor
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
-from coordinator.news import News
 from coordinator.outages import Outages, opened
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
-from coordinator.service.app import HttpService
-from coordinator.service.auth import TokenVerifier
-from coordinator.service.safeguards import Safeguards
-from coordinator.service.streaming import Hub
-from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.settings import default_slas, execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.store.compliance_store import ComplianceStore
 from coordinator.store.database import registry_url
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
-from coordinator.store.tokens import KnownGrants, TokenStore
 from coordinator.store.wal import Wal
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
@@ -101,13 +98,18 @@ class Coordinator:
         self.write, self.read = self._outages.writes.add, self._outages.writes.read
         epoch = self.registry.next_epoch()
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
-        self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)
+        sizing, slas, newest_s = sizing_policy(config.sizing), default_slas(config.sla), self.history.newest_s()
+        self.cycle = DecisionCycle(config.cycle, sizing, epoch, newest_s, execution, objectives=asked, slas=slas)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
         self.cycle_done_ns: int | None = None
         self.placed_ns: int | None = None
         self.options = forecast_options(config)
+        self.minutes = ComplianceStore(self.registry.engine)
+        self._minutes = ComplianceKeeper(
+            self.cycle, store=self.minutes, past=self.history, clock=self.clock, write=self.write, read=self.read, metrics=self.metrics
+        )
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
         self._placing = PlacementTurns(config, self.metrics, self.write)
         self.cycle.pool_of = lambda host_id: self._placing.site.pool_of(host_id).name
@@ -140,23 +142,14 @@ class Coordinator:
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.view = LiveView(self)
-        self.hub = Hub(epoch, streams=config.access.streams, per_caller=config.access.streams_per_caller)
-        self._news = News(self.hub, self.cycle.fleet)
-        grants = KnownGrants(TokenStore(self.registry.engine), lambda: self._outages.why)
-        verifier = TokenVerifier(grants(), refresh=grants)
-        self.http = HttpService(
-            self.view,
-            verifier,
-            host=config.listen_http.host,
-            port=config.listen_http.port,
-            config=config.access,
-            safeguards=Safeguards(verifier, self.registry.engine, self.read, self.hub, config.access),
-        )
+        door = HttpDoor(config, self.view, self.registry, self.cycle.fleet, epoch=epoch, read=self.read, trouble=lambda: self._outages.why)
+        self.http, self._news = door.http, door.news
 
     async def start(self) -> None:
         """Restore state, open both doors, start the workers. ConfigError when an address cannot be had."""
         self._failed = asyncio.get_running_loop().create_future()
         self._restore()
+        await self.read(self._minutes.restore)
         try:
             await self.gateway.start()
         except OSError as error:
@@ -171,7 +164,7 @@ class Coordinator:
         self._loaded = True
         self._retrain_wanted.set()
         loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._challenge_loop, self._announce_loop)
-        for loop in (*loops, self.gateway.failure, self._watch_http):
+        for loop in (*loops, self._minutes.run, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
         log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
@@ -218,6 +211,8 @@ class Coordinator:
             match instruction:
                 case cy.StoreBucket():
                     self._store_bucket(instruction)
+                case cy.StoreMinutes() | cy.MergeMinutes():
+                    self._minutes.perform(instruction)
                 case cy.StoreSignals():
                     self._store_signals(instruction)
                 case cy.RequestForecast():

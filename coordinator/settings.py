@@ -11,6 +11,8 @@ from coordinator.forecast.challengers import find
 from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.learning.challenging import ChallengeSchedule
+from coordinator.learning.objectives import DefaultSlas, sla_of_thresholds
+from coordinator.learning.sla import SlaThresholds
 from coordinator.migration_plan import Patience, WaveLimits
 from coordinator.planning.sleep import PowerPolicy
 from coordinator.sizing.feasible import Objectives
@@ -63,6 +65,25 @@ def objectives(config: SlaConfig) -> Objectives:
             raise ConfigError(f"sla.clients[{i}] = {line!r}: allowed 0.01 to 1000 permille")
         clients[name] = float(permille) / 1000.0
     return Objectives(budget=config.budget_permille / 1000.0, clients=clients, period_s=config.period_s)
+
+
+def default_slas(config: SlaConfig) -> DefaultSlas:
+    """SLAs of VMs that have none of their own, by priority; clients' own budgets as `objectives`. Raises ConfigError as it does."""
+    wanted = config.objectives
+    known = SlaThresholds(ready_permille=wanted.ready_permille, memory_stall_permille=wanted.memory_pressure_permille)
+    low, normal, high, critical = (
+        sla_of_thresholds(
+            name,
+            share_permille=getattr(wanted.share_permille, name),
+            thresholds=known,
+            unmet_permille=wanted.unmet_permille,
+            drops_permille=wanted.drops_permille,
+            period_s=config.period_s,
+        )
+        for name in ("low", "normal", "high", "critical")
+    )
+    own = {client: share * 1000.0 for client, share in objectives(config).clients.items()}
+    return DefaultSlas(by_priority=(low, normal, high, critical), clients=own)
 
 
 def forecast_options(config: CoordinatorConfig) -> ForecastOptions:

@@ -16,6 +16,7 @@ from shared.clock import Clock, ClockAnchor, ScaledClock, SystemClock
 from shared.config_access import AccessConfig
 from shared.config_file import load
 from shared.config_placing import PlacementConfig, PowerConfig, by_host
+from shared.config_sla import ObjectivesConfig
 from shared.model import Identifier, Mode, Priority
 from shared.units import GIB, MIB, SAMPLE_PERIOD_S
 
@@ -349,6 +350,7 @@ class SlaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tuple[Annotated[str, Meta(pattern=r"^.+=[0-9]+(\.[0-9]+)?$", max_length=300)], ...],
         Meta(max_length=10_000, description='error budgets as "CLIENT=PERMILLE"'),
     ] = ()
+    objectives: ObjectivesConfig = ObjectivesConfig()
 
 
 class SizingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

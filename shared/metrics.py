@@ -251,6 +251,43 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_hosts_short", "gauge", "Hosts that may not promise what their VMs want within the hour", ("resource",)),
     Metric("tidegate_clients_burning", "gauge", "Clients that use up their SLA error budget too fast"),
+    Metric("tidegate_sla_vm_seconds", "gauge", "Minutes of VMs under objectives, in seconds: good, bad or unknown", ("state",)),
+    Metric(
+        "tidegate_sla_client_compliance_ratio",
+        "gauge",
+        "Good minutes of those seen within the period, by client and objective",
+        ("client", "objective"),
+    ),
+    Metric(
+        "tidegate_sla_client_budget_spent_ratio",
+        "gauge",
+        "Bad minutes over those that the period allows, by client and objective; above 1 = overdrawn",
+        ("client", "objective"),
+    ),
+    Metric(
+        "tidegate_sla_client_burn_ratio",
+        "gauge",
+        "How far error budgets burn beyond what two windows allow, the largest of the pairs, by client and objective; above 1 = too fast",
+        ("client", "objective"),
+    ),
+    Metric(
+        "tidegate_sla_priority_compliance_ratio",
+        "gauge",
+        "Good minutes of those seen within the period, by priority and objective",
+        ("priority", "objective"),
+    ),
+    Metric(
+        "tidegate_sla_priority_budget_spent_ratio",
+        "gauge",
+        "Bad minutes over those that the period allows, by priority and objective; above 1 = overdrawn",
+        ("priority", "objective"),
+    ),
+    Metric(
+        "tidegate_sla_priority_burn_ratio",
+        "gauge",
+        "How far error budgets burn beyond what two windows allow, the largest of the pairs, by priority and objective; above 1 = too fast",
+        ("priority", "objective"),
+    ),
     Metric("tidegate_objectives_infeasible", "gauge", "Clients' objectives that cannot be met within the hour, by cause", ("cause",)),
     Metric(
         "tidegate_vms_out_of_calibration", "gauge", "VMs under the reactive rule alone for a forecast out of calibration", ("resource",)

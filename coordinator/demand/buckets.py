@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from coordinator.demand.censoring import columns_of, demand_of_columns
 from coordinator.demand.clocks import HostClocks
+from coordinator.demand.minutes import MINUTE_S, MinuteBlock, MinuteSums, values_of
 from coordinator.demand.sums import BucketSums
 from coordinator.demand.tails import FREE_SHARE, Tails
 from coordinator.model import BucketBlock, HistoryBlock
@@ -38,8 +39,9 @@ class _OpenBucket:
     last_ns: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     known: set[tuple[str, int]] = field(default_factory=set)
-    pending: list[tuple[int, int, VmSample]] = field(default_factory=list)  # (row, period_ns, sample)
+    pending: list[tuple[int, int, int, VmSample]] = field(default_factory=list)  # (row, minute, period_ns, sample)
     sums: BucketSums = field(default_factory=BucketSums)
+    minutes: MinuteSums = field(default_factory=MinuteSums)
 
 
 class BucketFolder:
@@ -91,6 +93,7 @@ class BucketFolder:
             self._grown.add(start_s)
         bucket.known.add(key)
         weight = min(max(sample.period_ns, 1), BUCKET_NS)
+        minute = (wall_ns // NS_PER_S - start_s) // MINUTE_S
         rows, pending = bucket.rows, bucket.pending
         for vm_id, vm in sample.vms.items():
             row = rows.get((vm_id, host_id))
@@ -105,7 +108,7 @@ class BucketFolder:
                     bucket.last_ns[row] = wall_ns
                 elif wall_ns - weight < bucket.first_ns[row]:
                     bucket.first_ns[row] = wall_ns - weight
-            pending.append((row, weight, vm))
+            pending.append((row, minute, weight, vm))
         if len(pending) >= MAX_PENDING:
             _fold(bucket)
 
@@ -135,6 +138,16 @@ class BucketFolder:
             self._forget()
         _fold(bucket)
         return self._block(start_s, bucket)
+
+    def minutes(self, start_s: int) -> MinuteBlock | None:
+        """The minutes of a bucket that was just closed; None where it is no longer kept."""
+        bucket = self._closed.get(start_s)
+        if bucket is None or not bucket.rows:
+            return None
+        rows_of = _rows_of(bucket)
+        rows = [[row for _, row in rows_of[vm_id]] for vm_id in sorted(rows_of)]
+        samples = np.array([sum(bucket.counts[row] for row in own) for own in rows], np.int64)
+        return bucket.minutes.block(start_s, tuple(sorted(rows_of)), rows, samples)
 
     def _block(self, start_s: int, bucket: _OpenBucket) -> BucketBlock:
         vm_ids, hosts, counts, sums = _by_vm(bucket)
@@ -172,9 +185,7 @@ class BucketFolder:
 
 def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], BucketSums]:
     """(VM ids sorted, host of each at the bucket's end, samples of each, sums), one row a VM whatever hosts it was on."""
-    rows_of: dict[str, list[tuple[str, int]]] = {}
-    for (vm_id, host_id), row in bucket.rows.items():
-        rows_of.setdefault(vm_id, []).append((host_id, row))
+    rows_of = _rows_of(bucket)
     vm_ids = tuple(sorted(rows_of))
     hosts = [rows_of[vm_id][0][0] for vm_id in vm_ids]
     counts = np.array([sum(bucket.counts[row] for _, row in rows_of[vm_id]) for vm_id in vm_ids], dtype=np.int64)
@@ -189,6 +200,14 @@ def _by_vm(bucket: _OpenBucket) -> tuple[tuple[str, ...], tuple[str, ...], NDArr
     return vm_ids, tuple(hosts), counts, sums
 
 
+def _rows_of(bucket: _OpenBucket) -> dict[str, list[tuple[str, int]]]:
+    """VM -> (host, row) of each host that it was on."""
+    rows_of: dict[str, list[tuple[str, int]]] = {}
+    for (vm_id, host_id), row in bucket.rows.items():
+        rows_of.setdefault(vm_id, []).append((host_id, row))
+    return rows_of
+
+
 def _union_ns(spans: list[tuple[int, int]]) -> int:
     """Time covered by at least one of the spans."""
     total, reached = 0, -1
@@ -200,7 +219,13 @@ def _union_ns(spans: list[tuple[int, int]]) -> int:
 
 def _fold(bucket: _OpenBucket) -> None:
     """Add the pending samples to the sums."""
-    rows = np.array([row for row, _, _ in bucket.pending], dtype=np.int64)
-    seconds = np.array([weight for _, weight, _ in bucket.pending], dtype=np.float64) / NS_PER_S
-    bucket.sums.add(len(bucket.rows), rows, seconds, demand_of_columns(columns_of([vm for _, _, vm in bucket.pending])))
+    if not bucket.pending:
+        return
+    rows = np.array([row for row, _, _, _ in bucket.pending], dtype=np.int64)
+    minutes = np.array([minute for _, minute, _, _ in bucket.pending], dtype=np.int64)
+    seconds = np.array([weight for _, _, weight, _ in bucket.pending], dtype=np.float64) / NS_PER_S
+    columns = columns_of([vm for _, _, _, vm in bucket.pending])
+    demand = demand_of_columns(columns)
+    bucket.sums.add(len(bucket.rows), rows, seconds, demand)
+    bucket.minutes.add(len(bucket.rows), rows, minutes, seconds, values_of(columns, demand))
     bucket.pending.clear()

@@ -67,6 +67,8 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", f"{_V1}/outcomes"): OWN_READ,
     ("GET", f"{_V1}/vms/{{vm_id}}/hosts"): READ,  # names hosts, and answers for VMs that are gone and have no owner any more
     ("GET", f"{_V1}/steps"): READ,
+    ("GET", f"{_V1}/compliance"): READ,
+    ("GET", f"{_V1}/compliance/{{kind}}/{{name}}"): READ,
     ("GET", f"{_V1}/scores"): READ,
     ("GET", f"{_V1}/moves"): READ,
     ("GET", f"{_V1}/migration"): READ,

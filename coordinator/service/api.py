@@ -26,6 +26,7 @@ from coordinator.model import Receipt
 from coordinator.service import edge, journalled, problems
 from coordinator.service.access_api import ACCESS_HANDLERS
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.compliance_api import COMPLIANCE_READS
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, Resource
 from coordinator.service.migrations import MigrationOrder, MigrationState
@@ -308,6 +309,7 @@ _READS: Final = [
     *VM_PAST_READS,
     *OPERATIONS_READS,
     *STREAM_READS,
+    *COMPLIANCE_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -162,6 +162,11 @@ class ParquetHistory:
         arrays = self._arrays([vm_id], end_s, buckets, _MEASURES, pc.field("vm_id") == vm_id)
         return {measure: array[0] for measure, array in arrays.items()}
 
+    def measures(self, vm_ids: Sequence[str], end_s: int, buckets: int, names: Sequence[str]) -> dict[str, F32]:
+        """Many VMs over a short time: float32[v, r, buckets] of each of mean, peak, censored, usage, allocation that is named."""
+        wanted = (pc.field("start_s") > end_s - buckets * BUCKET_S) & (pc.field("start_s") <= end_s)
+        return self._arrays(vm_ids, end_s, buckets, names, wanted)
+
     def signals(self, vm_id: str, end_s: int, buckets: int) -> F32 | None:
         """What applications told of one VM, float32[signal, buckets] ending with bucket `end_s`; None = nothing."""
         told = self._told([vm_id], end_s, buckets, pc.field("vm_id") == vm_id)

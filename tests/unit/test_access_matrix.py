@@ -56,7 +56,8 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
 
 
 def path_of(template: str, vm: str, ids: dict[str, str]) -> str:
-    known = {"vm_id": vm, "host_id": "kvm-01", "plan_id": "m1", "name": "app.js", "path": "x", **ids}
+    known = {"vm_id": vm, "host_id": "kvm-01", "plan_id": "m1", "kind": "vm", "path": "x", **ids}
+    known["name"] = "app.js" if template.startswith("/static/") else vm
     return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], template) + QUERIES.get(template, "").format(vm=vm)
 
 

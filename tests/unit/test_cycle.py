@@ -62,8 +62,9 @@ def closed(cycle: DecisionCycle) -> cy.RequestForecast:
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
     assert cycle.handle(cy.Tick(), (T0 + BUCKET_S + 9) * NS_PER_S) == []
-    store, document, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, minutes, document, request = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
     assert isinstance(document, cy.StoreDocument)
+    assert isinstance(minutes, cy.StoreMinutes)
     assert isinstance(store, cy.StoreBucket)
     assert isinstance(request, cy.RequestForecast)
     return request
@@ -137,8 +138,9 @@ def test_what_applications_tell_is_forecast_with_and_stored() -> None:
     cycle.tell([SignalReading(T0 + 20, ("vm-1", "vm-2"), (100.0, None)), SignalReading(T0 + 50, ("vm-1",), (200.0, 4.0))])
     for at_s in range(T0 + 5, T0 + BUCKET_S, 5):
         cycle.handle(sample(at_s), at_s * NS_PER_S)
-    store, _, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
+    store, minutes, _, request, rest = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 10) * NS_PER_S)
     assert isinstance(store, cy.StoreBucket)
+    assert isinstance(minutes, cy.StoreMinutes)
     assert isinstance(request, cy.RequestForecast)
     for bucket in (store.bucket, request.bucket):
         assert bucket.signals is not None
@@ -149,8 +151,10 @@ def test_what_applications_tell_is_forecast_with_and_stored() -> None:
     # a late sample stores the bucket again, with what was told of it; a late reading waits for the next bucket
     cycle.handle(sample(T0 + 299), (T0 + BUCKET_S + 20) * NS_PER_S)
     assert cycle.tell([SignalReading(T0 + 80, ("vm-1",), (600.0, None))]).late == 1
-    (grown,) = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 21) * NS_PER_S)
+    grown, again = cycle.handle(cy.Tick(), (T0 + BUCKET_S + 21) * NS_PER_S)
     assert isinstance(grown, cy.StoreBucket)
+    assert isinstance(again, cy.StoreMinutes)
+    assert [hour.hour_s for hour in again.hours] == [hour.hour_s for hour in minutes.hours]
     assert grown.late
     assert grown.bucket.signals is not None
     assert grown.bucket.signals.tolist() == [[300.0, 4.0]]
