@@ -114,7 +114,7 @@ class PendingWrites:
     async def close(self, patience_s: float) -> int:
         """Finish what waits, for so long; how many writes were left. Nothing that an agent was promised is among them."""
         loop = asyncio.get_running_loop()
-        if self._queue or self._running:
+        if not self._ended and (self._queue or self._running):
             self._idle = loop.create_future()
             await asyncio.wait({self._idle}, timeout=patience_s)
         self._ended = True

@@ -10,6 +10,7 @@ from plain_host import plain_capacity
 from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.demand.signals import SignalReading
+from coordinator.fleet import Relocation
 from coordinator.learning.drift import RetrainWanted
 from coordinator.model import LEVELS, BucketBlock, ForecastBlock, HistoryBlock, NoForecast, VmState
 from coordinator.planning.adjust import Adjustment
@@ -178,6 +179,37 @@ def test_a_silent_host_gets_nothing_and_refuses_orders() -> None:
     # its connection has outlived the silence (a machine that slept, a long pause): no Hello comes
     cycle.handle(cy.AgentSaid(host_id="h", message=Status(wall_ns=0, mode=Mode.PREDICTIVE, mode_pinned=False)), T0 * NS_PER_S)
     assert cycle.adjust("vm-1", Adjustment(cpu_quota_millicores=3000), T0 * NS_PER_S, dry_run=True)[0].steps
+
+
+def test_while_nothing_can_be_stored_nothing_is_decided_but_all_is_taken_in() -> None:
+    cycle, now_ns = started(Mode.PREDICTIVE), (T0 + BUCKET_S + 11) * NS_PER_S
+    assert cycle.handle(cy.Held(why="the disk is full"), T0 * NS_PER_S) == []
+    assert [type(each) for each in decided(cycle)] == [cy.StoreForecast]
+    assert cycle.forecast is not None
+    plan, _ = cycle.adjust("vm-1", Adjustment(memory_bytes=3 * GIB), now_ns, dry_run=True)
+    assert plan.steps, "what would be sent can still be asked"
+    with pytest.raises(Refusal, match="nothing was changed: the disk is full") as refused:
+        cycle.adjust("vm-1", Adjustment(memory_bytes=3 * GIB), now_ns, dry_run=False)
+    assert refused.value.code is RefusalCode.STORE_UNAVAILABLE
+    assert cycle.fleet.host("h").plan_sequence == 0, "no plan was numbered"
+    assert cycle.handle(cy.Held(why=""), now_ns) == []
+    assert cycle.adjust("vm-1", Adjustment(memory_bytes=3 * GIB), now_ns, dry_run=False)[1]
+
+
+def test_where_vms_are_is_told_before_what_their_host_says() -> None:
+    cycle, now_ns = started(Mode.OBSERVE), (T0 + 60) * NS_PER_S
+    hello = Hello(host_id="h2", boot_id="b", agent_version="0", wall_ns=0, capacity=CAPACITY, mode=Mode.OBSERVE, mode_pinned=False)
+    cycle.handle(cy.AgentSaid(host_id="h2", message=hello), now_ns)
+
+    def told(host_id: str, *domains: Domain) -> list[cy.Instruction]:
+        return cycle.handle(cy.AgentSaid(host_id=host_id, message=Inventory(domains=domains)), now_ns)
+
+    assert [type(each) for each in told("h", VM)] == [cy.StoreHost], "it was told when it appeared"
+    moved, _ = told("h2", VM)
+    assert moved == cy.StoreRelocations(relocations=(Relocation(vm_id="vm-1", host_id="h2", at_ns=now_ns),))
+    assert [type(each) for each in told("h")] == [cy.StoreHost]
+    gone, _ = told("h2")
+    assert gone == cy.StoreRelocations(relocations=(Relocation(vm_id="vm-1", host_id=None, at_ns=now_ns),))
 
 
 def test_orders_of_an_operator() -> None:
