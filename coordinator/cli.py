@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from coordinator.alert_cli import alert
 from shared.config import COORDINATOR_PREFIX, CoordinatorConfig, load
 from shared.errors import EXIT_CONFIG, ConfigError, HostError
 
@@ -25,6 +26,9 @@ EXIT_HOST = 69  # EX_UNAVAILABLE
 @click.version_option(package_name="tidegate")
 def cli() -> None:
     """Tidegate: gives every VM of a KVM fleet its capacity before its demand arrives."""
+
+
+cli.add_command(alert)
 
 
 @cli.command()

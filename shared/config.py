@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.clock import Clock, ClockAnchor, ScaledClock, SystemClock
+from shared.config_alerts import AlertsConfig
 from shared.config_file import load
 from shared.config_placing import PlacementConfig, PowerConfig, by_host
 from shared.model import Identifier, Mode, Priority
@@ -22,6 +23,7 @@ __all__ = [
     "AGENT_PREFIX",
     "COORDINATOR_PREFIX",
     "AgentConfig",
+    "AlertsConfig",
     "ClockConfig",
     "CoordinatorConfig",
     "CycleConfig",
@@ -405,6 +407,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     placement: PlacementConfig = PlacementConfig()
     power: PowerConfig = PowerConfig()
     sla: SlaConfig = SlaConfig()
+    alerts: AlertsConfig = AlertsConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

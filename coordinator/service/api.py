@@ -24,6 +24,7 @@ from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.service import edge, problems
+from coordinator.service.alerts_api import ALERT_READS, ALERT_WRITES
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, Resource
@@ -62,7 +63,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.4.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -294,6 +295,7 @@ _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
+    *ALERT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
@@ -343,7 +345,7 @@ async def tell_signals(state: State, data: JSONBody[SignalBatch]) -> SignalsTake
     return await _view(state).tell_signals(data)
 
 
-_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals]
+_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals, *ALERT_WRITES]
 
 # -- probes -----------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 
+from alerts_double import AlertsDouble
 from explained_double import PARTS, resource_why
 from placing_double import PlacingDouble
 from running_double import START_S, RunningDouble
@@ -34,7 +35,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(PlacingDouble, RunningDouble):
+class FleetDouble(AlertsDouble, PlacingDouble, RunningDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:
