@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from coordinator.access_cli import audit, token
+from coordinator.alert_cli import alert
 from coordinator.configured import CONFIG_OPTION, configuration
 from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 
@@ -20,6 +21,9 @@ EXIT_HOST = 69  # EX_UNAVAILABLE
 @click.version_option(package_name="tidegate")
 def cli() -> None:
     """Tidegate: gives every VM of a KVM fleet its capacity before its demand arrives."""
+
+
+cli.add_command(alert)
 
 
 @cli.command()

@@ -9,11 +9,13 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from coordinator.alerting import Alerting
 from coordinator.compute import NotNow
 from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
+from coordinator.live_alerts import LiveAlerts
 from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_operations import LiveOperations
@@ -92,6 +94,11 @@ class Running(Protocol):
     placed_ns: int | None
 
     @property
+    def alerting(self) -> Alerting:
+        """Its alerts."""
+        ...
+
+    @property
     def pool(self) -> Pool:
         """Where forecasts are made."""
         ...
@@ -122,10 +129,11 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance):
+class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
+        LiveAlerts.__init__(self, running)
         LiveMigrations.__init__(self, running)
         LiveOperations.__init__(self, running)
         LivePlacing.__init__(self, running)

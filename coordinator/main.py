@@ -21,6 +21,8 @@ from typing import Final, TypeVar
 import structlog
 
 from coordinator import cycle as cy
+from coordinator.alert_picture import PictureOf
+from coordinator.alerting import Alerting
 from coordinator.announcing import Announcer
 from coordinator.calendars import open_calendars
 from coordinator.challenge_turns import ChallengeTurns
@@ -43,6 +45,7 @@ from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.settings import default_slas, execution_policy, forecast_options, objectives, sizing_policy
+from coordinator.store.alerts import AlertStore
 from coordinator.store.compliance_store import ComplianceStore
 from coordinator.store.database import registry_url
 from coordinator.store.history import ParquetHistory
@@ -141,6 +144,7 @@ class Coordinator:
             on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
+        self.alerting = Alerting(self, AlertStore(self.registry.engine), PictureOf(self, config.alerts.reversals))
         self.view = LiveView(self)
         door = HttpDoor(config, self.view, self.registry, self.cycle.fleet, epoch=epoch, read=self.read, trouble=lambda: self._outages.why)
         self.http, self._news = door.http, door.news
@@ -164,7 +168,7 @@ class Coordinator:
         self._loaded = True
         self._retrain_wanted.set()
         loops = (self._tick_loop, self._forecast_loop, self._place_loop, self._retrain_loop, self._challenge_loop, self._announce_loop)
-        for loop in (*loops, self._minutes.run, self.gateway.failure, self._watch_http):
+        for loop in (*loops, self._minutes.run, self.alerting.run, self.gateway.failure, self._watch_http):
             self._tasks.append(asyncio.create_task(self._guard(loop()), name=loop.__name__))
         notify("READY=1")
         log.info("ready", agents_port=self.gateway.port, http=self.http.url, epoch=self.cycle.epoch)
@@ -230,6 +234,7 @@ class Coordinator:
                     self.metrics.add("tidegate_receipts_total", len(instruction.receipts))
                     self.write(self.registry.save_receipts, instruction.receipts)
                 case cy.StoreOutcomes():
+                    self.alerting.picture.outcomes(instruction.host_id, instruction.outcomes, self.clock.wall_ns())
                     for outcome in instruction.outcomes:
                         kind, state, origin = outcome.step.kind, outcome.state, outcome.origin
                         self.metrics.add("tidegate_outcomes_total", kind=kind, outcome=state, origin=origin)
@@ -244,6 +249,7 @@ class Coordinator:
                     self._moves.perform(instruction)
                 case cy.RequestRetrain():
                     self._retraining.drifted(instruction.reason)
+                    self.alerting.picture.drifted(instruction.reason, self.clock.wall_ns())
                     self.metrics.add("tidegate_forecast_drifts_total", reason=instruction.reason)
                     log.warning("forecasts have worsened", reason=instruction.reason, since_s=instruction.since_s, of=instruction.resources)
 
@@ -285,6 +291,7 @@ class Coordinator:
 
     def _on_message(self, host_id: str, message: AgentMessage) -> None:
         assert isinstance(message, Hello | Inventory | Status | Outcomes), "samples go to _on_samples"
+        self.alerting.picture.heard(host_id, message, self.clock.wall_ns())
         self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
 
     def _on_host(self, host_id: str, up: bool, reason: str) -> None:

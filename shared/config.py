@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from shared.clock import Clock, ClockAnchor, ScaledClock, SystemClock
 from shared.config_access import AccessConfig
+from shared.config_alerts import AlertsConfig
 from shared.config_file import load
 from shared.config_placing import PlacementConfig, PowerConfig, by_host
 from shared.config_sla import ObjectivesConfig
@@ -25,6 +26,7 @@ __all__ = [
     "COORDINATOR_PREFIX",
     "AccessConfig",
     "AgentConfig",
+    "AlertsConfig",
     "ClockConfig",
     "CoordinatorConfig",
     "CycleConfig",
@@ -416,6 +418,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     placement: PlacementConfig = PlacementConfig()
     power: PowerConfig = PowerConfig()
     sla: SlaConfig = SlaConfig()
+    alerts: AlertsConfig = AlertsConfig()
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

@@ -319,6 +319,16 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_outcomes_total", "counter", "Outcomes reported by hosts", ("kind", "outcome", "origin")),
     Metric("tidegate_receipts_total", "counter", "Receipts written"),
+    Metric("tidegate_alerts", "gauge", "Alerts pending or firing, silenced ones included", ("severity", "state")),
+    Metric("tidegate_alerts_hidden", "gauge", "Conditions that hold and found no room among alerts.max_active"),
+    Metric("tidegate_alert_look_duration_seconds", "histogram", "Time that one look at all rules took", buckets=_FAST),
+    Metric(
+        "tidegate_alert_notifications_total",
+        "counter",
+        "Messages about alerts: sent, failed (tried again), or refused for good by their receiver",
+        ("receiver", "outcome"),
+    ),
+    Metric("tidegate_alert_notifications_waiting", "gauge", "Messages about alerts that their receiver has not taken yet", ("receiver",)),
     Metric("tidegate_refusals_total", "counter", "Requests and steps refused by the coordinator, by refusal code", ("code",)),
 )
 

@@ -25,6 +25,7 @@ from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.service import edge, journalled, problems
 from coordinator.service.access_api import ACCESS_HANDLERS
+from coordinator.service.alerts_api import ALERT_READS, ALERT_WRITES
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.compliance_api import COMPLIANCE_READS
 from coordinator.service.explained import ForecastWhyView
@@ -69,7 +70,7 @@ from shared.errors import HostError, Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.4.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -310,6 +311,7 @@ _READS: Final = [
     *OPERATIONS_READS,
     *STREAM_READS,
     *COMPLIANCE_READS,
+    *ALERT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------
@@ -367,7 +369,11 @@ async def tell_signals(state: State, data: JSONBody[SignalBatch]) -> SignalsTake
     return await _view(state).tell_signals(data)
 
 
-_WRITES: Final = [set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals, *ACCESS_HANDLERS]
+_WRITES: Final = [
+    *(set_mode, set_host_pause, set_fleet_pause, order_migration, adjust_resources, tell_signals),
+    *ACCESS_HANDLERS,
+    *ALERT_WRITES,
+]
 
 # -- probes -----------------------------------------------------------------------------------------------------------------
 

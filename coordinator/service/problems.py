@@ -17,6 +17,7 @@ from litestar.exceptions import HTTPException
 
 from coordinator.demand.signals import MAX_SIGNAL
 from coordinator.model import SIGNALS
+from coordinator.service.alerts import SeverityName, StateName
 from coordinator.service.signals import MAX_READINGS
 from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
 from shared.errors import HostError, Refusal
@@ -32,7 +33,12 @@ URN: Final = "urn:tidegate:refusal:"
 BODY_KEY: Final = "body"  # where edge.keep_body leaves the request's body for the wording of a refusal
 MAX_ECHO_CHARS: Final = 64
 RETRY_AFTER_S: Final = "5"  # about as often as the stores are tried again
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(GroupKind), "window": get_args(Window)}
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "kind": get_args(GroupKind),
+    "window": get_args(Window),
+    "status": get_args(StateName),
+    "severity": get_args(SeverityName),
+}
 
 # A refusal is a conflict with the state of the host (409) unless the caller's input or identity is at fault.
 STATUS: Final[dict[RefusalCode, int]] = {

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.model import Receipt
+from coordinator.service.alerts import AlertsView
 from coordinator.service.compliance import ComplianceView
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastRow, ForecastView, Resource
@@ -364,7 +365,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(MigrationView, OperationsView, PlacingView, VmPastView, ComplianceView, Protocol):
+class FleetView(AlertsView, MigrationView, OperationsView, PlacingView, VmPastView, ComplianceView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:

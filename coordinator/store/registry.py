@@ -19,7 +19,6 @@ from sqlalchemy.engine import URL
 
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
-from coordinator.store import compliance_tables
 from coordinator.store import tables as t
 from coordinator.store.database import open_engine, outages, shown
 from coordinator.store.schema import migrate
@@ -37,7 +36,6 @@ _Condition = Callable[[Any], ColumnElement[bool]]
 _DIALECTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-OTHERS: Final = (compliance_tables.compliance_hours,)  # tables of other stores, made with ours
 FLEET: Final = "*"  # stands for every host in the table of pauses; no host may be called so
 
 

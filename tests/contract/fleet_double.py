@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 
+from alerts_double import AlertsDouble
 from compliance_double import ComplianceDouble
 from explained_double import PARTS, resource_why
 from operations_double import OperationsDouble
@@ -36,7 +37,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble):
+class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:

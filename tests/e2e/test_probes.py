@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import Any
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.slow
+PROMTOOL = shutil.which("promtool")
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -49,6 +52,23 @@ def test_an_agents_metrics(ring: Any) -> None:
     ring.until(lambda: page()["tidegate_agent_link_up", ()] == 1, "the link is shown up")
     assert found["tidegate_agent_mode", (("mode", "reactive"),)] == 1 and found["tidegate_agent_mode", (("mode", "off"),)] == 0
     ring.until(lambda: page()["tidegate_agent_samples_total", ()] > found["tidegate_agent_samples_total", ()], "sampling goes on")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_has_nothing_to_say_of_live_pages(ring: Any) -> None:
+    ring.until(lambda: "tidegate_forecast_pinball_ratio{" in ring.http.get("/metrics").text, "a decision was made")
+    for url in (f"{ring.fleet.url}/metrics", f"http://127.0.0.1:{ring.exporter_port}/metrics"):
+        page = httpx.get(url.replace("//metrics", "/metrics"), timeout=10).content
+        done = subprocess.run([str(PROMTOOL), "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr.decode(), done.stdout.decode()) == (0, "", ""), url
+
+
+def test_alerts_are_judged(ring: Any) -> None:
+    """With three healthy hosts nobody is silent; every rule is in force."""
+    assert len(ring.get("alerts/rules")["rules"]) >= 20
+    found = samples(ring.http.get("/metrics").text)
+    assert found["tidegate_alerts_hidden", ()] == 0
+    assert found["tidegate_alert_look_duration_seconds_count", ()] > 0
 
 
 def test_the_status_page_is_served(ring: Any) -> None:

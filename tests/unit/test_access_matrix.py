@@ -25,6 +25,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/vms/{vm_id}/resources"): {"vcpus": 3},
     ("POST", "/api/v1/signals"): {"readings": [{"time_s": 0, "vm_id": OWN_VM, "requests_per_s": 1}]},
     ("POST", "/api/v1/tokens"): {"name": "made", "role": "viewer"},
+    ("POST", "/api/v1/alerts/{alert_id}/acknowledgement"): {"comment": "mine"},
+    ("POST", "/api/v1/silences"): {"matchers": [{"name": "vm", "value": OWN_VM}], "ends_s": 4_000_000_000, "comment": "mine"},
 }
 QUERIES = {"/api/v1/placement/why-not": "?vm={vm}&host=kvm-01"}
 STREAM = "/api/v1/stream"  # does not end: test_streaming.py and the live matrix of tests/e2e ask it
@@ -56,7 +58,7 @@ def test_every_route_has_a_rule_and_every_rule_a_route() -> None:
 
 
 def path_of(template: str, vm: str, ids: dict[str, str]) -> str:
-    known = {"vm_id": vm, "host_id": "kvm-01", "plan_id": "m1", "kind": "vm", "path": "x", **ids}
+    known = {"vm_id": vm, "host_id": "kvm-01", "plan_id": "m1", "kind": "vm", "path": "x", "alert_id": "a1", "silence_id": "s1", **ids}
     known["name"] = "app.js" if template.startswith("/static/") else vm
     return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], template) + QUERIES.get(template, "").format(vm=vm)
 

@@ -15,7 +15,9 @@ import pytest
 
 import agent.cli
 import coordinator.cli
+from coordinator.learning.alert_rules import rules_of
 from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, CoordinatorConfig
+from shared.config_alerts import AlertsConfig
 from shared.config_file import settings
 from shared.metrics import AGENT_METRICS, AGENT_VM_KVM, AGENT_VM_METRICS, COORDINATOR_METRICS, Metric
 from shared.refusal import DESCRIPTIONS, RefusalCode
@@ -64,11 +66,30 @@ def commands_table(program: str, root: click.Group) -> str:
     return table(("command, option", "what it does"), rows)
 
 
+def rules_table() -> str:
+    """Every rule with the bounds of the default settings."""
+    return table(
+        ("rule", "severity", "holds for", "default bound", "meaning", "what to do"),
+        (
+            (
+                f"`{r.name}`",
+                str(r.severity),
+                "at once" if r.for_s == 0 else f"{r.for_s / 60:g} min",
+                "" if r.threshold is None else f"{r.threshold:g} {r.unit}",
+                r.meaning,
+                r.action,
+            )
+            for r in rules_of(AlertsConfig()).values()
+        ),
+    )
+
+
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("settings.md", "agent"): lambda: settings_table(AgentConfig),
     ("settings.md", "coordinator"): lambda: settings_table(CoordinatorConfig),
     ("commands.md", "agent"): lambda: commands_table("tidegate-agent", agent.cli.cli),
     ("commands.md", "coordinator"): lambda: commands_table("tidegate", coordinator.cli.cli),
+    ("alerts.md", "rules"): rules_table,
     ("metrics.md", "agent"): lambda: metrics_table(AGENT_METRICS),
     ("metrics.md", "vm"): lambda: metrics_table(
         [*(Metric(row.name, "gauge", row.help, ("vm_id", "name")) for row in AGENT_VM_METRICS), AGENT_VM_KVM]
