@@ -17,7 +17,6 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
@@ -28,6 +27,7 @@ from coordinator.service.access_api import ACCESS_HANDLERS
 from coordinator.service.alerts_api import ALERT_READS, ALERT_WRITES
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.compliance_api import COMPLIANCE_READS
+from coordinator.service.document import Document, put_right
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, Resource
 from coordinator.service.migrations import MigrationOrder, MigrationState
@@ -126,7 +126,7 @@ def create_app(
 
 def openapi_json() -> bytes:
     """The OpenAPI 3.1 document as committed in docs/openapi.json: keys sorted, indented. Needs no coordinator."""
-    schema = _application(State()).openapi_schema.to_schema()
+    schema = put_right(_application(State()).openapi_schema.to_schema())
     return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"
 
 
@@ -419,7 +419,7 @@ def _openapi() -> OpenAPIConfig:
         summary="Forecasts what every VM of a KVM fleet will need and reshapes the fleet before the demand arrives",
         path="/openapi.json",
         components=Components(security_schemes={"token": token}),
-        render_plugins=[JsonRenderPlugin(path="/")],
+        render_plugins=[Document(path="/")],
         use_handler_docstrings=True,
         operation_id_creator=lambda handler, _method, _path: handler.handler_name,
     )

@@ -71,7 +71,11 @@ async def keep_body(request: Request[Any, Any, Any]) -> Response[bytes] | None:
     """Keep what a writer sent, for refusals and the audit; the answer itself where it was given before (Idempotency-Key)."""
     if request.method in journalled.READS:
         return None
-    request.state[problems.BODY_KEY] = await request.body()
+    request.state[problems.BODY_KEY] = body = await request.body()
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:  # the JSON decoder itself fails on these only where they are in names
+        raise InvalidValue("body", f"byte {error.start}, which is no UTF-8", "a JSON object in UTF-8") from None
     return await journalled.claim(request)
 
 

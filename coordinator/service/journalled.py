@@ -146,7 +146,7 @@ def told(raw: bytes) -> object:
         return digest
     try:
         return _without_secrets(msgspec.json.decode(raw))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return digest
 
 

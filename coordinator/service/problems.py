@@ -201,7 +201,7 @@ def _json_object(raw: object) -> dict[str, Any]:
         return {}
     try:
         parsed = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

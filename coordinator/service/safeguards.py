@@ -6,6 +6,7 @@ disk before what it tells of. Audit entries that wait are written together, by w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -84,6 +85,7 @@ class Safeguards:
         self._writes = Rate(config.writes_per_s)
         self._failures = Rate(config.failures_per_s)
         self._waiting: deque[AuditEntry] = deque()
+        self._draining = threading.Lock()
         self._noted: dict[str, float] = {}
 
     async def identify(self, connection: Connection, open_reads: bool) -> Caller:
@@ -130,13 +132,14 @@ class Safeguards:
         await self.run(self._drain, settle)
 
     def _drain(self, settle: Callable[[], None] | None) -> None:
-        """In the writing thread. What cannot be written waits on: the next one tries again."""
-        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        try:
-            self.log.append(entries)
-        except HostError:
-            self._waiting.extendleft(reversed(entries))
-            raise
+        """In a thread. What cannot be written waits on: the next one tries again."""
+        with self._draining:
+            entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            try:
+                self.log.append(entries)
+            except HostError:
+                self._waiting.extendleft(reversed(entries))
+                raise
         if settle is not None:
             settle()
 

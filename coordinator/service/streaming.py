@@ -102,7 +102,7 @@ class Hub:
         seen = int(number) if epoch == str(self.epoch) and number.isascii() and number.isdigit() and len(number) < 19 else -1
         oldest = self._ring[0].number if self._ring else self._number + 1
         if not oldest - 1 <= seen <= self._number:
-            reader.lost = True  # events are missing: the reader must read the state anew
+            reader.lost, seen = True, -1  # events are missing: the reader must read the state anew
         missed = [event for event in self._ring if event.number > seen and reader.wants(event)]
         if len(missed) > QUEUE:
             reader.lost, missed = True, missed[-QUEUE:]

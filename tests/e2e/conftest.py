@@ -118,6 +118,20 @@ def generated() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_ring() -> Iterator[Ring]:
+    with started_ring() as ring:
+        yield ring
+
+
+@pytest.fixture(scope="module")
+def own_ring() -> Iterator[Ring]:
+    """A ring of one module's own, which may leave it in any state."""
+    with started_ring() as ring:
+        yield ring
+
+
+@contextlib.contextmanager
+def started_ring() -> Iterator[Ring]:
+    """Three hosts with three VMs each, of at least two clients, and a decision made."""
     with generated(), Fleet(DemoOptions(hours=40, speed=SPEED, hosts=3, vms=3)) as fleet:
         fleet.prepare()
         exporter_port = free_port()
