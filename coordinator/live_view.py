@@ -17,7 +17,9 @@ from coordinator.gateway.server import GatewayServer
 from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_placing import LivePlacing
+from coordinator.live_reports import LiveReports
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
+from coordinator.placement.fleet.site import Site
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
 from coordinator.ports import Pool
@@ -90,6 +92,11 @@ class Running(Protocol):
     placed_ns: int | None
 
     @property
+    def site(self) -> Site:
+        """Pools and prices."""
+        ...
+
+    @property
     def pool(self) -> Pool:
         """Where forecasts are made."""
         ...
@@ -115,13 +122,14 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveMigrations, LivePlacing, LiveCompliance):
+class LiveView(LiveMigrations, LivePlacing, LiveCompliance, LiveReports):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
         LiveMigrations.__init__(self, running)
         LivePlacing.__init__(self, running)
         LiveCompliance.__init__(self, running)
+        LiveReports.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:

@@ -38,6 +38,7 @@ from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
 from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.site import Site
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.service.app import HttpService
@@ -139,6 +140,11 @@ class Coordinator:
             host=config.listen_http.host,
             port=config.listen_http.port,
         )
+
+    @property
+    def site(self) -> Site:
+        """Pools and prices, as placement has them."""
+        return self._placing.site
 
     async def start(self) -> None:
         """Restore state, open both doors, start the workers. ConfigError when an address cannot be had."""

@@ -166,6 +166,11 @@ class ComplianceBook:
         """VMs under a name, gone ones included, sorted."""
         return self._table.members(kind, name)
 
+    def owner_of(self, vm_id: str) -> tuple[str, int]:
+        """(application, priority) of a VM that was counted, gone or not."""
+        owner = self._table.owner(vm_id) or Owner()
+        return owner.application, owner.priority
+
     def hourly(self, kind: Kind, name: str, hours: int) -> tuple[list[int], NDArray[np.int64]]:
         """Starts of the newest `hours` hours, and int64[hours, 4, 3]: bad, known and all minutes in each."""
         if self.end_s is None:

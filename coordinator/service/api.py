@@ -34,6 +34,7 @@ from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, present
+from coordinator.service.reports_api import REPORT_READS, report_page
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
 from coordinator.service.view import (
@@ -122,7 +123,7 @@ def openapi_json() -> bytes:
 def _application(state: State) -> Litestar:
     api = Router(path="/api/v1", route_handlers=[*_READS, *_WRITES])
     return Litestar(
-        route_handlers=[api, metrics, livez, readyz, *page_handlers()],
+        route_handlers=[api, metrics, livez, readyz, report_page, *page_handlers()],
         state=state,
         guards=[edge.check_host, edge.check_query, edge.check_token],
         middleware=[edge.body_deadline],
@@ -296,6 +297,7 @@ _READS: Final = [
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
     *COMPLIANCE_READS,
+    *REPORT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from coordinator.service.forecasts import ForecastRow, ForecastView, Resource
 from coordinator.service.migrations import MigrationView
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
+from coordinator.service.reports import ReportsView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import HostLoad, SizingView
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
@@ -361,7 +362,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(MigrationView, PlacingView, ComplianceView, Protocol):
+class FleetView(MigrationView, PlacingView, ComplianceView, ReportsView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:

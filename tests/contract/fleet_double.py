@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from compliance_double import ComplianceDouble
 from explained_double import PARTS, resource_why
 from placing_double import PlacingDouble
+from report_scene import ReportsDouble
 from running_double import START_S, RunningDouble
 
 from coordinator.forecast.events.model import Labels
@@ -35,7 +36,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(PlacingDouble, RunningDouble, ComplianceDouble):
+class FleetDouble(PlacingDouble, RunningDouble, ComplianceDouble, ReportsDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:
