@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -19,6 +20,7 @@ from coordinator.service.compliance import (
     BurnView,
     ComplianceDetail,
     ComplianceItem,
+    CompliancePage,
     MinuteSeries,
     StandingView,
     sla_in_force,
@@ -40,23 +42,26 @@ class LiveCompliance:
 
     def __init__(self, running: Counting) -> None:
         self._counting = running
-        self._items: tuple[int, dict[Kind, list[ComplianceItem]]] = (-1, {})
 
-    def compliance(self, kind: Kind) -> tuple[Sequence[ComplianceItem], int | None]:
+    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
         book = self._counting.cycle.compliance
-        if self._items[0] != book.version:
-            self._items = (book.version, {})
-        found = self._items[1].get(kind)
-        if found is None:
-            found = self._items[1][kind] = [_item(kind, name, parts) for name, parts in book.standings(kind).items()]
-        return found, book.end_s
+        found = book.grouped(kind)
+        first = 0 if cursor is None else bisect_right(found.names, cursor)
+        names = found.names[first : first + limit]
+        return CompliancePage(
+            items=tuple(_item(kind, name, found.standing(first + i)) for i, name in enumerate(names)),
+            total=len(found.names),
+            next_cursor=names[-1] if first + limit < len(found.names) else None,
+            until_s=book.end_s,
+        )
 
     async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:
-        items, until_s = self.compliance(kind)
-        item = next((each for each in items if each.name == name), None)
-        if item is None or until_s is None:
-            return None
         book = self._counting.cycle.compliance
+        found, until_s = book.grouped(kind), book.end_s
+        place = bisect_left(found.names, name)
+        if until_s is None or found.names[place : place + 1] != [name]:
+            return None
+        item = _item(kind, name, found.standing(place))
         slas = [sla_in_force(sla, vms) for sla, vms in book.slas_of(kind, name)]
         end_s = -(-until_s // resolution_s) * resolution_s
         from_s = end_s - hours * HOUR_S

@@ -20,8 +20,10 @@ from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_operations import LiveOperations
 from coordinator.live_placing import LivePlacing
+from coordinator.live_reports import LiveReports
 from coordinator.live_vm_past import LiveVmPast
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
+from coordinator.placement.fleet.site import Site
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
 from coordinator.ports import Pool
@@ -99,6 +101,11 @@ class Running(Protocol):
         ...
 
     @property
+    def site(self) -> Site:
+        """Pools and prices."""
+        ...
+
+    @property
     def pool(self) -> Pool:
         """Where forecasts are made."""
         ...
@@ -129,7 +136,7 @@ class Running(Protocol):
         ...
 
 
-class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance):
+class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance, LiveReports):
     """Answers from memory; async methods read a store behind the writes before them."""
 
     def __init__(self, running: Running) -> None:
@@ -139,6 +146,7 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         LivePlacing.__init__(self, running)
         LiveVmPast.__init__(self, running)
         LiveCompliance.__init__(self, running)
+        LiveReports.__init__(self, running)
         self._of = running
 
     def fleet(self) -> FleetSummary:

@@ -42,6 +42,7 @@ from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
 from coordinator.outages import Outages, opened
 from coordinator.placement.explain.plan import Placed
+from coordinator.placement.fleet.site import Site
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
 from coordinator.settings import default_slas, execution_policy, forecast_options, objectives, sizing_policy
@@ -148,6 +149,11 @@ class Coordinator:
         self.view = LiveView(self)
         door = HttpDoor(config, self.view, self.registry, self.cycle.fleet, epoch=epoch, read=self.read, trouble=lambda: self._outages.why)
         self.http, self._news = door.http, door.news
+
+    @property
+    def site(self) -> Site:
+        """Pools and prices, as placement has them."""
+        return self._placing.site
 
     async def start(self) -> None:
         """Restore state, open both doors, start the workers. ConfigError when an address cannot be had."""

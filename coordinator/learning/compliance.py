@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.demand.minutes import MINUTE_S, TENTHS, MinuteBlock
-from coordinator.learning.compliance_hours import HOUR_S, I32, N_METRICS, HourBits, Owner, Promise
-from coordinator.learning.compliance_sums import PERIOD, THREE_DAYS, WINDOWS, Standing, VmMinutes, VmTable, standings
+from coordinator.learning.compliance_hours import HOUR_S, N_METRICS, HourBits, Owner, Promise
+from coordinator.learning.compliance_sums import PERIOD, THREE_DAYS, WINDOWS, Grouped, Standing, VmMinutes, VmTable, grouped
 from coordinator.learning.objectives import DEFAULT_SLAS, METRICS, Sla, SlaSource
 from shared.model import Priority
 from shared.units import BUCKET_S
@@ -54,8 +54,11 @@ class ComplianceBook:
         self.forgotten = 0  # VMs that were given up, see SPARE_VMS
         self._table = VmTable()
         self._hours: dict[int, HourBits] = {}  # the newest
-        self._promised: dict[str, tuple[Owner, int, Sla, tuple[Sequence[float], ...]]] = {}
-        self._cached: tuple[int, VmMinutes] | None = None
+        self._promised: dict[str, tuple[Owner, int, Sla, int]] = {}
+        self._terms: dict[Sla, int] = {}  # its row in the tables below
+        self._tables = Promise.empty()
+        nothing = np.zeros((0, N_METRICS, len(WINDOWS)), np.int32)
+        self._cached: tuple[int, VmMinutes, dict[Kind, Grouped]] = (-1, VmMinutes(bad=nothing, known=nothing), {})
 
     # ---- what happens
 
@@ -140,13 +143,19 @@ class ComplianceBook:
         """The newest hours that are in memory, by their start."""
         return dict(self._hours)
 
-    def names(self, kind: Kind) -> list[str]:
-        """Names that have anything counted, sorted."""
-        return self._table.names(kind)
+    def grouped(self, kind: Kind) -> Grouped:
+        """Everybody's minutes by the names of a kind; kept until something changes."""
+        if self._cached[0] != self.version:
+            self._cached = (self.version, self._count(), {})
+        _, minutes, kinds = self._cached
+        if kind not in kinds:
+            kinds[kind] = grouped(minutes, self._table, kind)
+        return kinds[kind]
 
     def standings(self, kind: Kind) -> dict[str, tuple[Standing, ...]]:
         """name -> one Standing per metric that anybody of that name has an objective on, in the order of METRICS."""
-        return standings(self._minutes(), self._table, kind)
+        found = self.grouped(kind)
+        return {name: found.standing(place) for place, name in enumerate(found.names)}
 
     def sla(self, vm_id: str) -> Sla | None:
         """The SLA that a VM was counted under last."""
@@ -166,6 +175,11 @@ class ComplianceBook:
         """VMs under a name, gone ones included, sorted."""
         return self._table.members(kind, name)
 
+    def owner_of(self, vm_id: str) -> tuple[str, int]:
+        """(application, priority) of a VM that was counted, gone or not."""
+        owner = self._table.owner(vm_id) or Owner()
+        return owner.application, owner.priority
+
     def hourly(self, kind: Kind, name: str, hours: int) -> tuple[list[int], NDArray[np.int64]]:
         """Starts of the newest `hours` hours, and int64[hours, 4, 3]: bad, known and all minutes in each."""
         if self.end_s is None:
@@ -173,11 +187,6 @@ class ComplianceBook:
         return self._table.hourly(kind, name, (self.end_s - 1) // HOUR_S * HOUR_S, hours)
 
     # ---- inside
-
-    def _minutes(self) -> VmMinutes:
-        if self._cached is None or self._cached[0] != self.version:
-            self._cached = (self.version, self._count())
-        return self._cached[1]
 
     def _count(self) -> VmMinutes:
         """Bad and known minutes of every VM over its periods and the windows."""
@@ -211,18 +220,29 @@ class ComplianceBook:
         return found
 
     def _promise(self, whose: Mapping[str, Owner]) -> Promise:
-        version = self.slas.version
+        version, promised = self.slas.version, self._promised
         rows = []
         for vm_id, owner in whose.items():
-            found = self._promised.get(vm_id)
-            if found is None or found[0] != owner or found[1] != version:
+            found = promised.get(vm_id)
+            if found is None or found[1] != version or found[0] != owner:
                 sla = self.slas.sla_of(vm_id, owner.client, owner.application, Priority(owner.priority))
-                found = self._promised[vm_id] = (owner, version, sla, _terms(sla))
+                found = promised[vm_id] = (owner, version, sla, self._row_of(sla))
             rows.append(found[3])
-        thresholds = np.array([row[0] for row in rows], np.int32).reshape(-1, N_METRICS)
-        budgets = np.array([row[1] for row in rows], np.float64).reshape(-1, N_METRICS)
-        periods: I32 = np.array([row[2] for row in rows], np.int32).reshape(-1, N_METRICS)
-        return Promise(thresholds=thresholds, budgets=budgets, periods=periods)
+        return self._tables.take(np.array(rows, np.int64))
+
+    def _row_of(self, sla: Sla) -> int:
+        """Row of an SLA's terms; SLAs that nobody has any more are few, and stay."""
+        row = self._terms.get(sla)
+        if row is None:
+            row = self._terms[sla] = len(self._terms)
+            thresholds, budgets, periods = ([each] for each in _terms(sla))
+            old = self._tables
+            self._tables = Promise(
+                thresholds=np.concatenate([old.thresholds, np.array(thresholds, np.int32)]),
+                budgets=np.concatenate([old.budgets, np.array(budgets, np.float64)]),
+                periods=np.concatenate([old.periods, np.array(periods, np.int32)]),
+            )
+        return row
 
     def _hour(self, hour_s: int) -> HourBits:
         if hour_s not in self._hours:

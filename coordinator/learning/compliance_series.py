@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -43,3 +43,25 @@ def _by_minute(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """How many of the VMs [v, 4] have each minute's bit, int64[4, 60]."""
     counted: NDArray[np.int64] = ((words[:, :, None] >> _BITS) & np.uint64(1)).sum(axis=0).astype(np.int64)
     return counted
+
+
+def minutes_by_vm(hours: Iterable[HourBits], vm_ids: Sequence[str], from_s: int, until_s: int) -> NDArray[np.int64]:
+    """Good, bad and unknown minutes of each VM that begin in [from_s, until_s), int64[v, 4, 3]."""
+    place = {vm_id: i for i, vm_id in enumerate(vm_ids)}
+    found = np.zeros((len(vm_ids), N_METRICS, 3), np.int64)
+    for hour in hours:
+        pairs = np.array([(place[vm_id], row) for vm_id, row in hour.index.items() if vm_id in place], np.int64).reshape(-1, 2)
+        if not len(pairs):
+            continue
+        at, rows = pairs.T
+        first, last = (min(max((each - hour.hour_s) // MINUTE_S, 0), len(_BITS)) for each in (from_s, until_s))
+        mask = np.uint64((1 << last) - (1 << first))
+        present = np.zeros(len(rows), np.uint64)
+        for slot in range(SLOTS):
+            there = (hour.present[rows] >> np.uint16(slot)) & np.uint16(1)
+            present |= np.where(there != 0, np.uint64(((1 << MINUTES) - 1) << (slot * MINUTES)), np.uint64(0))
+        asked = hour.promise.thresholds[rows] >= 0
+        known, bad = (np.bitwise_count(words[rows] & mask).astype(np.int64) for words in (hour.known, hour.bad))
+        all_ = np.where(asked, np.bitwise_count(present & mask).astype(np.int64)[:, None], 0)
+        found[at] += np.stack([known - bad, bad, np.maximum(all_ - known, 0)], axis=-1)
+    return found

@@ -226,10 +226,11 @@ class VmTable:
         )
 
     def codes(self, kind: str) -> tuple[list[str], NDArray[np.int64]]:
-        """Names, and the place of each row's."""
-        places: dict[str, int] = {}
-        codes = [places.setdefault(name_of(kind, vm_id, owner), len(places)) for vm_id, owner in zip(self.vm_ids, self.owners, strict=True)]
-        return list(places), np.array(codes, np.int64)
+        """Sorted names, and the place of each row's."""
+        own = [name_of(kind, vm_id, owner) for vm_id, owner in zip(self.vm_ids, self.owners, strict=True)]
+        names = sorted(set(own))
+        place = {name: i for i, name in enumerate(names)}
+        return names, np.array([place[name] for name in own], np.int64)
 
     def _padded(self, hour_s: int) -> tuple[I32, ...]:
         """What was counted of an hour, as wide as the table is now."""
@@ -252,31 +253,57 @@ class VmTable:
                 total[:n] += np.where(inside[:n], part.astype(np.int32), 0)
 
 
-def standings(minutes: VmMinutes, table: VmTable, kind: str) -> dict[str, tuple[Standing, ...]]:
-    """name -> Standing of each metric with an objective, sorted by name."""
+@dataclass(frozen=True, kw_only=True)
+class Grouped:
+    """Minutes summed by the names of one kind, sorted. Arrays float64[metric, window, name] and [metric, name]."""
+
+    names: list[str]
+    asked: NDArray[np.bool_]  # [metric, name]: anybody of it has an objective
+    bad: NDArray[np.float64]
+    known: NDArray[np.float64]
+    allowed: NDArray[np.float64]  # minutes that may be bad, of those known
+    there: NDArray[np.float64]
+    budget: NDArray[np.float64]
+
+    def standing(self, place: int) -> tuple[Standing, ...]:
+        """One Standing per metric with an objective, in the order of METRICS, of the name at this place."""
+        return tuple(
+            _standing(
+                metric,
+                bad=self.bad[m, :, place],
+                known=self.known[m, :, place],
+                allowed=self.allowed[m, :, place],
+                there=float(self.there[m, place]),
+                budget=float(self.budget[m, place]),
+            )
+            for m, metric in enumerate(METRICS)
+            if self.asked[m, place]
+        )
+
+
+def grouped(minutes: VmMinutes, table: VmTable, kind: str) -> Grouped:
+    """Everybody's minutes by the names of a kind."""
     names, code = table.codes(kind)
     n = len(names)
     asked = table.promise.thresholds >= 0
     whole = np.where(table.running[:, None], table.promise.periods * 60, table.there)
-    budget = np.where(asked, whole * table.promise.budgets, 0.0)
-    found: dict[str, list[Standing]] = {name: [] for name in sorted(names)}
 
     def total(values: NDArray[Any]) -> NDArray[np.float64]:
-        summed: NDArray[np.float64] = np.bincount(code, values.astype(np.float64), n).astype(np.float64)
-        return summed
+        """[v, 4] to [4, name]."""
+        return np.stack([np.bincount(code, values[:, m].astype(np.float64), n) for m in range(N_METRICS)])
 
-    for m, metric in enumerate(METRICS):
-        having = total(asked[:, m].astype(np.int64))
-        there = total(np.where(asked[:, m], table.there[:, m], 0))
-        budgets = total(budget[:, m])
-        bad = np.stack([total(minutes.bad[:, m, w]) for w in range(len(WINDOWS))])
-        known = np.stack([total(minutes.known[:, m, w]) for w in range(len(WINDOWS))])
-        allowed = np.stack([total(minutes.known[:, m, w] * table.promise.budgets[:, m]) for w in range(len(WINDOWS))])
-        for i, name in enumerate(names):
-            if having[i]:
-                seen = {"bad": bad[:, i], "known": known[:, i], "allowed": allowed[:, i]}
-                found[name].append(_standing(metric, there=float(there[i]), budget=float(budgets[i]), **seen))
-    return {name: tuple(each) for name, each in found.items()}
+    def windows(values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.stack([total(values[..., w]) for w in range(len(WINDOWS))], axis=1)
+
+    return Grouped(
+        names=names,
+        asked=total(asked) > 0,
+        bad=windows(minutes.bad),
+        known=windows(minutes.known),
+        allowed=windows(minutes.known * table.promise.budgets[:, :, None]),
+        there=total(np.where(asked, table.there, 0)),
+        budget=total(np.where(asked, whole * table.promise.budgets, 0.0)),
+    )
 
 
 def _standing(

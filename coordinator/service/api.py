@@ -38,6 +38,7 @@ from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
 from coordinator.service.problems import InvalidValue, present
+from coordinator.service.reports_api import REPORT_READS, report_page
 from coordinator.service.safeguards import Safeguards, in_memory
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
@@ -133,7 +134,7 @@ def openapi_json() -> bytes:
 def _application(state: State) -> Litestar:
     api = Router(path="/api/v1", route_handlers=[*_READS, *_WRITES])
     return Litestar(
-        route_handlers=[api, metrics, livez, readyz, *page_handlers()],
+        route_handlers=[api, metrics, livez, readyz, report_page, *page_handlers()],
         state=state,
         guards=[edge.check_host, edge.check_access, edge.check_query],
         middleware=[edge.body_deadline, journalled.journalled],
@@ -312,6 +313,7 @@ _READS: Final = [
     *STREAM_READS,
     *COMPLIANCE_READS,
     *ALERT_READS,
+    *REPORT_READS,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

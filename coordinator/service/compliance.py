@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, Protocol, get_args
 
 import msgspec
@@ -106,8 +105,8 @@ class ComplianceDetail(msgspec.Struct, frozen=True, kw_only=True):
 class ComplianceView(Protocol):
     """What is asked of the running coordinator."""
 
-    def compliance(self, kind: Kind) -> tuple[Sequence[ComplianceItem], int | None]:
-        """Every name of a kind, sorted, and the end of the newest minute."""
+    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
+        """Names of a kind behind `cursor`, sorted."""
         ...
 
     async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:

@@ -37,10 +37,7 @@ _REFUSED: Final = {
 @get("/compliance", responses=_REFUSED, sync_to_thread=False)
 def compliance(state: State, kind: AskedKind = "client", limit: Limit = 100, cursor: Cursor = None) -> CompliancePage:
     """Objectives kept and error budgets left, over the period, by client, application, VM or priority, in the order of names."""
-    items, until_s = _view(state).compliance(_kind(kind))
-    rest = [item for item in items if cursor is None or item.name > cursor]
-    following = rest[limit - 1].name if len(rest) > limit else None
-    return CompliancePage(items=tuple(rest[:limit]), total=len(items), next_cursor=following, until_s=until_s)
+    return _view(state).compliance(_kind(kind), cursor, limit)
 
 
 @get("/compliance/{kind:str}/{name:str}", responses=_REFUSED)

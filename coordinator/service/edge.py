@@ -48,7 +48,8 @@ def check_host(connection: Connection, _: BaseRouteHandler) -> None:
 
 def check_query(connection: Connection, handler: BaseRouteHandler) -> None:
     """Refuse query parameters that the handler does not have: a misspelt one would silently mean its default."""
-    known = handler.parsed_fn_signature.parameters.keys() - {"state", "request", "data"}
+    # `from` and `format` are words of Python: their parameters end with an underscore
+    known = {name.rstrip("_") for name in handler.parsed_fn_signature.parameters} - {"state", "request", "data"}
     for name in connection.query_params:
         if name not in known:
             allowed = ", ".join(sorted(known - connection.path_params.keys())) or "none"

@@ -28,6 +28,7 @@ _FOREVER: Final = "public, max-age=31536000, immutable"
 _SOURCES: Final = {
     "app.js": ("coordinator.service", "static/app.js", "text/javascript"),
     "chart.js": ("coordinator.service", "static/chart.js", "text/javascript"),
+    "report.css": ("coordinator.service", "static/report.css", "text/css"),
     "style.css": ("coordinator.service", "static/style.css", "text/css"),
     "favicon.svg": ("coordinator.service", "static/favicon.svg", "image/svg+xml"),
     "plotly.min.js": ("plotly", "package_data/plotly.min.js", "text/javascript"),

@@ -21,6 +21,7 @@ from coordinator.service.migrations import MigrationView
 from coordinator.service.operations import OperationsView
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
+from coordinator.service.reports import ReportsView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import HostLoad, SizingView
 from coordinator.service.vm_past import VmPastView
@@ -365,7 +366,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, int | float] = {}
 
 
-class FleetView(AlertsView, MigrationView, OperationsView, PlacingView, VmPastView, ComplianceView, Protocol):
+class FleetView(AlertsView, MigrationView, OperationsView, PlacingView, VmPastView, ComplianceView, ReportsView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
 
     def fleet(self) -> FleetSummary:

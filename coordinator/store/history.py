@@ -223,6 +223,26 @@ class ParquetHistory:
                 issues[int(at)] = _forecast_of(table.filter(pa.array(issued == at)), vm_id, int(at))
         return [issues[at] for at in sorted(issues)]
 
+    def issued_peaks(self, vm_ids: Sequence[str], end_s: int, buckets: int, step: int) -> F32:
+        """float32[v, r, buckets] ending with bucket `end_s`: the 95 % quantile of the peak within steps 0..step, as it was forecast at each
+        bucket's start; NaN where no forecast is stored.
+        """
+        first_s, name = end_s - (buckets - 1) * BUCKET_S, "peak_q950"
+        found = np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32)
+        index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
+        wanted = (pc.field("issued_s") >= first_s) & (pc.field("issued_s") <= end_s)
+        with self._lock:
+            for part in self._forecasts.parts(day_of(max(0, first_s)), day_of(end_s)):
+                for batch in self._forecasts.read(part, [*_FORECAST_KEYS, name], wanted).to_batches():
+                    names = batch.column("vm_id")
+                    place = np.array([index.get(each, -1) for each in names.dictionary.to_pylist()], np.int64)
+                    vm = place[names.indices.to_numpy(zero_copy_only=False)] if batch.num_rows else np.zeros(0, np.int64)
+                    keep = vm >= 0
+                    bucket = (batch.column("issued_s").to_numpy() - first_s) // BUCKET_S
+                    values = batch.column(name).flatten().to_numpy(zero_copy_only=False).reshape(-1, HORIZON_STEPS)[:, step]
+                    found[vm[keep], batch.column("resource").to_numpy()[keep], bucket[keep]] = values[keep]
+        return found
+
     def scored(self, vm_id: str, since_s: int) -> list[ScoredForecast]:
         """Every stored forecast of one VM from `since_s` on, oldest first, with what came of each step (late samples included)."""
         issued = self.forecasts(vm_id, since_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,7 +10,7 @@ from coordinator.demand.buckets import BucketFolder
 from coordinator.learning.compliance import ComplianceBook, Kind
 from coordinator.learning.compliance_hours import HourBits, Owner
 from coordinator.live_compliance import Counting, LiveCompliance
-from coordinator.service.compliance import ComplianceDetail, ComplianceItem
+from coordinator.service.compliance import ComplianceDetail, CompliancePage
 from shared.model import HostSample, VmSample
 from shared.units import BUCKET_S, NS_PER_S
 
@@ -29,8 +29,8 @@ class ComplianceDouble:
     now_s: int
     _live: LiveCompliance | None = None
 
-    def compliance(self, kind: Kind) -> tuple[Sequence[ComplianceItem], int | None]:
-        return self._counted().compliance(kind)
+    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
+        return self._counted().compliance(kind, cursor, limit)
 
     async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:
         return await self._counted().compliance_of(kind, name, resolution_s, hours)

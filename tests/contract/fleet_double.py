@@ -15,6 +15,7 @@ from compliance_double import ComplianceDouble
 from explained_double import PARTS, resource_why
 from operations_double import OperationsDouble
 from placing_double import PlacingDouble
+from report_scene import ReportsDouble
 from running_double import START_S, RunningDouble
 
 from coordinator.forecast.events.model import Labels
@@ -37,7 +38,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble):
+class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble, ReportsDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:

@@ -38,6 +38,16 @@ ROUTES = routes()
 
 
 def path_of(template: str, vm: str, ids: dict[str, str]) -> str:
-    known = {"vm_id": vm, "host_id": "kvm-01", "plan_id": "m1", "kind": "vm", "path": "x", "alert_id": "a1", "silence_id": "s1", **ids}
+    known = {
+        "vm_id": vm,
+        "host_id": "kvm-01",
+        "plan_id": "m1",
+        "kind": "vm",
+        "client": "acme",
+        "path": "x",
+        "alert_id": "a1",
+        "silence_id": "s1",
+        **ids,
+    }
     known["name"] = "app.js" if template.startswith("/static/") else vm
     return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], template) + QUERIES.get(template, "").format(vm=vm)
