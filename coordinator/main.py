@@ -49,6 +49,7 @@ from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
 from coordinator.store.wal import Wal
+from coordinator.tracing import open_tracing
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError, HostError
 from shared.frame import decode_agent, decode_block
@@ -88,6 +89,7 @@ class Coordinator:
         self.metrics = Metrics(COORDINATOR_METRICS)
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
+        self._tracing = open_tracing(config.trace_url, epoch)
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
@@ -176,6 +178,8 @@ class Coordinator:
         await self.gateway.stop()
         if hasattr(self, "pool"):
             await self.pool.close()
+        if self._tracing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
         self._disk.shutdown(wait=True)
         self.wal.close()
         self.signal_log.close()
@@ -438,6 +442,8 @@ class Coordinator:
         yield
         took = time.perf_counter() - started
         self.stages[name] = took * 1000
+        if self._tracing is not None:
+            self._tracing.stage(name, took, self.cycle.cycles)
         self.metrics.observe("tidegate_cycle_stage_duration_seconds", took, stage=name)
 
     def _publish(self) -> None:

@@ -117,8 +117,15 @@ def test_of_many_the_worst_are_named_and_the_others_counted() -> None:
     used = np.linspace(0.96, 0.999, 500) * GIB
     found = judged_by_bucket(BucketSeen(bucket=bucket(used, GIB, 500)), RULES)
     assert len(found) == MAX_FOUND
-    assert found[0].labels["vm"] == "v0499"
-    assert found[-1].summary == "and 401 more"
+    assert {each.labels.get("vm") for each in found} == {None, *(f"v{n:04d}" for n in range(401, 500))}
+    assert [each.summary for each in found if "vm" not in each.labels] == ["and 401 more"]
+    assert len(judged_by_bucket(BucketSeen(bucket=bucket(used[:100], GIB, 100)), RULES)) == MAX_FOUND
+
+
+def test_many_of_another_rule_are_cut_the_same_way() -> None:
+    found = judged_now(FleetNow(hosts=[HostNow(host_id=f"h{n:04d}", alive=False) for n in range(300)]), RULES)
+    assert len(found) == MAX_FOUND
+    assert found[-1].summary == "and 201 more"
 
 
 def test_promises_shortfalls_and_forecasts() -> None:

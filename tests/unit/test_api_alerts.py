@@ -15,8 +15,8 @@ ALERTS = "/api/v1/alerts"
 SILENCE = {"matchers": [{"name": "host", "value": "kvm-0[12]", "regex": True}], "duration_s": 3600, "comment": "rack moves"}
 
 
-def rules(client: Client, **params: str) -> list[str]:
-    page = client.get(ALERTS, params=params).json()
+def rules(http: Client, **params: str) -> list[str]:
+    page = http.get(ALERTS, params=params).json()
     return [item["rule"] for item in page["items"]]
 
 
