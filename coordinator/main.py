@@ -53,6 +53,7 @@ from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
 from coordinator.store.wal import Wal
+from coordinator.tracing import open_tracing
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
 from shared.frame import decode_agent, decode_block
@@ -101,6 +102,7 @@ class Coordinator:
         )
         self.write, self.read = self._outages.writes.add, self._outages.writes.read
         epoch = self.registry.next_epoch()
+        self._tracing = open_tracing(config.trace_url, epoch)
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
         sizing, slas, newest_s = sizing_policy(config.sizing), default_slas(config.sla), self.history.newest_s()
         self.cycle = DecisionCycle(config.cycle, sizing, epoch, newest_s, execution, objectives=asked, slas=slas)
@@ -198,6 +200,8 @@ class Coordinator:
         left = await self._outages.writes.close(STOP_STORE_S)
         if left:
             log.error("stopped with writes that no store took; what agents were promised is in the log", writes=left)
+        if self._tracing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
         self.wal.close()
         self.signal_log.close()
         self.registry.close()
@@ -448,6 +452,8 @@ class Coordinator:
         yield
         took = time.perf_counter() - started
         self.stages[name] = took * 1000
+        if self._tracing is not None:
+            self._tracing.stage(name, took, self.cycle.cycles)
         self.metrics.observe("tidegate_cycle_stage_duration_seconds", took, stage=name)
 
     def _publish(self) -> None:

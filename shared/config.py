@@ -419,6 +419,14 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     power: PowerConfig = PowerConfig()
     sla: SlaConfig = SlaConfig()
     alerts: AlertsConfig = AlertsConfig()
+    trace_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^https?://[^/\s@]+(/\S*)?$",
+            max_length=512,
+            description="where traces of decision cycles are posted (OTLP over HTTP), e.g. http://127.0.0.1:4318/v1/traces; empty = off",
+        ),
+    ] = ""
     wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
     history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000

@@ -175,8 +175,11 @@ def _vms(seen: BucketSeen, rules: Mapping[str, Rule]) -> Iterable[Finding]:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(bucket.allocation > 0, bucket.usage / bucket.allocation, np.nan)
         share = np.where(np.isfinite(share), share, -1.0)
-        rows, columns = np.nonzero(share > _threshold(rules, "VmAtItsLimit"))
-        for v, r in zip(rows.tolist(), columns.tolist(), strict=True):
+        found = np.flatnonzero(share > _threshold(rules, "VmAtItsLimit"))
+        worst = found[np.argsort(-share.flat[found], kind="stable")][: MAX_FOUND if len(found) <= MAX_FOUND else MAX_FOUND - 1]
+        if len(found) > len(worst):  # a storm over all VMs costs no more than this
+            yield _others("VmAtItsLimit", len(found) - len(worst))
+        for v, r in zip(*(each.tolist() for each in np.unravel_index(worst, share.shape)), strict=True):
             vm_id = bucket.vm_ids[v]
             name, host_id, client = seen.named(vm_id) or (vm_id, bucket.host_ids[v], "")
             labels = {"vm": vm_id, "name": name, "host": host_id, "client": client, "resource": RESOURCES[r]}
@@ -264,11 +267,12 @@ def _capped(found: Iterable[Finding]) -> list[Finding]:
             kept += named
             continue
         named.sort(key=lambda each: (-_size(each), sorted(each.labels.items())))
-        more = Finding(
-            rule=rule, labels={"others": "true"}, value=len(named) - MAX_FOUND + 1, summary=f"and {len(named) - MAX_FOUND + 1} more"
-        )
-        kept += [*named[: MAX_FOUND - 1], more]
+        kept += [*named[: MAX_FOUND - 1], _others(rule, len(named) - MAX_FOUND + 1)]
     return kept
+
+
+def _others(rule: str, many: int) -> Finding:
+    return Finding(rule=rule, labels={"others": "true"}, value=many, summary=f"and {many} more")
 
 
 def _size(found: Finding) -> float:

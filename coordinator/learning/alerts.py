@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
@@ -143,6 +143,7 @@ class AlertBook:
 
     alerts: Mapping[str, Alert] = field(default_factory=dict)
     beyond: int = 0
+    held_against: frozenset[str] = frozenset()  # silences that were in force at the last look
 
     def active(self) -> dict[str, Alert]:
         """fingerprint -> alert."""
@@ -177,13 +178,17 @@ def step(
             blind = alert.rule in rules and look.blind(alert)
             changes += [Change(turn=Turn.TOLD, alert=alert)] if blind else _missed(alert, rules.get(alert.rule), now_s)
     told: list[Change] = []
+    force = {each.id: each for each in silences if each.active(now_s)}
+    fresh = [silence for key, silence in force.items() if key not in book.held_against]
     for turned in changes:
-        change = _told(turned, silences, now_s, limits)
+        # an alert's labels never change: only silences that it has not met yet can be new to it
+        met = fresh if turned.alert.id in book.alerts else list(force.values())
+        change = _told(_quieted(turned, force, met), now_s, limits)
         if change.turn is not Turn.DROPPED:
             kept[change.alert.id] = change.alert
         if change.tell or _noted(change, active):
             told.append(change)
-    return AlertBook(alerts=_trimmed(kept, now_s), beyond=beyond), tuple(told)
+    return AlertBook(alerts=_trimmed(kept, now_s), beyond=beyond, held_against=frozenset(force)), tuple(told)
 
 
 def acknowledge(book: AlertBook, alert_id: str, who: str, comment: str, now_s: float) -> tuple[AlertBook, Change | None]:
@@ -193,7 +198,7 @@ def acknowledge(book: AlertBook, alert_id: str, who: str, comment: str, now_s: f
         return book, None
     alert = msgspec.structs.replace(alert, acknowledged_by=who, acknowledged_s=now_s, comment=comment)
     change = Change(turn=Turn.ACKNOWLEDGED, alert=alert, tell=alert.told_s is not None)
-    return AlertBook(alerts={**book.alerts, alert_id: alert}, beyond=book.beyond), change
+    return replace(book, alerts={**book.alerts, alert_id: alert}), change
 
 
 def _bounded(
@@ -248,14 +253,21 @@ def _missed(alert: Alert, rule: Rule | None, now_s: float) -> list[Change]:
     return [Change(turn=Turn.RESOLVED, alert=msgspec.structs.replace(alert, state=AlertState.RESOLVED, resolved_s=now_s))]
 
 
-def _told(change: Change, silences: Sequence[Silence], now_s: float, limits: Limits) -> Change:
-    """Silences and what receivers know, put into the alert; and whether they are to hear of this turn."""
+def _quieted(change: Change, force: Mapping[str, Silence], met: Sequence[Silence]) -> Change:
+    """The silences that cover the alert: those that did and are in force, and of those that it meets now."""
+    alert = change.alert
+    old = tuple(key for key in alert.silenced_by if key in force)
+    quiet = tuple(sorted({*old, *silenced_by(all_labels(alert), met)})) if met else old
+    if quiet == alert.silenced_by:
+        return change
+    return msgspec.structs.replace(change, alert=msgspec.structs.replace(alert, silenced_by=quiet))
+
+
+def _told(change: Change, now_s: float, limits: Limits) -> Change:
+    """What receivers know, put into the alert; and whether they are to hear of this turn."""
     alert, turn = change.alert, change.turn
-    quiet = silenced_by(all_labels(alert), silences, now_s) if silences else ()
-    if quiet != alert.silenced_by:
-        alert = msgspec.structs.replace(alert, silenced_by=quiet)
     tell = turn is Turn.RESOLVED and alert.told_s is not None
-    if alert.state is AlertState.FIRING and not quiet:
+    if alert.state is AlertState.FIRING and not alert.silenced_by:
         if alert.told_s is None:
             tell = True
         elif limits.remind_s > 0 and alert.acknowledged_by is None and now_s - alert.told_s >= limits.remind_s:

@@ -130,6 +130,19 @@ def test_a_silence_holds_the_word_back_until_it_ends() -> None:
     assert [host for _, host in play.told] == ["a"]
 
 
+def test_silences_come_and_go_while_it_fires() -> None:
+    play = Play()
+    play.look(finding("Bad"))
+    first, second = silence(until_s=1e9), msgspec.structs.replace(silence(until_s=1e9), id="t")
+    for force, covering in (([first], ("s",)), ([first, second], ("s", "t")), ([second], ("t",)), ([], ())):
+        play.silences = force
+        changes = play.look(finding("Bad"))
+        (alert,) = play.book.alerts.values()
+        assert alert.silenced_by == covering
+        assert [change.tell for change in changes] == [False]  # written down, and nobody is told again
+    assert play.look(finding("Bad")) == ()
+
+
 def test_what_was_silenced_all_along_is_resolved_without_a_word() -> None:
     play = Play()
     play.silences = [silence(until_s=1e9)]
@@ -219,8 +232,8 @@ def silence(until_s: float, **matchers: str) -> Silence:
 )
 def test_matchers(matcher: Matcher, labels: dict[str, str], takes: bool) -> None:
     found = msgspec.structs.replace(silence(10.0), matchers=(matcher,))
-    assert silenced_by(labels, [found], 5.0) == (("s",) if takes else ())
-    assert silenced_by(labels, [found], 10.0) == ()  # it has ended
+    assert silenced_by(labels, [found]) == (("s",) if takes else ())
+    assert found.active(9.9) and not found.active(10.0)
 
 
 @pytest.mark.parametrize(
