@@ -95,6 +95,10 @@ class Running(Protocol):
         """A store's read, behind the writes before it."""
         ...
 
+    async def read_history(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A read of history, behind the writes before it. HostError when its store does not answer."""
+        ...
+
     def carry_out(self, instructions: list[Instruction]) -> None:
         """Perform what the cycle wants."""
         ...
@@ -201,7 +205,7 @@ class LiveView(LiveMigrations, LivePlacing):
         view = forecast_why_view(vm_id, self._of.cycle.forecast, why, not_now)
         if view.issued_s is None or all(part.reason is None or part.reason.since_s is not None for part in view.resources):
             return view
-        return with_since(view, await self._of.read(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
+        return with_since(view, await self._of.read_history(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
 
     def outlook(self, vm_id: str) -> OutlookView:
         return outlook_view(self._of.cycle.outlook, vm_id)
@@ -223,9 +227,9 @@ class LiveView(LiveMigrations, LivePlacing):
         buckets = hours * 3600 // BUCKET_S
         end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
         starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
-        columns = await of.read(of.history.series, vm_id, end_s, buckets)
-        told = await of.read(of.history.signals, vm_id, end_s, buckets)
-        issued = await of.read(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
+        columns = await of.read_history(of.history.series, vm_id, end_s, buckets)
+        told = await of.read_history(of.history.signals, vm_id, end_s, buckets)
+        issued = await of.read_history(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
         expected = {block.issued_s: block for block in issued}
         return HistoryView(
             vm_id=vm_id,

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,6 +31,7 @@ from coordinator.executing import Execution, StoreDocument, StoreMigration, Swit
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.history_keeper import HistoryKeeper
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
@@ -60,8 +60,6 @@ from shared.units import BUCKET_S, NS_PER_S
 TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
 PRUNE_CYCLES: Final = 288
-LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
-LEAST_LOG_BUCKETS: Final = 3
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 
 _T = TypeVar("_T")
@@ -79,7 +77,8 @@ class Coordinator:
         self.config = config
         self.clock = config.clock.open()
         self.registry = SqlRegistry(f"sqlite:///{state / 'registry.sqlite'}")
-        self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
+        place = config.history_url or state / "history"
+        self.history = ParquetHistory(place, retention_days=config.history_retention_days, max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.signal_log = SignalLog(state / "signals")
         self.metrics = Metrics(COORDINATOR_METRICS)
@@ -101,7 +100,6 @@ class Coordinator:
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
         self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
-        self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._loaded = False
@@ -125,6 +123,10 @@ class Coordinator:
             on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
+        self._keeper = HistoryKeeper(
+            self.history, self.wal, self.signal_log, self.metrics, hold=self.gateway.hold, on_bug=self._fail_from_thread
+        )
+        self.read_history = self._keeper.read
         self.view = LiveView(self)
         self.http = HttpService(
             self.view,
@@ -173,6 +175,7 @@ class Coordinator:
         if hasattr(self, "pool"):
             await self.pool.close()
         self._disk.shutdown(wait=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
         self.wal.close()
         self.signal_log.close()
         self.registry.close()
@@ -185,6 +188,8 @@ class Coordinator:
             return False, "loading history into the forecasters"
         if self._failed is not None and self._failed.done():
             return False, "a part of the coordinator has failed"
+        if self._keeper.trouble:
+            return False, self._keeper.trouble
         return True, "ready"
 
     def carry_out(self, instructions: list[cy.Instruction]) -> None:
@@ -192,15 +197,15 @@ class Coordinator:
         for instruction in instructions:
             match instruction:
                 case cy.StoreBucket():
-                    self._store_bucket(instruction)
+                    self._keeper.store_bucket(instruction)
                 case cy.StoreSignals():
-                    self._store_signals(instruction)
+                    self._keeper.store_signals(instruction)
                 case cy.RequestForecast():
                     self._requests.put_nowait(instruction)
                 case cy.RequestPlacement():
                     self._placing.ask(instruction)
                 case cy.StoreForecast():
-                    self.write(self.history.append_forecast, instruction.forecast)
+                    self._keeper.store_forecast(instruction)
                 case cy.SendPlan():
                     self.metrics.add("tidegate_plans_total")
                     for step in instruction.plan.steps:
@@ -273,11 +278,11 @@ class Coordinator:
 
     async def _load_history(self, of: Sequence[str] | None = None) -> HistoryBlock:
         """Of these VMs, None = of all that are known."""
-        newest_s = await self.read(self.history.newest_s)
+        newest_s = await self._keeper.insist(self.history.newest_s)
         buckets = self.config.cycle.history_buckets
         end_s = newest_s if newest_s is not None else self.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
-        vm_ids = of or sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids, end_s - buckets * BUCKET_S)
-        block = await self.read(self.history.load, vm_ids, end_s, buckets)
+        vm_ids = of or sorted(self.cycle.fleet.vms) or await self._keeper.insist(self.history.vm_ids, end_s - buckets * BUCKET_S)
+        block = await self._keeper.insist(self.history.load, vm_ids, end_s, buckets)
         return self.cycle.fleet.with_capacity(block)
 
     def _on_samples(self, host_id: str, _message: Samples, samples: tuple[HostSample, ...]) -> None:
@@ -303,40 +308,6 @@ class Coordinator:
     def _send_plan(self, plan: Plan, _stored: None) -> None:
         self.gateway.send_plan(plan)
 
-    def _store_bucket(self, instruction: cy.StoreBucket) -> None:
-        mark = self.wal.next_token
-        if not instruction.late:
-            self.metrics.add("tidegate_buckets_closed_total")
-            self.metrics.set("tidegate_newest_bucket_timestamp_seconds", instruction.bucket.start_s)
-            self._wal_marks.append(mark)
-        cut = self._log_cut()
-
-        def store() -> None:
-            (self.history.append_late if instruction.late else self.history.append_buckets)(instruction.bucket)
-            self.wal.trim(cut)
-
-        self.write(store)
-
-    def _store_signals(self, instruction: cy.StoreSignals) -> None:
-        place = self.signal_log.close_bucket(instruction.closed_s)
-
-        def store() -> None:
-            for block in instruction.blocks:
-                self.history.append_signals(block)
-            self.signal_log.settled(place)
-
-        self.write(store)
-
-    def _log_cut(self) -> int:
-        """Token up to which the log may go. A long log lets late samples find the rest of their bucket after a restart; a full one must
-        be cut, and then three buckets behind: a frame logged before a bucket closed reaches into the next one at most.
-        """
-        marks = self._wal_marks
-        if len(marks) == LOG_BUCKETS:
-            return marks[0]
-        crowded = self.wal.total_bytes > self.config.wal_max_bytes // 2
-        return marks[-LEAST_LOG_BUCKETS] if crowded and len(marks) >= LEAST_LOG_BUCKETS else 0
-
     def _store_host(self, instruction: cy.StoreHost) -> None:
         now_ns = self.clock.wall_ns()
         if instruction.hello is not None:
@@ -352,6 +323,7 @@ class Coordinator:
             await asyncio.sleep(max(0.0, MIN_REAL_TICK_S - (time.monotonic() - started)))
             self._moves.look(self.cycle.execution, list(self.cycle.fleet.hosts))
             self._on_event(cy.Tick())
+            self._keeper.look()
             self._publish()
             notify("WATCHDOG=1")
 
@@ -366,7 +338,7 @@ class Coordinator:
             self.carry_out(instructions)
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
-            publish_cycle(self.cycle, self.metrics, self.history.total_bytes)
+            publish_cycle(self.cycle, self.metrics)
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
             self._challenges.after_cycle()
@@ -452,6 +424,10 @@ class Coordinator:
             await loop
         except Exception as error:  # noqa: BLE001  # a loop's death is the process's death
             self._fail(error)
+
+    def _fail_from_thread(self, error: BaseException) -> None:
+        assert self._failed is not None, "start() first"
+        self._failed.get_loop().call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():

@@ -405,8 +405,21 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     placement: PlacementConfig = PlacementConfig()
     power: PowerConfig = PowerConfig()
     sla: SlaConfig = SlaConfig()
-    wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
-    history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
+    wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 2 * GIB
+    history_max_bytes: Annotated[
+        int, Meta(ge=16 * MIB, le=2**50, description="space for history; beyond it forecasts go before buckets, the oldest days first")
+    ] = 16 * GIB
+    history_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^(s3|gs|abfss?)://[^\s]+$",
+            max_length=2048,
+            description="object store of history (history.md), e.g. s3://BUCKET/PREFIX?region=REGION; empty = history in state_dir",
+        ),
+    ] = ""
+    history_retention_days: Annotated[
+        int, Meta(ge=2, le=3660, description="days of buckets that history keeps; of forecasts a quarter as many")
+    ] = 42
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
     events_dir: Annotated[
         str,

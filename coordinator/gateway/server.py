@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 
 from coordinator.gateway.admission import Admission
 from coordinator.gateway.sessions import (
+    LOG_FULL,
     AppendWal,
     Close,
     Connected,
@@ -120,6 +121,7 @@ class GatewayServer:
         self._peers: dict[int, _Peer] = {}
         self._present: dict[str, int] = {}  # connections by host, for admission
         self._next_conn_id = 1
+        self._held = ""
         self._store_full = False
         self._logged: dict[tuple[str, str], int] = {}  # given to the log since the last commit
         self._dirty = asyncio.Event()
@@ -189,6 +191,10 @@ class GatewayServer:
         """The kill switch is on, for this host or for the fleet."""
         return self.core.paused(host_id)
 
+    def hold(self, why: str) -> None:
+        """Take no more frames, for this reason; "" = take them again."""
+        self._held = why
+
     def connected(self) -> dict[str, Hello]:
         """Hosts with an open session."""
         return self.core.connected()
@@ -235,10 +241,10 @@ class GatewayServer:
             message = await socket.recv()
         while True:
             frame = message.encode() if isinstance(message, str) else message  # text is garbage, and the core says so
-            full = not self._wal.has_room(len(frame))
+            full = bool(self._held) or not self._wal.has_room(len(frame))
             if full != self._store_full:
                 self._store_full = full
-                self._step(StoreFull(full))
+                self._step(StoreFull(full, self._held or LOG_FULL))
             self._step(Received(conn_id, frame))
             wait_ns = self.admission.charge(host_id, len(frame), time.monotonic_ns())
             if wait_ns:

@@ -25,6 +25,7 @@ from shared.units import NS_PER_S
 MAX_AHEAD_NS: Final = 3600 * NS_PER_S  # a clock further ahead than this would file samples under buckets that are still to come
 MAX_BOOTS_PER_HOST: Final = 16  # streams remembered per host; an agent's spool spans a reboot or two
 STORE_FULL_RETRY_S: Final = 30.0
+LOG_FULL: Final = "the coordinator's log is full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class StoreFull:
     """The log has (no) room. While full, spooled frames stay on the agents and senders are sent away for a while."""
 
     full: bool
+    reason: str = LOG_FULL
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class GatewayCore:
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._connections: dict[int, _Connection] = {}
         self._hosts: dict[str, _Host] = {}
-        self._store_full = False
+        self._store_full = ""  # why
         self._paused: set[str | None] = set(paused)
         for (host_id, boot_id), sequence in (acked or {}).items():
             self._host(host_id).streams[boot_id] = _Stream(sequence, sequence, sequence)
@@ -251,7 +253,7 @@ class GatewayCore:
             case PauseOrdered():
                 return self._pause_ordered(event)
             case StoreFull():
-                self._store_full = event.full
+                self._store_full = event.reason if event.full else ""
                 return []
 
     def connected(self) -> dict[str, Hello]:
@@ -327,7 +329,7 @@ class GatewayCore:
             self.counters["duplicates"] += 1
             return self._ack(event.conn_id, message.boot_id, stream)
         if self._store_full:
-            return self._send_away(event.conn_id, "the coordinator's log is full", STORE_FULL_RETRY_S)
+            return self._send_away(event.conn_id, self._store_full, STORE_FULL_RETRY_S)
         if stream.seen >= 0 and message.sequence > stream.seen + 1:
             self.counters["gaps"] += message.sequence - stream.seen - 1
         stream.seen = message.sequence
