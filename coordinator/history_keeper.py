@@ -100,6 +100,10 @@ class HistoryKeeper:
             return ""
         return f"history takes no writes for {time.monotonic() - trouble.since_s:.0f} s, {self._queue.pending} wait: {trouble.why}"
 
+    def settle(self, within_s: float) -> bool:
+        """Wait until history holds what it was given; False when it took too long. Blocks."""
+        return self._queue.settle(within_s)
+
     def look(self) -> None:
         """Once a tick: pass on what has changed."""
         full = self._queue.full
