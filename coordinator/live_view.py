@@ -369,6 +369,7 @@ class LiveView(LiveMigrations, LivePlacing):
             spool_dropped=record.spool_dropped,
             hypervisor=hello.hypervisor if hello else "",
             agent_version=hello.agent_version if hello else "",
+            clock_offset_s=self._of.gateway.core.offsets.offset_s(record.host_id),
             load=host_load(self._of.cycle.foresight, record.host_id, self._of.cycle.margin_z),
         )
 

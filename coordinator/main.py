@@ -29,6 +29,7 @@ from coordinator.cycle_metrics import publish_cycle
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
 from coordinator.gateway.admission import Admission, AdmissionLimits
+from coordinator.gateway.plausibility import admitted
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from coordinator.history_keeper import HistoryKeeper
@@ -106,7 +107,11 @@ class Coordinator:
         tls = config.tls
         self.gateway = GatewayServer(
             GatewayCore(
-                GatewaySettings(epoch=epoch, stale_host_s=config.cycle.stale_host_s),
+                GatewaySettings(
+                    epoch=epoch,
+                    stale_host_s=config.cycle.stale_host_s,
+                    max_skew_s=config.max_clock_skew_s * max(1.0, config.clock.speed),  # what a message takes is real time
+                ),
                 acked=self.wal.high_water(),
                 modes=self.registry.modes(),
                 paused=self.registry.pauses(),
@@ -269,7 +274,10 @@ class Coordinator:
         for _, record in self.wal.replay():
             message = decode_agent(record.frame)
             if isinstance(message, Samples):
-                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block), again=True), now_ns)
+                capacity = self.cycle.fleet.host(record.host_id).capacity
+                admit = admitted(None if capacity is None else capacity.cpu_millicores, self.gateway.core.implausible)
+                samples = decode_block(message.block, admit)
+                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=samples, again=True), now_ns)
             elif isinstance(message, Outcomes):
                 self.registry.save_outcomes(record.host_id, message.outcomes)
         for reading in self.signal_log.replay():
@@ -416,7 +424,10 @@ class Coordinator:
         self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
         self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
-        for reason in ("garbage", "impostors", "future", "gaps"):
+        self.metrics.set("tidegate_agents_clock_offset_seconds", self.gateway.core.offsets.largest_s())
+        for column, count in self.gateway.core.implausible.items():
+            self._rising.follow("tidegate_readings_dropped_total", count, column=column)
+        for reason in ("garbage", "impostors", "future", "behind", "gaps"):
             self._rising.follow("tidegate_frames_rejected_total", counters[reason], reason=reason)
 
     async def _guard(self, loop: Awaitable[None]) -> None:

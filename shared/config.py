@@ -420,6 +420,9 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     history_retention_days: Annotated[
         int, Meta(ge=2, le=3660, description="days of buckets that history keeps; of forecasts a quarter as many")
     ] = 42
+    max_clock_skew_s: Annotated[
+        int, Meta(ge=10, le=86_400, description="a host whose clock is further off than this, either way, is sent away and counts as full")
+    ] = 300
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
     events_dir: Annotated[
         str,

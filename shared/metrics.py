@@ -216,6 +216,8 @@ COORDINATOR_METRICS: Final = (
     ),
     Metric("tidegate_signal_log_bytes", "gauge", "Disk used by applications' readings not yet in history; at most 256 MiB"),
     Metric("tidegate_wal_bytes", "gauge", "Disk used by frames not yet folded into history"),
+    Metric("tidegate_readings_dropped_total", "counter", "Readings that cannot be, taken for unknown, by column", ("column",)),
+    Metric("tidegate_agents_clock_offset_seconds", "gauge", "Largest offset of a host's clock from the coordinator's, either way"),
     Metric("tidegate_history_bytes", "gauge", "Space used by history"),
     Metric("tidegate_history_pending_writes", "gauge", "Writes that history does not hold yet"),
     Metric("tidegate_history_write_failures_total", "counter", "Writes that history's store refused; each is tried again"),
