@@ -7,7 +7,6 @@ other thresholds hold for it now.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -59,9 +58,19 @@ class ComplianceKeeper:
     """Of one coordinator. `restore` before the first tick, `run` beside the other loops."""
 
     def __init__(
-        self, cycle: DecisionCycle, *, store: ComplianceStore, past: Past, clock: Clock, write: Write, read: Read, metrics: Metrics
+        self,
+        cycle: DecisionCycle,
+        *,
+        store: ComplianceStore,
+        past: Past,
+        clock: Clock,
+        write: Write,
+        read: Read,
+        insist: Read,
+        metrics: Metrics,
     ) -> None:
-        self._cycle, self._store, self._past, self._clock = cycle, store, past, clock
+        """`insist`: a read of history, in a thread, as often as it takes."""
+        self._cycle, self._store, self._past, self._clock, self._insist = cycle, store, past, clock, insist
         self._write, self._read, self._metrics = write, read, metrics
         self._book = cycle.compliance
         self._version: int | None = None  # of the SLAs that the past was judged by
@@ -129,7 +138,7 @@ class ComplianceKeeper:
         wanted = [start_s for start_s in starts if await self._read(self._wants, part, start_s)]
         if not wanted:
             return 0
-        known, bad = await asyncio.get_running_loop().run_in_executor(None, self._words, part, end_s)
+        known, bad = await self._insist(self._words, part, end_s)
         minutes = 0
         for start_s in wanted:
             at = (start_s - starts[0]) // HOUR_S

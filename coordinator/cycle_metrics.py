@@ -8,9 +8,8 @@ from shared.metrics import Metrics
 from shared.units import RESOURCES
 
 
-def publish_cycle(cycle: DecisionCycle, metrics: Metrics, history_bytes: int) -> None:
+def publish_cycle(cycle: DecisionCycle, metrics: Metrics) -> None:
     """Forecast quality, calibration, shortages ahead and budgets, as of the newest cycle."""
-    metrics.set("tidegate_history_bytes", history_bytes)
     accuracy = cycle.ledger.errors.accuracy
     fleet, one_step = accuracy.fleet("day"), accuracy.by_horizon("day").coverage_80[0]
     forecast = cycle.forecast

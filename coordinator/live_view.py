@@ -119,6 +119,10 @@ class Running(Protocol):
         """A store's write, in order behind the others and tried again until it is durable."""
         ...
 
+    async def read_history(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A read of history, behind the writes before it. HostError when its store does not answer."""
+        ...
+
     def carry_out(self, instructions: list[Instruction]) -> None:
         """Perform what the cycle wants."""
         ...
@@ -230,7 +234,7 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         view = forecast_why_view(vm_id, self._of.cycle.forecast, why, not_now)
         if view.issued_s is None or all(part.reason is None or part.reason.since_s is not None for part in view.resources):
             return view
-        return with_since(view, await self._of.read(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
+        return with_since(view, await self._of.read_history(self._of.history.forecasts, vm_id, view.issued_s - REASON_S))
 
     def outlook(self, vm_id: str) -> OutlookView:
         return outlook_view(self._of.cycle.outlook, vm_id)
@@ -252,9 +256,9 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         buckets = hours * 3600 // BUCKET_S
         end_s = of.cycle.bucket.start_s if of.cycle.bucket else of.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
         starts = tuple(range(end_s - BUCKET_S * (buckets - 1), end_s + 1, BUCKET_S))
-        columns = await of.read(of.history.series, vm_id, end_s, buckets)
-        told = await of.read(of.history.signals, vm_id, end_s, buckets)
-        issued = await of.read(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
+        columns = await of.read_history(of.history.series, vm_id, end_s, buckets)
+        told = await of.read_history(of.history.signals, vm_id, end_s, buckets)
+        issued = await of.read_history(of.history.forecasts, vm_id, starts[0] - LEAD_STEPS * BUCKET_S)
         expected = {block.issued_s: block for block in issued}
         return HistoryView(
             vm_id=vm_id,
@@ -408,6 +412,7 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
             spool_dropped=record.spool_dropped,
             hypervisor=hello.hypervisor if hello else "",
             agent_version=hello.agent_version if hello else "",
+            clock_offset_s=self._of.gateway.core.offsets.offset_s(record.host_id),
             load=host_load(self._of.cycle.foresight, record.host_id, self._of.cycle.margin_z),
         )
 

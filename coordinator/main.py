@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from coordinator import cycle as cy
+from coordinator.agents_door import MIN_REAL_TICK_S, TICK_S, agents_door
 from coordinator.alert_picture import PictureOf
 from coordinator.alerting import Alerting
 from coordinator.announcing import Announcer
@@ -32,9 +32,8 @@ from coordinator.cycle import DecisionCycle
 from coordinator.cycle_metrics import publish_cycle
 from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.executing import Execution, StoreDocument, StoreMigration, SwitchPower
-from coordinator.gateway.admission import Admission, AdmissionLimits
-from coordinator.gateway.server import GatewayServer
-from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.gateway.plausibility import admitted
+from coordinator.history_keeper import HistoryKeeper
 from coordinator.http_door import HttpDoor
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
@@ -62,14 +61,9 @@ from shared.metrics import COORDINATOR_METRICS, Metrics, Rising
 from shared.model import HostSample
 from shared.notify import notify
 from shared.plan import Plan
-from shared.tls import server_context
 from shared.units import BUCKET_S, NS_PER_S
 
-TICK_S: Final = 1.0  # of the coordinator's clock
-MIN_REAL_TICK_S: Final = 0.05
 PRUNE_CYCLES: Final = 288
-LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
-LEAST_LOG_BUCKETS: Final = 3
 STOP_STORE_S: Final = 10.0  # how long the last writes may take when the process stops
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 
@@ -88,7 +82,8 @@ class Coordinator:
         self.config = config
         self.clock = config.clock.open()
         self.registry = SqlRegistry(registry_url(config))
-        self.history = ParquetHistory(state / "history", max_bytes=config.history_max_bytes)
+        place = config.history_url or state / "history"
+        self.history = ParquetHistory(place, retention_days=config.history_retention_days, max_bytes=config.history_max_bytes)
         self.wal = Wal(state / "wal", max_bytes=config.wal_max_bytes)
         self.signal_log = SignalLog(state / "signals")
         self.metrics = Metrics(COORDINATOR_METRICS)
@@ -113,8 +108,24 @@ class Coordinator:
         self.placed_ns: int | None = None
         self.options = forecast_options(config)
         self.minutes = ComplianceStore(self.registry.engine)
+        self._keeper = HistoryKeeper(
+            self.history,
+            self.wal,
+            self.signal_log,
+            self.metrics,
+            hold=lambda why: self.gateway.refuse(why, "history"),
+            on_bug=self._fail_from_thread,
+        )
+        self.read_history = self._keeper.read
         self._minutes = ComplianceKeeper(
-            self.cycle, store=self.minutes, past=self.history, clock=self.clock, write=self.write, read=self.read, metrics=self.metrics
+            self.cycle,
+            store=self.minutes,
+            past=self.history,
+            clock=self.clock,
+            write=self.write,
+            read=self.read,
+            insist=self._keeper.insist,
+            metrics=self.metrics,
         )
         self._requests: asyncio.Queue[cy.RequestForecast] = asyncio.Queue()
         self._placing = PlacementTurns(config, self.metrics, self.write)
@@ -123,29 +134,19 @@ class Coordinator:
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
         self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
-        self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._loaded = False
-        tls = config.tls
-        self.gateway = GatewayServer(
-            GatewayCore(
-                GatewaySettings(epoch=epoch, stale_host_s=config.cycle.stale_host_s),
-                acked=self.wal.high_water(),
-                modes=self.registry.modes(),
-                paused=self.registry.pauses(),
-            ),
+        self.gateway = agents_door(
+            config,
+            self.registry,
             self.wal,
-            self._on_message,
             self.clock,
-            ssl_context=server_context(Path(tls.ca), Path(tls.certificate), Path(tls.key)),
-            host=config.listen_agents.host,
-            port=config.listen_agents.port,
-            admission=Admission(AdmissionLimits(max_agents=config.max_agents)),
+            epoch=epoch,
+            on_message=self._on_message,
             on_samples=self._on_samples,
             on_host=self._on_host,
             on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
-            tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
         self.alerting = Alerting(self, AlertStore(self.registry.engine), PictureOf(self, config.alerts.reversals))
         self.view = LiveView(self)
@@ -202,6 +203,7 @@ class Coordinator:
             log.error("stopped with writes that no store took; what agents were promised is in the log", writes=left)
         if self._tracing is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._keeper.close)
         self.wal.close()
         self.signal_log.close()
         self.registry.close()
@@ -216,6 +218,8 @@ class Coordinator:
             return False, "a part of the coordinator has failed"
         if self._outages.why:
             return False, f"decisions are held: {self._outages.why}"
+        if self._keeper.trouble:
+            return False, self._keeper.trouble
         return True, "ready"
 
     def carry_out(self, instructions: list[cy.Instruction]) -> None:
@@ -224,17 +228,17 @@ class Coordinator:
             self._news.tell(instruction)
             match instruction:
                 case cy.StoreBucket():
-                    self._store_bucket(instruction)
+                    self._keeper.store_bucket(instruction)
                 case cy.StoreMinutes() | cy.MergeMinutes():
                     self._minutes.perform(instruction)
                 case cy.StoreSignals():
-                    self._store_signals(instruction)
+                    self._keeper.store_signals(instruction)
                 case cy.RequestForecast():
                     self._requests.put_nowait(instruction)
                 case cy.RequestPlacement():
                     self._placing.ask(instruction)
                 case cy.StoreForecast():
-                    self.write(self.history.append_forecast, instruction.forecast)
+                    self._keeper.store_forecast(instruction)
                 case cy.SendPlan():
                     self.metrics.add("tidegate_plans_total")
                     for step in instruction.plan.steps:
@@ -279,7 +283,10 @@ class Coordinator:
         for _, record in self.wal.replay():
             message = decode_agent(record.frame)
             if isinstance(message, Samples):
-                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=decode_block(message.block), again=True), now_ns)
+                capacity = self.cycle.fleet.host(record.host_id).capacity
+                admit = admitted(None if capacity is None else capacity.cpu_millicores, self.gateway.core.implausible)
+                samples = decode_block(message.block, admit)
+                self.cycle.handle(cy.SamplesArrived(host_id=record.host_id, samples=samples, again=True), now_ns)
             elif isinstance(message, Outcomes):
                 self.registry.save_outcomes(record.host_id, message.outcomes)
         for reading in self.signal_log.replay():
@@ -288,11 +295,11 @@ class Coordinator:
 
     async def _load_history(self, of: Sequence[str] | None = None) -> HistoryBlock:
         """Of these VMs, None = of all that are known."""
-        newest_s = await self.read(self.history.newest_s)
+        newest_s = await self._keeper.insist(self.history.newest_s)
         buckets = self.config.cycle.history_buckets
         end_s = newest_s if newest_s is not None else self.clock.wall_ns() // NS_PER_S // BUCKET_S * BUCKET_S - BUCKET_S
-        vm_ids = of or sorted(self.cycle.fleet.vms) or await self.read(self.history.vm_ids, end_s - buckets * BUCKET_S)
-        block = await self.read(self.history.load, vm_ids, end_s, buckets)
+        vm_ids = of or sorted(self.cycle.fleet.vms) or await self._keeper.insist(self.history.vm_ids, end_s - buckets * BUCKET_S)
+        block = await self._keeper.insist(self.history.load, vm_ids, end_s, buckets)
         return self.cycle.fleet.with_capacity(block)
 
     def _on_samples(self, host_id: str, _message: Samples, samples: tuple[HostSample, ...]) -> None:
@@ -320,40 +327,6 @@ class Coordinator:
     def _send_plan(self, plan: Plan, _stored: None) -> None:
         self.gateway.send_plan(plan)
 
-    def _store_bucket(self, instruction: cy.StoreBucket) -> None:
-        mark = self.wal.next_token
-        if not instruction.late:
-            self.metrics.add("tidegate_buckets_closed_total")
-            self.metrics.set("tidegate_newest_bucket_timestamp_seconds", instruction.bucket.start_s)
-            self._wal_marks.append(mark)
-        cut = self._log_cut()
-
-        def store() -> None:
-            (self.history.append_late if instruction.late else self.history.append_buckets)(instruction.bucket)
-            self.wal.trim(cut)
-
-        self.write(store)
-
-    def _store_signals(self, instruction: cy.StoreSignals) -> None:
-        place = self.signal_log.close_bucket(instruction.closed_s)
-
-        def store() -> None:
-            for block in instruction.blocks:
-                self.history.append_signals(block)
-            self.signal_log.settled(place)
-
-        self.write(store)
-
-    def _log_cut(self) -> int:
-        """Token up to which the log may go. A long log lets late samples find the rest of their bucket after a restart; a full one must
-        be cut, and then three buckets behind: a frame logged before a bucket closed reaches into the next one at most.
-        """
-        marks = self._wal_marks
-        if len(marks) == LOG_BUCKETS:
-            return marks[0]
-        crowded = self.wal.total_bytes > self.config.wal_max_bytes // 2
-        return marks[-LEAST_LOG_BUCKETS] if crowded and len(marks) >= LEAST_LOG_BUCKETS else 0
-
     def _store_host(self, instruction: cy.StoreHost) -> None:
         now_ns = self.clock.wall_ns()
         if instruction.hello is not None:
@@ -372,6 +345,7 @@ class Coordinator:
             self._moves.look(self.cycle.execution, list(self.cycle.fleet.hosts))
             self._on_event(cy.Tick())
             self._outages.look()
+            self._keeper.look()
             self._publish()
             notify("WATCHDOG=1")
 
@@ -387,7 +361,7 @@ class Coordinator:
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
             self._news.cycle(self.cycle.cycles, self.cycle_done_ns)
-            publish_cycle(self.cycle, self.metrics, self.history.total_bytes)
+            publish_cycle(self.cycle, self.metrics)
             if self._retraining.due(self.cycle.cycles, self.cycle_done_ns):
                 self._retrain_wanted.set()
             self._challenges.after_cycle()
@@ -467,7 +441,10 @@ class Coordinator:
         self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
         self._rising.follow("tidegate_frames_duplicate_total", counters["duplicates"])
-        for reason in ("garbage", "impostors", "future", "gaps"):
+        self.metrics.set("tidegate_agents_clock_offset_seconds", self.gateway.core.offsets.largest_s())
+        for column, count in self.gateway.core.implausible.items():
+            self._rising.follow("tidegate_readings_dropped_total", count, column=column)
+        for reason in ("garbage", "impostors", "future", "behind", "gaps"):
             self._rising.follow("tidegate_frames_rejected_total", counters[reason], reason=reason)
 
     async def _guard(self, loop: Awaitable[None]) -> None:
@@ -475,6 +452,10 @@ class Coordinator:
             await loop
         except Exception as error:  # noqa: BLE001  # a loop's death is the process's death
             self._fail(error)
+
+    def _fail_from_thread(self, error: BaseException) -> None:
+        assert self._failed is not None, "start() first"
+        self._failed.get_loop().call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():

@@ -427,8 +427,24 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             description="where traces of decision cycles are posted (OTLP over HTTP), e.g. http://127.0.0.1:4318/v1/traces; empty = off",
         ),
     ] = ""
-    wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 512 * MIB
-    history_max_bytes: Annotated[int, Meta(ge=16 * MIB, le=2**50, description="disk for history; the oldest days go first")] = 16 * GIB
+    wal_max_bytes: Annotated[int, Meta(ge=MIB, le=2**42, description="disk for frames not yet folded into history")] = 2 * GIB
+    history_max_bytes: Annotated[
+        int, Meta(ge=16 * MIB, le=2**50, description="space for history; beyond it forecasts go before buckets, the oldest days first")
+    ] = 16 * GIB
+    history_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^(s3|gs|abfss?)://[^\s]+$",
+            max_length=2048,
+            description="object store of history (history.md), e.g. s3://BUCKET/PREFIX?region=REGION; empty = history in state_dir",
+        ),
+    ] = ""
+    history_retention_days: Annotated[
+        int, Meta(ge=2, le=3660, description="days of buckets that history keeps; of forecasts a quarter as many")
+    ] = 42
+    max_clock_skew_s: Annotated[
+        int, Meta(ge=10, le=86_400, description="a host whose clock is further off than this, either way, is sent away and counts as full")
+    ] = 300
     max_agents: Annotated[int, Meta(ge=1, le=100_000, description="connected agents; more are turned away")] = 5000
     events_dir: Annotated[
         str,

@@ -12,7 +12,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -127,8 +127,11 @@ def encode_block(samples: Sequence[HostSample]) -> bytes:
     return _encode(_Block(n=len(samples), vm_ids=vm_ids, host=host, present=present, columns=columns))
 
 
-def decode_block(block: bytes) -> tuple[HostSample, ...]:
-    """The samples of a block. Unknown columns (a newer peer) are ignored; PeerError when shapes do not fit."""
+def decode_block(block: bytes, admit: Callable[[str, Sequence[int | None]], Sequence[int | None]] | None = None) -> tuple[HostSample, ...]:
+    """The samples of a block. Unknown columns (a newer peer) are ignored; PeerError when shapes do not fit.
+
+    `admit(column, values)`, where given, says what is taken of a column; as many values as came. Columns without None come as tuples.
+    """
     try:
         parsed = _block_decoder.decode(block)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -141,6 +144,9 @@ def decode_block(block: bytes) -> tuple[HostSample, ...]:
     host = {name: _unpack(parsed.host.get(name), n, name) for name in HOST_COLUMNS}
     known = [name for name in VM_COLUMNS if name in parsed.columns]
     columns = [_unpack(parsed.columns[name], n * width, name) for name in known]
+    if admit is not None:
+        host = {name: admit(name, column) if name in parsed.host else column for name, column in host.items()}
+        columns = [admit(name, column) for name, column in zip(known, columns, strict=True)]
     rows = list(zip(*columns, strict=True)) if known else [()] * (n * width)
     for name in ("wall_ns", "monotonic_ns", "period_ns"):
         if any(value is None or value < 0 for value in host[name]):

@@ -120,7 +120,9 @@ class LinkClient:
             # the other URLs are tried at once; the pause comes after each full round
             rounds, rest = divmod(self._failures, len(self._urls))
             ceiling = min(MAX_BACKOFF_S, self._first_backoff_s * 2 ** min(rounds - 1, 16))
-            pause = max(least_s, 0.0 if rest else ceiling * jitter.uniform(0.5, 1.0))
+            # full jitter: a fleet that was cut off at one moment comes back spread over the whole pause, and one that was told when to
+            # come back, over half as long again
+            pause = max(least_s * jitter.uniform(1.0, 1.5), 0.0 if rest else ceiling * jitter.uniform(0.0, 1.0))
             self._on_event(LinkDown(url=url, reason=reason, retry_in_s=pause))
             if await self._closed_within(pause):
                 return

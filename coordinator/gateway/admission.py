@@ -1,8 +1,9 @@
 """Who may come in and how fast: token buckets per agent for frames and bytes, a bound on agents, and back-pressure.
 
 A bucket goes into debt and answers with the time until it is paid: the driver then stops reading from that one peer, TCP slows
-it down, and nothing is dropped. Pure: time comes in as real monotonic nanoseconds (a network's pace is real, whatever clock
-the fleet is simulated on). Invariant: over any t seconds at most `burst + rate x t` plus one frame get in per agent.
+it down, and nothing is dropped; who leaves and comes back finds the bucket as it was. Pure: time comes in as real monotonic nanoseconds (a
+network's pace is real, whatever clock the fleet is simulated on). Invariant: over any t seconds at most `burst + rate x t` plus one frame
+get in per agent.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Admission:
     limits: AdmissionLimits = field(default_factory=AdmissionLimits)
     counters: dict[str, int] = field(default_factory=lambda: {"refused_full": 0, "slowed": 0})
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
+    _gone: dict[str, _Bucket] = field(default_factory=dict)  # of agents that left, longest gone first; bounded by max_agents
 
     def enter(self, agent: str, now_ns: int) -> bool:
         """An agent connects. False when there are `max_agents` others already."""
@@ -54,8 +56,11 @@ class Admission:
         if len(self._buckets) >= self.limits.max_agents:
             self.counters["refused_full"] += 1
             return False
-        self._buckets[agent] = _Bucket(self.limits.frames_burst, self.limits.bytes_burst, now_ns)
+        self._buckets[agent] = self._gone.pop(agent) if agent in self._gone else self._fresh(now_ns)
         return True
+
+    def _fresh(self, now_ns: int) -> _Bucket:
+        return _Bucket(self.limits.frames_burst, self.limits.bytes_burst, now_ns)
 
     def charge(self, agent: str, frame_bytes: int, now_ns: int) -> int:
         """Book one frame; nanoseconds to wait before reading the next one (0 = none). The agent must have entered."""
@@ -71,4 +76,8 @@ class Admission:
 
     def leave(self, agent: str) -> None:
         """The agent's last connection is gone: its place is free."""
-        self._buckets.pop(agent, None)
+        bucket = self._buckets.pop(agent, None)
+        if bucket is not None:
+            self._gone[agent] = bucket
+            if len(self._gone) > self.limits.max_agents:
+                del self._gone[next(iter(self._gone))]

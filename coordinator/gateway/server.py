@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from coordinator.gateway.admission import Admission
 from coordinator.gateway.sessions import (
+    LOG_FULL,
     AppendWal,
     Close,
     Connected,
@@ -123,7 +124,7 @@ class GatewayServer:
         self._present: dict[str, int] = {}  # connections by host, for admission
         self._next_conn_id = 1
         self.trouble = ""  # why the log cannot be written now
-        self._refusing = ""  # why frames are not wanted now
+        self._refusing: dict[str, str] = {}  # by store: why frames are not wanted now
         self._store_full = ""
         self._logged: dict[tuple[str, str], int] = {}  # given to the log since the last commit
         self._dirty = asyncio.Event()
@@ -194,9 +195,9 @@ class GatewayServer:
         """The kill switch is on, for this host or for the fleet."""
         return self.core.paused(host_id)
 
-    def refuse(self, reason: str) -> None:
-        """Take no more frames, for this reason; "" = take them again."""
-        self._refusing = reason
+    def refuse(self, reason: str, of: str = "registry") -> None:
+        """Take no more frames, for this reason of that store; "" = as far as it is concerned, take them again."""
+        self._refusing[of] = reason
         self._tell_core()
 
     def connected(self) -> dict[str, Hello]:
@@ -254,8 +255,8 @@ class GatewayServer:
 
     def _tell_core(self, frame_bytes: int = 0) -> None:
         """Whether a frame of this size can be made durable."""
-        full = "" if self._wal.has_room(frame_bytes) else "the coordinator's log is full"
-        why = self._refusing or self.trouble or full
+        full = "" if self._wal.has_room(frame_bytes) else LOG_FULL
+        why = next(filter(None, self._refusing.values()), "") or self.trouble or full
         if why != self._store_full:
             self._store_full = why
             self._step(StoreFull(bool(why), why))

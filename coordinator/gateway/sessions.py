@@ -10,10 +10,13 @@ one (host, boot): its frames are numbered by the agent. Invariants:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.gateway.offsets import ClockOffsets
+from coordinator.gateway.plausibility import admitted
 from shared.errors import PeerError
 from shared.frame import decode_agent, decode_block, encode
 from shared.messages import Ack, AgentMessage, Goodbye, Hello, Outcomes, Samples, SendPlan, SetMode, SetPause, Status, Welcome
@@ -25,6 +28,7 @@ from shared.units import NS_PER_S
 MAX_AHEAD_NS: Final = 3600 * NS_PER_S  # a clock further ahead than this would file samples under buckets that are still to come
 MAX_BOOTS_PER_HOST: Final = 16  # streams remembered per host; an agent's spool spans a reboot or two
 STORE_FULL_RETRY_S: Final = 30.0
+LOG_FULL: Final = "the coordinator's log is full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class GatewaySettings:
 
     epoch: int
     stale_host_s: float = 60.0
+    max_skew_s: float | None = None  # a host whose clock is further off, either way, is sent away; None = only one that is far ahead
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class StoreFull:
     """The coordinator can(not) make frames durable. While full, they stay on the agents and senders are sent away for a while."""
 
     full: bool
-    reason: str = "the coordinator's log is full"
+    reason: str = LOG_FULL
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ COUNTERS: Final = (
     "duplicates",  # frames seen before: acknowledged again, not delivered
     "gaps",  # sequences that an agent skipped: its spool was full and dropped them
     "future",  # hellos and frames from a clock too far ahead
+    "behind",  # hellos from a clock too far behind
     "garbage",
     "impostors",
     "replaced",
@@ -221,6 +227,8 @@ class GatewayCore:
     ) -> None:
         self.settings = settings
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.implausible: Counter[str] = Counter()  # readings that cannot be, by column
+        self.offsets = ClockOffsets()
         self._connections: dict[int, _Connection] = {}
         self._hosts: dict[str, _Host] = {}
         self._store_full = ""  # why
@@ -281,7 +289,7 @@ class GatewayCore:
         try:
             message = decode_agent(event.frame)
             connection.session.received(message)
-            samples = decode_block(message.block) if isinstance(message, Samples) else ()
+            samples = self._samples(connection, message) if isinstance(message, Samples) else ()
         except PeerError as error:
             self.counters["garbage"] += 1
             return self._send_away(event.conn_id, str(error), 60.0)
@@ -293,17 +301,23 @@ class GatewayCore:
             return out + self._spooled(event, host_id, message, samples, now_ns)
         out.append(Deliver(host_id, message))
         if isinstance(message, Status):
+            self.offsets.note(host_id, message.wall_ns, now_ns)
             out += self._resend_plan(self._host(host_id), message, now_ns)
         return out
+
+    def _samples(self, connection: _Connection, message: Samples) -> tuple[HostSample, ...]:
+        hello = connection.hello
+        return decode_block(message.block, admitted(None if hello is None else hello.capacity.cpu_millicores, self.implausible))
 
     def _hello(self, conn_id: int, connection: _Connection, hello: Hello, now_ns: int) -> list[Instruction]:
         if hello.host_id != connection.cert_host_id:
             self.counters["impostors"] += 1
             return self._send_away(conn_id, f"certificate is for host {connection.cert_host_id}, hello is from {hello.host_id}", 60.0)
-        if hello.wall_ns - now_ns > MAX_AHEAD_NS:
-            self.counters["future"] += 1
-            ahead_s = (hello.wall_ns - now_ns) // NS_PER_S
-            return self._send_away(conn_id, f"host clock is {ahead_s} s ahead of ours: allowed {MAX_AHEAD_NS // NS_PER_S} s", 60.0)
+        if reason := self._skewed(hello.wall_ns - now_ns):
+            self.counters["future" if hello.wall_ns > now_ns else "behind"] += 1
+            return self._send_away(conn_id, reason, 60.0)
+        self.offsets.restart(hello.host_id)
+        self.offsets.note(hello.host_id, hello.wall_ns, now_ns)
         host = self._host(hello.host_id)
         out: list[Instruction] = []
         if host.conn_id is not None and host.conn_id != conn_id:
@@ -319,6 +333,15 @@ class GatewayCore:
         if host.plan_sent_on is None:
             out += self._send_plan(host, now_ns)
         return out
+
+    def _skewed(self, ahead_ns: int) -> str:
+        """Why a host with this clock may not come in; "" = it may."""
+        skew = self.settings.max_skew_s
+        allowed_ns = MAX_AHEAD_NS if skew is None else int(skew * NS_PER_S)
+        if ahead_ns <= allowed_ns and (skew is None or -ahead_ns <= allowed_ns):
+            return ""
+        side = "ahead of" if ahead_ns > 0 else "behind"
+        return f"clock skew: host clock is {abs(ahead_ns) // NS_PER_S} s {side} ours: allowed {allowed_ns // NS_PER_S} s"
 
     def _spooled(
         self, event: Received, host_id: str, message: Samples | Outcomes, samples: tuple[HostSample, ...], now_ns: int

@@ -105,6 +105,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     spool_dropped: int | None  # lost for ever because the spool was full
     hypervisor: str = ""
     agent_version: str = ""
+    clock_offset_s: float | None = None  # host's clock less ours, positive = ahead; None = not measured by this process
     load: tuple[HostLoad, ...] = ()  # what it must carry within the hour; empty before the first decision
 
 

@@ -1,9 +1,10 @@
-"""History port on local Parquet: demand buckets, applications' signals and issued forecasts, one table each (coordinator/store/parts.py).
+"""History port on Parquet, in a folder or an object store: demand buckets, applications' signals and issued forecasts (parts.py).
 
 Buckets: one row per (bucket, VM), a float32 column per resource and measure (`mean_cpu_millicores`, ...). Signals: one row per (bucket,
 VM) that was told of, apart from demand, so that neither waits for the other. Forecasts: one row per (issue, VM, resource) with lists over
 the 12 steps; of the quantiles only STORED_LEVELS are kept, which is what scoring and the pages read. Unknown is NaN, absent columns are
-null. Invariant: a write that returned is durable; the same (VM, bucket) or (VM, issue) written again replaces the older row whole.
+null. Invariants: a write that returned is durable; the same (VM, bucket) or (VM, issue) written again replaces the older row whole; beyond
+`max_bytes` the oldest days go, forecasts before signals before buckets. One thread writes, any may read.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from numpy.typing import NDArray
 
 from coordinator.demand.signals import SignalBlock
 from coordinator.model import F32, LEVELS, N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.store.objects import Root
 from coordinator.store.parts import PartTable, day_of, days
+from shared.errors import HostError
 from shared.units import BUCKET_S, GIB, HORIZON_STEPS, RESOURCES
 
 STORED_LEVELS: Final = (0.1, 0.5, 0.9, 0.95)
 MAX_LOAD_BUCKETS: Final = 366 * 288
+_LAST_DAY: Final = "9999"
 _LOADED: Final = ("mean", "peak", "censored")
 _MEASURES: Final = (*_LOADED, "usage", "allocation")
 _KEYS: Final = ["start_s", "vm_id"]
@@ -44,14 +48,23 @@ class ScoredForecast:
 
 
 class ParquetHistory:
-    """See the module. One process writes; `retention_days` and `max_bytes` bound each table (forecasts keep a quarter of both, signals a
-    quarter of the bytes).
+    """See the module. `place`: a local folder or the URL of an object store (objects.py). `retention_days` and `max_bytes` bound each table
+    (forecasts keep a quarter of both, signals a quarter of the bytes), `max_bytes` all of them together too.
+
+    Raises ConfigError for a URL that names no store, HostError when disk or store refuse.
     """
 
-    def __init__(self, folder: Path, *, retention_days: int = 42, max_bytes: int = 8 * GIB) -> None:
-        self._lock = threading.Lock()  # the cycle writes from a worker thread while pages read
+    def __init__(self, place: Path | str, *, retention_days: int = 42, max_bytes: int = 8 * GIB) -> None:
+        self._lock = threading.Lock()  # one writer at a time: a preload and the cycle's thread
+        self._max_bytes = max_bytes
+        root = Root(place)
+        self.where = root.where
+        try:
+            objects = {name: root.table(name) for name in ("buckets", "signals", "forecasts")}
+        except OSError as error:
+            raise HostError(f"history folder {place}: {error}") from error
         self._buckets = PartTable(
-            folder / "buckets",
+            objects["buckets"],
             lambda table: _last_of_each(table, _KEYS, ["vm_id", "start_s"]),
             row_group_rows=1 << 20,
             retention_days=retention_days,
@@ -59,7 +72,7 @@ class ParquetHistory:
             dictionary=["vm_id", "host_id"],
         )
         self._signals = PartTable(
-            folder / "signals",
+            objects["signals"],
             lambda table: _last_of_each(table, _KEYS, ["vm_id", "start_s"]),
             row_group_rows=1 << 20,
             retention_days=retention_days,
@@ -67,7 +80,7 @@ class ParquetHistory:
             dictionary=["vm_id"],
         )
         self._forecasts = PartTable(
-            folder / "forecasts",
+            objects["forecasts"],
             lambda table: _last_of_each(table, _FORECAST_KEYS, ["vm_id", "issued_s", "resource"]),
             row_group_rows=4096,  # sorted by VM: one VM's day is 1,440 rows, so reading it touches a row group or two
             retention_days=max(1, retention_days // 4),
@@ -89,8 +102,7 @@ class ParquetHistory:
         for measure in _MEASURES:
             values = getattr(block, measure)
             arrays |= {_column(measure, r): pa.array(values[:, r].astype(np.float32)) for r in range(N_RESOURCES)}
-        with self._lock:
-            self._buckets.append(day_of(block.start_s), pa.table(arrays))
+        self._add(self._buckets, day_of(block.start_s), pa.table(arrays))
         if block.signals is not None:
             self.append_signals(SignalBlock(start_s=block.start_s, vm_ids=block.vm_ids, means=block.signals))
 
@@ -105,18 +117,15 @@ class ParquetHistory:
             "vm_id": pa.array([block.vm_ids[i] for i in told], pa.string()),
             **{name: pa.array(block.means[told, k].astype(np.float32)) for k, name in enumerate(SIGNALS)},
         }
-        with self._lock:
-            self._signals.append(day_of(block.start_s), pa.table(arrays))
+        self._add(self._signals, day_of(block.start_s), pa.table(arrays))
 
     def append_late(self, block: BucketBlock) -> None:
         """Store a bucket that grew, or was rebuilt from part of its samples: VM by VM the version with more samples stays."""
         _check_start(block.start_s)
         day, wanted = day_of(block.start_s), pc.field("start_s") == block.start_s
         stored: dict[str, int] = {}
-        with self._lock:
-            for part in self._buckets.parts(day, day):
-                rows = self._buckets.read(part, ["vm_id", "samples"], wanted)
-                stored |= dict(zip(rows.column("vm_id").to_pylist(), rows.column("samples").to_pylist(), strict=True))
+        for rows in self._buckets.scan(day, day, ["vm_id", "samples"], wanted):
+            stored |= dict(zip(rows.column("vm_id").to_pylist(), rows.column("samples").to_pylist(), strict=True))
         fuller = [i for i, vm_id in enumerate(block.vm_ids) if (stored.get(vm_id) or 0) <= block.samples[i]]
         if block.signals is not None:  # these are whole, however many samples came with them
             self.append_signals(SignalBlock(start_s=block.start_s, vm_ids=block.vm_ids, means=block.signals))
@@ -145,8 +154,7 @@ class ParquetHistory:
                 arrays |= {_column(measure, r): pa.array(values[vm, r, low + bucket].astype(np.float32)) for r in range(N_RESOURCES)}
             for measure in ("usage", "allocation"):
                 arrays |= {_column(measure, r): pa.nulls(len(vm), pa.float32()) for r in range(N_RESOURCES)}
-            with self._lock:
-                self._buckets.append(day, pa.table(arrays), bulk=True)
+            self._add(self._buckets, day, pa.table(arrays), bulk=True)
         if block.signals is not None:
             self._append_told(block.signals, names, first_s)
 
@@ -174,15 +182,12 @@ class ParquetHistory:
 
     def vm_ids(self, since_s: int = 0) -> list[str]:
         """VMs with a bucket at or after `since_s`, sorted."""
-        with self._lock:
-            parts = self._buckets.parts(day_of(max(0, since_s)))
-            tables = [self._buckets.read(part, ["vm_id"], pc.field("start_s") >= since_s) for part in parts]
+        tables = self._buckets.scan(day_of(max(0, since_s)), _LAST_DAY, ["vm_id"], pc.field("start_s") >= since_s)
         return sorted({vm_id for table in tables for vm_id in pc.unique(table.column("vm_id")).to_pylist()})
 
     def newest_s(self) -> int | None:
         """Start of the newest stored bucket; None when empty."""
-        with self._lock:
-            return self._buckets.newest("start_s")
+        return self._buckets.newest("start_s")
 
     def append_forecast(self, block: ForecastBlock) -> None:
         """Store an issued forecast: mean, stddev and the STORED_LEVELS of both kinds of quantiles."""
@@ -206,17 +211,14 @@ class ParquetHistory:
         for name, value in zip(_STEP_COLUMNS, values, strict=True):
             flat = pa.array(np.ascontiguousarray(value, np.float32).ravel())
             arrays[name] = pa.FixedSizeListArray.from_arrays(flat, HORIZON_STEPS)
-        with self._lock:
-            self._forecasts.append(day_of(block.issued_s), pa.table(arrays))
+        self._add(self._forecasts, day_of(block.issued_s), pa.table(arrays))
 
     def forecasts(self, vm_id: str, since_s: int) -> list[ForecastBlock]:
         """Issued forecasts of one VM from `since_s` on, oldest first; `levels` of these blocks are STORED_LEVELS."""
         columns = [*_FORECAST_KEYS, "model", "reason", "coverage", *_STEP_COLUMNS]
         wanted = (pc.field("vm_id") == vm_id) & (pc.field("issued_s") >= since_s)
         issues: dict[int, ForecastBlock] = {}
-        with self._lock:
-            tables = [self._forecasts.read(part, columns, wanted) for part in self._forecasts.parts(day_of(max(0, since_s)))]
-        for table in tables:
+        for table in self._forecasts.scan(day_of(max(0, since_s)), _LAST_DAY, columns, wanted):
             issued = _numpy(table, "issued_s")
             for at in np.unique(issued):
                 # a replaced issue comes again from a later part, and the later one counts
@@ -231,16 +233,15 @@ class ParquetHistory:
         found = np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32)
         index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
         wanted = (pc.field("issued_s") >= first_s) & (pc.field("issued_s") <= end_s)
-        with self._lock:
-            for part in self._forecasts.parts(day_of(max(0, first_s)), day_of(end_s)):
-                for batch in self._forecasts.read(part, [*_FORECAST_KEYS, name], wanted).to_batches():
-                    names = batch.column("vm_id")
-                    place = np.array([index.get(each, -1) for each in names.dictionary.to_pylist()], np.int64)
-                    vm = place[names.indices.to_numpy(zero_copy_only=False)] if batch.num_rows else np.zeros(0, np.int64)
-                    keep = vm >= 0
-                    bucket = (batch.column("issued_s").to_numpy() - first_s) // BUCKET_S
-                    values = batch.column(name).flatten().to_numpy(zero_copy_only=False).reshape(-1, HORIZON_STEPS)[:, step]
-                    found[vm[keep], batch.column("resource").to_numpy()[keep], bucket[keep]] = values[keep]
+        for table in self._forecasts.scan(day_of(max(0, first_s)), day_of(end_s), [*_FORECAST_KEYS, name], wanted):
+            for batch in table.to_batches():
+                names = batch.column("vm_id")
+                place = np.array([index.get(each, -1) for each in names.dictionary.to_pylist()], np.int64)
+                vm = place[names.indices.to_numpy(zero_copy_only=False)] if batch.num_rows else np.zeros(0, np.int64)
+                keep = vm >= 0
+                bucket = (batch.column("issued_s").to_numpy() - first_s) // BUCKET_S
+                values = batch.column(name).flatten().to_numpy(zero_copy_only=False).reshape(-1, HORIZON_STEPS)[:, step]
+                found[vm[keep], batch.column("resource").to_numpy()[keep], bucket[keep]] = values[keep]
         return found
 
     def scored(self, vm_id: str, since_s: int) -> list[ScoredForecast]:
@@ -268,6 +269,25 @@ class ParquetHistory:
         """Days given up to retention or the disk budget since the start."""
         return self._buckets.days_dropped + self._signals.days_dropped + self._forecasts.days_dropped
 
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Parts that could not be read and were set aside since the start: name -> what was wrong."""
+        return self._buckets.damaged | self._signals.damaged | self._forecasts.damaged
+
+    @property
+    def trouble(self) -> str:
+        """Why old parts could not be merged or dropped the last time; "" = nothing is due."""
+        return self._buckets.trouble or self._signals.trouble or self._forecasts.trouble
+
+    def _add(self, table: PartTable, day: str, rows: Any, *, bulk: bool = False) -> None:
+        """One append, and the common budget after it. What cannot be dropped now is dropped after a later append."""
+        with self._lock:
+            table.append(day, rows, bulk=bulk)
+            over = self.total_bytes - self._max_bytes
+            for other in (self._forecasts, self._signals, self._buckets):
+                while over > 0 and (freed := other.drop_oldest()):
+                    over -= freed
+
     def _append_told(self, signals: F32, names: Any, first_s: int) -> None:
         """The signals [v, signal, b] of a preload."""
         known: NDArray[np.bool_] = np.any(~np.isnan(signals), axis=1)
@@ -278,8 +298,7 @@ class ParquetHistory:
                 continue
             arrays = {"start_s": pa.array(start_s + bucket.astype(np.int64) * BUCKET_S), "vm_id": names.take(pa.array(vm))}
             arrays |= {name: pa.array(signals[vm, k, low + bucket].astype(np.float32)) for k, name in enumerate(SIGNALS)}
-            with self._lock:
-                self._signals.append(day, pa.table(arrays), bulk=True)
+            self._add(self._signals, day, pa.table(arrays), bulk=True)
 
     def _arrays(self, vm_ids: Sequence[str], end_s: int, buckets: int, measures: Sequence[str], filters: Any = None) -> dict[str, F32]:
         """float32[v, r, buckets] of each measure."""
@@ -290,10 +309,9 @@ class ParquetHistory:
         index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
         arrays = {measure: np.full((len(vm_ids), N_RESOURCES, buckets), np.nan, np.float32) for measure in measures}
         columns = [*_KEYS, *(_column(measure, r) for measure in measures for r in range(N_RESOURCES))]
-        with self._lock:
-            for part in self._buckets.parts(day_of(max(0, first_s)), day_of(end_s)):
-                for batch in self._buckets.read(part, columns, filters).to_batches():
-                    _scatter(batch, index, first_s, arrays)
+        for table in self._buckets.scan(day_of(max(0, first_s)), day_of(end_s), columns, filters):
+            for batch in table.to_batches():
+                _scatter(batch, index, first_s, arrays)
         return arrays
 
     def _told(self, vm_ids: Sequence[str], end_s: int, buckets: int, filters: Any = None) -> F32 | None:
@@ -301,16 +319,15 @@ class ParquetHistory:
         first_s = end_s - (buckets - 1) * BUCKET_S
         index = {vm_id: i for i, vm_id in enumerate(vm_ids)}
         told: F32 | None = None
-        with self._lock:
-            for part in self._signals.parts(day_of(max(0, first_s)), day_of(end_s)):
-                for batch in self._signals.read(part, [*_KEYS, *SIGNALS], filters).to_batches():
-                    vm, bucket, keep = _places(batch, index, first_s, buckets)
-                    if not keep.any():
-                        continue
-                    if told is None:
-                        told = np.full((len(vm_ids), len(SIGNALS), buckets), np.nan, np.float32)
-                    for k, name in enumerate(SIGNALS):
-                        told[vm[keep], k, bucket[keep]] = batch.column(name).to_numpy(zero_copy_only=False)[keep]
+        for table in self._signals.scan(day_of(max(0, first_s)), day_of(end_s), [*_KEYS, *SIGNALS], filters):
+            for batch in table.to_batches():
+                vm, bucket, keep = _places(batch, index, first_s, buckets)
+                if not keep.any():
+                    continue
+                if told is None:
+                    told = np.full((len(vm_ids), len(SIGNALS), buckets), np.nan, np.float32)
+                for k, name in enumerate(SIGNALS):
+                    told[vm[keep], k, bucket[keep]] = batch.column(name).to_numpy(zero_copy_only=False)[keep]
         return told
 
 

@@ -8,65 +8,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes import MemoryHistory
+from history_blocks import DAY_S, T0, block, bucket, forecast
+from s3_server import s3_server, s3_url
 
 from coordinator.demand.signals import SignalBlock
-from coordinator.model import LEVELS, N_RESOURCES, SIGNALS, BucketBlock, ForecastBlock, HistoryBlock
+from coordinator.model import LEVELS, N_RESOURCES, SIGNALS, HistoryBlock
 from coordinator.ports import History
 from coordinator.store.history import STORED_LEVELS, ParquetHistory
+from coordinator.store.objects import Root
 from shared.errors import HostError
-from shared.units import BUCKET_S, HORIZON_STEPS
+from shared.units import BUCKET_S
 
-DAY_S = 86_400
-T0 = 20_000 * DAY_S
+__all__ = ["s3_server", "s3_url"]  # fixtures
 
 
-@pytest.fixture(params=["memory", "parquet"])
+@pytest.fixture(params=["memory", "folder", "s3"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
-    made: History = MemoryHistory() if request.param == "memory" else ParquetHistory(tmp_path)
+    if request.param == "memory":
+        return MemoryHistory()
+    return ParquetHistory(tmp_path if request.param == "folder" else request.getfixturevalue("s3_url"))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a history that is opened more than once is kept."""
+    made: Path | str = tmp_path if request.param == "folder" else request.getfixturevalue("s3_url")
     return made
-
-
-def bucket(start_s: int, vm_ids: tuple[str, ...] = ("a", "b"), value: float = 1.0) -> BucketBlock:
-    shape = (len(vm_ids), N_RESOURCES)
-    mean = np.full(shape, value) + np.arange(N_RESOURCES) + 10 * np.arange(len(vm_ids))[:, None]
-    return BucketBlock(
-        start_s=start_s,
-        vm_ids=vm_ids,
-        host_ids=("h",) * len(vm_ids),
-        mean=mean,
-        peak=mean * 2,
-        usage=mean / 2,
-        censored=np.zeros(shape),
-        allocation=np.full(shape, np.nan),
-        samples=np.full(len(vm_ids), 60),
-    )
-
-
-def block(vm_ids: tuple[str, ...], end_s: int, buckets: int, seed: int = 1) -> HistoryBlock:
-    rng = np.random.default_rng(seed)
-    shape = (len(vm_ids), N_RESOURCES, buckets)
-    mean = rng.uniform(0, 4000, shape).astype(np.float32)
-    capacity = np.full(shape[:2], np.nan, np.float32)
-    return HistoryBlock(vm_ids=vm_ids, end_s=end_s, mean=mean, peak=mean * 2, censored=np.zeros(shape, np.float32), capacity=capacity)
-
-
-def forecast(issued_s: int, vm_ids: tuple[str, ...] = ("a", "b"), seed: int = 1) -> ForecastBlock:
-    rng = np.random.default_rng(seed)
-    shape = (len(vm_ids), N_RESOURCES, HORIZON_STEPS)
-    return ForecastBlock(
-        issued_s=issued_s,
-        vm_ids=vm_ids,
-        mean=rng.uniform(0, 1, shape).astype(np.float32),
-        stddev=rng.uniform(0, 1, shape).astype(np.float32),
-        quantiles=rng.uniform(0, 1, (*shape, len(LEVELS))).astype(np.float32),
-        peak_quantiles=rng.uniform(0, 1, (*shape, len(LEVELS))).astype(np.float32),
-        model=rng.integers(0, 3, shape[:2]).astype(np.int8),
-        models=("naive", "ses", "gbm"),
-        reason=rng.integers(0, 5, shape[:2]).astype(np.int8),
-        coverage=np.full(shape[:2], np.nan, np.float32),
-    )
 
 
 def same(left: HistoryBlock, right: HistoryBlock) -> None:
@@ -221,18 +191,18 @@ def test_a_late_bucket_replaces_only_what_holds_fewer_samples(tmp_path: Path) ->
     assert history.load(["a", "b", "c"], T0, 1).mean[:, 0, 0].tolist() == [1, 15, 25]
 
 
-def test_a_week_of_buckets_reads_back_after_a_restart_from_few_files(tmp_path: Path) -> None:
-    history, memory = ParquetHistory(tmp_path), MemoryHistory()
+def test_a_week_of_buckets_reads_back_after_a_restart_from_few_objects(place: Path | str) -> None:
+    history, memory = ParquetHistory(place), MemoryHistory()
     step = 12 * BUCKET_S  # an hour between buckets keeps the test short; merging counts parts, not hours
     for i in range(24 * 4):
         one = bucket(T0 + i * step, value=float(i))
         history.append_buckets(one)
         memory.append_buckets(one)
-    again = ParquetHistory(tmp_path)
+    again = ParquetHistory(place)
     end_s = T0 + 95 * step
     same(again.load(["b", "a"], end_s, 95 * 12 + 1), memory.load(["b", "a"], end_s, 95 * 12 + 1))
     assert again.newest_s() == end_s
-    assert len(list((tmp_path / "buckets").iterdir())) <= 3 + 2 + 11
+    assert len(Root(place).table("buckets").sizes()) <= 3 + 2 + 11
 
 
 def test_a_kill_between_merge_and_clean_up_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,17 +235,67 @@ def test_scratch_files_of_a_killed_write_go(tmp_path: Path) -> None:
     assert not scratch.exists()
 
 
-def test_old_days_go_by_retention_and_by_budget(tmp_path: Path) -> None:
-    history = ParquetHistory(tmp_path / "a", retention_days=4)
+def test_old_days_go_by_retention(place: Path | str) -> None:
+    history = ParquetHistory(place, retention_days=4)
     for day in range(10):
         history.append_buckets(bucket(T0 + day * DAY_S))
     loaded = history.load(["a"], T0 + 9 * DAY_S, 9 * 288 + 1).mean[0, 0, ::288]
     assert np.isnan(loaded).tolist() == [True] * 5 + [False] * 5
-    small = ParquetHistory(tmp_path / "b", max_bytes=1)
+
+
+def test_beyond_the_budget_forecasts_go_before_signals_before_buckets(place: Path | str) -> None:
+    whole = ParquetHistory(place)
     for day in range(3):
-        small.append_buckets(bucket(T0 + day * DAY_S))
-    assert small.newest_s() == T0 + 2 * DAY_S
-    assert small.days_dropped == 2
+        at = T0 + day * DAY_S
+        whole.append_forecast(forecast(at))
+        whole.append_buckets(replace(bucket(at), signals=np.full((2, 2), 1.0)))
+    sizes = {name: sum(Root(place).table(name).sizes().values()) for name in ("buckets", "signals", "forecasts")}
+    assert sum(sizes.values()) == whole.total_bytes
+
+    def left(max_bytes: int) -> tuple[int, int, int]:
+        """Days of forecasts, signals, buckets before the one that is being written."""
+        history = ParquetHistory(place, max_bytes=max_bytes)
+        history.append_buckets(bucket(T0 + 2 * DAY_S + BUCKET_S))
+        told = history.signals("a", T0 + 2 * DAY_S, 577)
+        known = history.load(["a"], T0 + 2 * DAY_S, 577).mean[0, 0]
+        return (
+            len(history.forecasts("a", 0)) - 1,
+            0 if told is None else int((~np.isnan(told[0])).sum()) - 1,
+            int((~np.isnan(known)).sum()) - 1,
+        )
+
+    one = sizes["buckets"] // 3  # bytes of one more bucket; each call stores one
+    assert left(8 * sum(sizes.values())) == (2, 2, 2)
+    assert left(sum(sizes.values()) + one * 19 // 10) == (1, 2, 2)
+    assert left(sizes["buckets"] + 3 * one + sizes["signals"] * 9 // 10 + sizes["forecasts"] // 3) == (0, 1, 2)
+    assert left(1) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "junk", "empty"])
+def test_a_damaged_part_is_named_and_set_aside_and_the_rest_is_read(place: Path | str, harm: str) -> None:
+    whole = ParquetHistory(place)
+    for i in range(3):
+        whole.append_buckets(bucket(T0 + i * BUCKET_S, value=float(i)))
+    objects = Root(place).table("buckets")
+    name = sorted(objects.sizes())[1]
+    with objects.open(name) as source:
+        good = source.read()
+    harmed = bytearray(good)
+    harmed[len(harmed) // 3] ^= 0xFF
+    objects.put(name, pa.py_buffer({"cut": good[:-40], "flipped": bytes(harmed), "junk": b"x" * 4000, "empty": b""}[harm]))
+    history = ParquetHistory(place)
+    loaded = history.load(["a"], T0 + 2 * BUCKET_S, 3).mean[0, 0]
+    np.testing.assert_array_equal(loaded, [0, np.nan, 2])
+    assert list(history.damaged) == [name]
+    assert history.damaged[name]
+    assert f"{name}.damaged" in objects.sizes()
+    assert name not in objects.sizes()
+    for i in range(3, 15):  # merging goes on without it
+        history.append_buckets(bucket(T0 + i * BUCKET_S, value=float(i)))
+    again = ParquetHistory(place)
+    assert again.newest_s() == T0 + 14 * BUCKET_S
+    np.testing.assert_array_equal(again.load(["a"], T0 + 14 * BUCKET_S, 15).mean[0, 0], [0, np.nan, *range(2, 15)])
+    assert again.damaged == {}
 
 
 def test_a_disk_that_refuses_is_a_host_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,3 +61,19 @@ def test_who_waits_as_told_never_passes_burst_plus_rate(arrivals: list[tuple[int
 def test_impossible_limits(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} .*allowed 1 to"):
         AdmissionLimits(**{field: value})  # type: ignore[arg-type]
+
+
+def test_who_leaves_and_comes_back_finds_no_new_burst() -> None:
+    admission = Admission(LIMITS)
+    admission.enter("h1", 0)
+    for _ in range(7):
+        admission.charge("h1", 1, 0)
+    admission.leave("h1")
+    admission.enter("h1", 0)
+    assert admission.charge("h1", 1, 0) == 3 * NS_PER_S // 10
+    for agent in ("h2", "h3", "h4"):  # only as many are remembered as may be connected
+        admission.leave("h1")
+        admission.enter(agent, 0)
+        admission.leave(agent)
+    admission.enter("h1", 0)
+    assert admission.charge("h1", 1, 0) == 0

@@ -273,7 +273,7 @@ def why(block: ForecastBlock | None, asked: Asked) -> ForecastWhyView:
         return function(*arguments)
 
     of: Any = view._of
-    of.pool, of.history, of.read = asked, asked, read
+    of.pool, of.history, of.read_history = asked, asked, read
     return asyncio.run(view.why("vm-1"))
 
 

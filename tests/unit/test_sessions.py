@@ -168,10 +168,44 @@ def test_what_the_session_or_codec_refuses_is_not_delivered(message: object) -> 
     assert [type(one) for one in door.says(1, message)] == [gs.Reply, gs.Close]
 
 
+@pytest.mark.parametrize(("off_s", "reason"), [(31, "31 s ahead of ours: allowed 30 s"), (-31, "31 s behind ours: allowed 30 s")])
+def test_a_clock_that_is_off_by_more_than_allowed_is_sent_away_either_way(off_s: int, reason: str) -> None:
+    core = GatewayCore(GatewaySettings(epoch=3, max_skew_s=30))
+    core.handle(gs.Connected(1, "h1"), NOW)
+    away, closed = core.handle(gs.Received(1, encode(msgspec.structs.replace(HELLO, wall_ns=NOW + off_s * NS_PER_S))), NOW)
+    assert isinstance(away, gs.Reply)
+    assert decode_coordinator(away.frame) == Goodbye(reason=f"clock skew: host clock is {reason}", retry_after_s=60)
+    assert isinstance(closed, gs.Close)
+    assert core.counters["future" if off_s > 0 else "behind"] == 1
+    assert core.offsets.offset_s("h1") is None
+
+
+def test_offsets_come_from_hello_and_status() -> None:
+    core = GatewayCore(GatewaySettings(epoch=3, max_skew_s=30))
+    core.handle(gs.Connected(1, "h1"), NOW)
+    core.handle(gs.Received(1, encode(msgspec.structs.replace(HELLO, wall_ns=NOW - 9 * NS_PER_S))), NOW)
+    assert core.offsets.offset_s("h1") == -9
+    core.handle(gs.Received(1, encode(msgspec.structs.replace(STATUS, wall_ns=NOW - 7 * NS_PER_S))), NOW)
+    assert core.offsets.offset_s("h1") == -7
+
+
+def test_an_impossible_reading_costs_itself_alone() -> None:
+    core = GatewayCore(GatewaySettings(epoch=3))
+    core.handle(gs.Connected(1, "h1"), NOW)
+    core.handle(gs.Received(1, encode(HELLO)), NOW)
+    vms = {"a": VmSample(cpu_used_millicores=10**9, vcpus=4), "b": VmSample(cpu_used_millicores=5)}
+    block = encode_block([HostSample(wall_ns=NOW, monotonic_ns=1, period_ns=5, vms=vms)])
+    logged, delivered = core.handle(gs.Received(1, encode(Samples(boot_id="b1", sequence=0, block=block))), NOW)
+    assert isinstance(logged, gs.AppendWal)
+    assert isinstance(delivered, gs.Deliver)
+    assert delivered.samples[0].vms == {"a": VmSample(vcpus=4), "b": VmSample(cpu_used_millicores=5)}
+    assert core.implausible == {"cpu_used_millicores": 1}
+
+
 def test_a_host_from_the_future_is_sent_away() -> None:
     door = Door()
     out = door.open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + gs.MAX_AHEAD_NS + NS_PER_S))
-    assert replies(out) == [(1, Goodbye(reason="host clock is 3601 s ahead of ours: allowed 3600 s", retry_after_s=60))]
+    assert replies(out) == [(1, Goodbye(reason="clock skew: host clock is 3601 s ahead of ours: allowed 3600 s", retry_after_s=60))]
     assert isinstance(replies(Door().open(hello=msgspec.structs.replace(HELLO, wall_ns=NOW + gs.MAX_AHEAD_NS)))[0][1], Welcome)
     assert door.core.connected() == {}
 

@@ -15,6 +15,7 @@ from coordinator import cycle as cy
 from coordinator.cycle import DecisionCycle
 from coordinator.demand.signals import LATE_S, SignalReading
 from coordinator.forecast.events.model import Labels
+from coordinator.history_keeper import HistoryKeeper
 from coordinator.live_view import LiveView
 from coordinator.main import Coordinator
 from coordinator.service.problems import InvalidValue
@@ -22,6 +23,7 @@ from coordinator.service.signals import SignalBatch, SignalReport
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.signal_log import SignalLog
+from coordinator.store.wal import Wal
 from shared.config import CycleConfig
 from shared.errors import HostError
 from shared.messages import Hello, Inventory
@@ -44,6 +46,10 @@ class Running:
         self.history = ParquetHistory(folder / "history")
         self.metrics = Metrics(COORDINATOR_METRICS)
         self.failure: BaseException | None = None
+        self.wal = Wal(folder / "wal")
+        held = [""]
+        self.keeper = HistoryKeeper(self.history, self.wal, self.signal_log, self.metrics, hold=held.append, on_bug=self._fail)
+        self.read_history = self.keeper.read
         capacity = plain_capacity(cpu_millicores=16_000, memory_bytes=64 * GIB, net_bits_per_s=10**10)
         hello = Hello(host_id="h", boot_id="b", agent_version="0", wall_ns=0, capacity=capacity, mode=Mode.OBSERVE, mode_pinned=False)
         clients = dict(zip(IDS, ("acme", "acme", "beta"), strict=True))
@@ -61,20 +67,15 @@ class Running:
     def _fail(self, error: BaseException) -> None:
         self.failure = error
 
-    async def read(self, function: Any, *arguments: object) -> Any:
-        return function(*arguments)
-
-    def write(self, function: Any) -> None:
-        function()
-
     def tick(self, now_s: float) -> None:
         self.now_s = now_s
         for instruction in self.cycle.handle(cy.Tick(), int(now_s * NS_PER_S)):
             match instruction:
                 case cy.StoreBucket():
-                    self.history.append_buckets(instruction.bucket)
+                    self.keeper.store_bucket(instruction)
                 case cy.StoreSignals():
-                    Coordinator._store_signals(self, instruction)  # type: ignore[arg-type]
+                    self.keeper.store_signals(instruction)
+        assert self.keeper.settle(10.0)
 
     def sample(self, at_s: int) -> None:
         vms = {"vm-1": VmSample(cpu_used_millicores=400)}
@@ -89,7 +90,9 @@ class Running:
 def running(tmp_path: Path) -> Any:
     made = Running(tmp_path)
     yield made
+    made.keeper.close()
     made.signal_log.close()
+    made.wal.close()
 
 
 def counted(running: Running) -> dict[str, float]:
