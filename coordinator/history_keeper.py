@@ -116,7 +116,7 @@ class HistoryKeeper:
         self._metrics.set("tidegate_history_damaged_parts", len(self._history.damaged))
         self._rising.follow("tidegate_history_write_failures_total", self._queue.failures)
         self._rising.follow("tidegate_history_forecasts_dropped_total", self._queue.forecasts_dropped)
-        self._rising.follow("tidegate_history_days_dropped_total", self._history.days_dropped)
+        self._rising.follow("tidegate_history_dropped_partitions_total", self._history.days_dropped)
 
     def close(self) -> None:
         """Store what can be stored within moments; the rest comes from the log at the next start. Blocks."""

@@ -222,7 +222,7 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_history_pending_writes", "gauge", "Writes that history does not hold yet"),
     Metric("tidegate_history_write_failures_total", "counter", "Writes that history's store refused; each is tried again"),
     Metric("tidegate_history_forecasts_dropped_total", "counter", "Forecasts not stored because history was behind"),
-    Metric("tidegate_history_days_dropped_total", "counter", "Days given up to retention or to history's bound"),
+    Metric("tidegate_history_dropped_partitions_total", "counter", "Day partitions given up to retention or to history's bound"),
     Metric("tidegate_history_damaged_parts", "gauge", "Parts of history found damaged and set aside since the start"),
     Metric("tidegate_store_pending_writes", "gauge", "Writes to the registry that are not durable yet"),
     Metric("tidegate_store_write_failures_total", "counter", "Writes to the registry that failed and are tried again"),
