@@ -28,6 +28,7 @@ from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import SizingView, host_load, sizing_view
 from coordinator.service.telling import readings_of
+from coordinator.service.tenancy_view import TenancyView
 from coordinator.service.view import (
     AccuracyView,
     AdjustRequest,
@@ -87,6 +88,11 @@ class Running(Protocol):
     placed_ns: int | None
 
     @property
+    def tenancy(self) -> TenancyView:
+        """What is registered."""
+        ...
+
+    @property
     def pool(self) -> Pool:
         """Where forecasts are made."""
         ...
@@ -119,6 +125,10 @@ class LiveView(LiveMigrations, LivePlacing):
         LiveMigrations.__init__(self, running)
         LivePlacing.__init__(self, running)
         self._of = running
+
+    @property
+    def tenancy(self) -> TenancyView:
+        return self._of.tenancy
 
     def fleet(self) -> FleetSummary:
         of, fleet = self._of, self._of.cycle.fleet
@@ -162,7 +172,9 @@ class LiveView(LiveMigrations, LivePlacing):
         host, domain = self._of.cycle.fleet.host(vm.host_id), vm.domain
         mode = allowed = Mode.OBSERVE if domain.policy.excluded else host.mode
         reason = "policy opts this VM out" if domain.policy.excluded else None
-        if allowed is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
+        if allowed is Mode.PREDICTIVE and domain.policy.mode is Mode.REACTIVE:
+            mode, allowed, reason = Mode.REACTIVE, Mode.REACTIVE, "policy allows reactive at most"
+        elif allowed is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
             mode, reason = Mode.REACTIVE, f"out_of_calibration: {', '.join(out)}"
         return VmView(
             id=vm_id,

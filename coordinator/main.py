@@ -39,13 +39,16 @@ from coordinator.moving import MoveKeeper
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
+from coordinator.registered_calendars import RegisteredCalendars
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.settings import execution_policy, forecast_options, objectives, sizing_policy
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
+from coordinator.store.tenancy import TenancyStore
 from coordinator.store.wal import Wal
+from coordinator.tenancy_desk import TenancyDesk
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError, HostError
 from shared.frame import decode_agent, decode_block
@@ -100,7 +103,9 @@ class Coordinator:
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
-        self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
+        calendars = RegisteredCalendars(open_calendars(config), lambda: self.clock.wall_ns() // NS_PER_S)
+        self.tenancy = TenancyDesk(self, TenancyStore(self.registry.engine), self._placing.site, asked, calendars)
+        self._announcer = Announcer(calendars, config.cycle.history_buckets)
         self._wal_marks: deque[int] = deque(maxlen=LOG_BUCKETS)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
@@ -257,7 +262,6 @@ class Coordinator:
 
     def _restore(self) -> None:
         hosts, domains = self.registry.hosts(), self.registry.domains()
-        self.cycle.fleet.policies.update(self.registry.policies())
         self.cycle.fleet.restore([(str(row["host_id"]), row["capacity"]) for row in hosts], domains)  # type: ignore[misc]
         now_ns = self.clock.wall_ns()
         self.cycle.recall(self.registry.documents(), self._moves.newest_outcomes(), now_ns)

@@ -63,6 +63,10 @@ class RefusalCode(StrEnum):
     CONTRADICTORY_RULES = "contradictory_rules"
     SOLVER_LOST = "solver_lost"
     PLAN_REFUSED = "plan_refused"
+    ALREADY_EXISTS = "already_exists"
+    IN_USE = "in_use"
+    VERSION_REQUIRED = "version_required"
+    VERSION_CHANGED = "version_changed"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -118,4 +122,8 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.CONTRADICTORY_RULES: "rules of the site cannot all be kept; the detail names them",
     RefusalCode.SOLVER_LOST: "the placement's solver died or gave no answer in time: everything stays where it is",
     RefusalCode.PLAN_REFUSED: "the independent checker found fault with the plan: everything stays where it is",
+    RefusalCode.ALREADY_EXISTS: "something of this id is registered already",
+    RefusalCode.IN_USE: "others still name it; the detail lists them",
+    RefusalCode.VERSION_REQUIRED: "a change needs If-Match with the version that it is meant for (If-None-Match: * to create)",
+    RefusalCode.VERSION_CHANGED: "it was changed meanwhile: read it again, then decide",
 }

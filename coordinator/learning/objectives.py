@@ -1,6 +1,6 @@
 """What a client was promised: named objectives over the minutes of its VMs. Data only; compliance is worked out from them elsewhere.
 
-An objective holds for a minute of a VM when its metric does not pass the threshold, and is kept over a period when at least `share_permille`
+An objective holds for a minute of a VM when its metric does not pass the threshold, and is kept over a period when `share_permille` or more
 of the observed VM minutes hold: "ready < 2 % for 99.5 % of minutes" is ready, 20, 995. What is left to 1000 is the error budget. Metrics:
 
 | metric | permille of |

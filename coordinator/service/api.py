@@ -32,9 +32,11 @@ from coordinator.service.outlooks import OutlookView
 from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
+from coordinator.service.policies_api import POLICIES
 from coordinator.service.problems import InvalidValue, present
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
+from coordinator.service.tenancy_api import TENANCY
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -62,7 +64,7 @@ from shared.errors import Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.4.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
@@ -294,6 +296,8 @@ _READS: Final = [
     *(fleet, hosts, host, vms, vm, predict_load, explain_forecast, outlook, history, vm_accuracy, aggregates, aggregate_forecast, accuracy),
     *(plans, receipts, receipt, outcomes, scores, moves, sizing, migration, migrations),
     *PLACEMENT_READS,
+    *TENANCY,
+    *POLICIES,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import HostLoad, SizingView
+from coordinator.service.tenancy_view import TenancyView
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
 from shared.refusal import RefusalCode
@@ -362,6 +363,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 class FleetView(MigrationView, PlacingView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
+
+    @property
+    def tenancy(self) -> TenancyView:
+        """Clients, applications, SLAs, policies and events."""
+        ...
 
     def fleet(self) -> FleetSummary:
         """The fleet now."""

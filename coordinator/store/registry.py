@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from coordinator.migration_plan import MigrationPlan
 from coordinator.model import Receipt
 from coordinator.store import tables as t
+from coordinator.store import tenancy_tables as _tenancy  # noqa: F401  # its tables belong to the same metadata
 from shared.errors import ConfigError, HostError
 from shared.model import Domain, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan
@@ -59,6 +60,11 @@ class SqlRegistry:
         except ConfigError:
             self._engine.dispose()
             raise
+
+    @property
+    def engine(self) -> Engine:
+        """For stores of other tables in the same database."""
+        return self._engine
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from explained_double import PARTS, resource_why
 from placing_double import PlacingDouble
 from running_double import START_S, RunningDouble
+from tenancy_double import TenancyDouble
 
 from coordinator.forecast.events.model import Labels
 from coordinator.model import LEVELS, Receipt
@@ -34,7 +35,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(PlacingDouble, RunningDouble):
+class FleetDouble(PlacingDouble, RunningDouble, TenancyDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:
