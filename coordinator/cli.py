@@ -1,4 +1,4 @@
-"""`tidegate`: run the coordinator, run the demo, make certificates and tokens."""
+"""`tidegate`: run the coordinator or the demo, make certificates and tokens; an operator's commands are in coordinator/operator_cli."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any
 
 import click
 
+from coordinator.operator_cli.fleet import host, migration, vm
+from coordinator.operator_cli.registered import groups
+from coordinator.operator_cli.texts import completion, man
 from shared.config import COORDINATOR_PREFIX, CoordinatorConfig, load
-from shared.errors import EXIT_CONFIG, ConfigError, HostError
+from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 
 DEFAULT_CONFIG = Path("/etc/tidegate/coordinator.toml")
 CONFIG_OPTION = click.option(
     "--config", "config_path", type=click.Path(path_type=Path), help=f"Configuration file [default: {DEFAULT_CONFIG} where it exists]."
 )
 EXIT_HOST = 69  # EX_UNAVAILABLE
+EXIT_REFUSED = 3  # as the agent's
 
 
 @click.group()
@@ -135,6 +139,10 @@ def placement_replay(receipt: Path) -> None:
     click.echo(f"the same: {len(answer)} VMs, {len(plan.moves)} moves, {plan.status}, digest {plan.digest[:12]}")
 
 
+for command in (*groups(), vm, host, migration, completion, man):
+    cli.add_command(command)
+
+
 def main() -> None:
     """Entry point: known errors end with a sentence and their own exit code, bugs with a traceback."""
     try:
@@ -150,6 +158,9 @@ def main() -> None:
     except HostError as error:
         click.echo(f"tidegate: {error}", err=True)
         sys.exit(EXIT_HOST)
+    except Refusal as error:
+        click.echo(f"tidegate: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
 
 
 def _config(path: Path | None) -> CoordinatorConfig:
