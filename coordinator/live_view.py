@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from coordinator.calendars import zone_of
 from coordinator.compute import NotNow
 from coordinator.cycle import DecisionCycle, Instruction
 from coordinator.demand.signals import SignalCounts, SignalReading
@@ -16,6 +17,7 @@ from coordinator.fleet import HostRecord, VmRecord
 from coordinator.gateway.server import GatewayServer
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_placing import LivePlacing
+from coordinator.live_profiles import LiveProfiles
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
@@ -125,6 +127,7 @@ class LiveView(LiveMigrations, LivePlacing):
         LiveMigrations.__init__(self, running)
         LivePlacing.__init__(self, running)
         self._of = running
+        self.profiles = LiveProfiles(running.clock, running.cycle, running.history, zone_of(running.config))
 
     @property
     def tenancy(self) -> TenancyView:

@@ -10,7 +10,13 @@ from coordinator.operator_cli.door import Door, quoted, show, with_door
 from shared.model import Mode
 
 VM_COLUMNS: Final = ("id", "name", "host_id", "client", "priority", "mode", "allocation.cpu_quota_millicores", "allocation.memory_bytes")
+PROFILE_COLUMNS: Final = ("resource", "kind", "mean", "highest", "day_strength", "week_strength", "predictability", "recommended")
 HOST_COLUMNS: Final = ("id", "alive", "mode", "mode_pinned", "paused", "silent_reason")
+
+
+def show_profile(profile: Any, as_json: bool) -> None:
+    """A workload profile: as JSON, or a line for each resource."""
+    show(profile if as_json else profile["resources"], as_json, PROFILE_COLUMNS)
 
 
 @click.group()
@@ -41,6 +47,15 @@ def vm_show(door: Door, as_json: bool, id: str) -> None:
 def vm_policy(door: Door, as_json: bool, id: str) -> None:
     """What is in force for a VM, and which level each field is from."""
     show(door.ask("GET", f"vms/{quoted(id)}/policy").body, as_json)
+
+
+@vm.command("profile")
+@with_door
+@click.argument("id")
+@click.option("--days", type=click.IntRange(1, 28), default=14, show_default=True, help="Days back.")
+def vm_profile(door: Door, as_json: bool, id: str, days: int) -> None:
+    """How a VM uses what it has: seasons, peaks, class, recommended size."""
+    show_profile(door.ask("GET", f"vms/{quoted(id)}/profile?days={days}").body, as_json)
 
 
 @vm.command("adjust")

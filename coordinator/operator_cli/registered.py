@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from coordinator.operator_cli.door import ApiRefusal, Door, quoted, show, with_door
+from coordinator.operator_cli.fleet import show_profile
 
 
 class Registered(NamedTuple):
@@ -108,6 +109,8 @@ def _group(name: str, kind: Registered) -> click.Group:
     group.command("remove", help=f"Remove {noun}, if nothing names it any more.")(remove_)
     if name == "event":
         group.command("trigger")(trigger)
+    if name == "client":
+        group.command("profile")(profile)
     return group
 
 
@@ -116,6 +119,14 @@ def _group(name: str, kind: Registered) -> click.Group:
 def trigger(door: Door, as_json: bool, fields: Sequence[str]) -> None:
     """Say what is about to happen, e.g. name=Launch factor=3 duration_s=7200 client=acme."""
     show(door.ask("POST", "events/trigger", _fields(fields, None)).body, as_json)
+
+
+@with_door
+@click.argument("id")
+@click.option("--days", type=click.IntRange(1, 28), default=14, show_default=True, help="Days back.")
+def profile(door: Door, as_json: bool, id: str, days: int) -> None:
+    """How a client's VMs together use what they have: seasons, peaks, class, recommended size."""
+    show_profile(door.ask("GET", f"clients/{quoted(id)}/profile?days={days}").body, as_json)
 
 
 def _set(door: Door, path: str, asked: dict[str, Any]) -> Any:

@@ -34,6 +34,7 @@ from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
 from coordinator.service.policies_api import POLICIES
 from coordinator.service.problems import InvalidValue, present
+from coordinator.service.profiles_api import PROFILES
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
 from coordinator.service.tenancy_api import TENANCY
@@ -298,6 +299,7 @@ _READS: Final = [
     *PLACEMENT_READS,
     *TENANCY,
     *POLICIES,
+    *PROFILES,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
+import numpy as np
 from plain_host import plain_capacity
 from sqlalchemy import Engine, StaticPool, create_engine
 
 from coordinator.cycle import DecisionCycle
+from coordinator.live_profiles import LiveProfiles
+from coordinator.model import HistoryBlock
 from coordinator.placement.fleet.site import DEFAULT_SITE
 from coordinator.registered_calendars import RegisteredCalendars
 from coordinator.sizing.feasible import Objectives
@@ -20,7 +24,7 @@ from coordinator.tenancy_desk import TenancyDesk
 from shared.config import CycleConfig
 from shared.messages import Hello, Inventory
 from shared.model import Domain, Mode, Policy
-from shared.units import GIB, NS_PER_S
+from shared.units import GIB, NS_PER_S, RESOURCES
 
 _T = TypeVar("_T")
 
@@ -85,6 +89,21 @@ def open_desk(office: DeskOffice, engine: Engine | None = None) -> TenancyDesk:
     return TenancyDesk(office, TenancyStore(engine or memory_engine()), DEFAULT_SITE, Objectives(), calendars)
 
 
+class DailyPast:
+    """A history in which every VM is busy from noon to one."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+
+    def load(self, vm_ids: Sequence[str], end_s: int, buckets: int) -> HistoryBlock:
+        self.loads += 1
+        starts = end_s - 300 * np.arange(buckets - 1, -1, -1)
+        busy = np.where(starts % 86_400 // 3600 == 12, 2000.0, 500.0).astype(np.float32)
+        mean = np.broadcast_to(busy, (len(vm_ids), len(RESOURCES), buckets)).copy()
+        capacity = np.full(mean.shape[:2], np.nan, np.float32)
+        return HistoryBlock(vm_ids=tuple(vm_ids), end_s=end_s, mean=mean, peak=mean * 1.1, censored=mean * 0, capacity=capacity)
+
+
 class TenancyDouble:
     """`tenancy` of FleetView."""
 
@@ -98,6 +117,10 @@ class TenancyDouble:
     def office(self) -> DeskOffice:
         """Behind `tenancy`."""
         return DeskOffice({vm_id: (host, Policy(client=self._client(vm_id))) for vm_id, host in self.home.items()}, self.now_s)
+
+    @cached_property
+    def profiles(self) -> LiveProfiles:
+        return LiveProfiles(self.office.clock, self.office.cycle, DailyPast(), ZoneInfo("UTC"))
 
     @cached_property
     def tenancy(self) -> TenancyDesk:

@@ -108,6 +108,8 @@ def test_vms_hosts_and_migrations(tidegate: Tidegate) -> None:
     assert {vm["host_id"] for vm in tidegate("vm", "list", "--host", "kvm-01", "--json")} == {"kvm-01"}
     assert tidegate("vm", "show", "vm-01-00", "--json")["id"] == "vm-01-00"
     assert tidegate("vm", "policy", "vm-01-00", "--json")["vm_id"] == "vm-01-00"
+    assert tidegate("vm", "profile", "vm-01-00", "--json")["resources"][0]["kind"] == "daily"
+    assert tidegate("client", "profile", "aurora").splitlines()[1].split()[:2] == ["cpu_millicores", "daily"]
     assert tidegate("vm", "adjust", "vm-01-00", "--vcpus", "2", "--dry-run", "--json")["dry_run"] is True
     assert [host["id"] for host in tidegate("host", "list", "--json")] == ["kvm-01", "kvm-02", "kvm-03", "kvm-04"]
     assert tidegate("host", "show", "kvm-01", "--json")["id"] == "kvm-01"
