@@ -130,6 +130,7 @@ class Coordinator:
             on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
             tick_s=max(MIN_REAL_TICK_S, TICK_S / (config.clock.speed or 1.0)),
         )
+        self.tenancy.order = self.gateway.order_policies
         self.view = LiveView(self)
         self.http = HttpService(
             self.view,
@@ -291,6 +292,8 @@ class Coordinator:
     def _on_message(self, host_id: str, message: AgentMessage) -> None:
         assert isinstance(message, Hello | Inventory | Status | Outcomes), "samples go to _on_samples"
         self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
+        if isinstance(message, Inventory):
+            self.tenancy.tell(host_id, again=True)
 
     def _on_host(self, host_id: str, up: bool, reason: str) -> None:
         if not up:

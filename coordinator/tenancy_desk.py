@@ -24,10 +24,13 @@ from coordinator.tenancy.model import BOUNDS, FLEET_POLICY, EventSpec, Kind, Row
 from coordinator.tenancy.scheduling import ended_s, events_of
 from shared.clock import Clock
 from shared.errors import Refusal
+from shared.model import Policy
 from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
 
 OVER_S: Final = 60 * 86_400  # one-off events that ended so long ago teach the forecasts nothing more: history reaches back four weeks
+
+HOSTS_AT_A_TIME: Final = 50  # 500 VMs: 3 ms
 
 _T = TypeVar("_T")
 
@@ -58,6 +61,8 @@ class TenancyDesk:
         office.cycle.fleet.policy_of = lambda domain: policy_of(self._book, domain.vm_id, domain.policy)
         office.cycle.set_objectives(objectives_of(self._book, configured))
         calendars.put(self._book.events)
+        self.order: Callable[[str, Mapping[str, Policy]], None] = lambda _host_id, _policies: None  # tells a host's agent
+        self._told: dict[str, Mapping[str, Policy]] = {}
 
     @property
     def book(self) -> Book:
@@ -98,6 +103,18 @@ class TenancyDesk:
             hosts.setdefault(pools.setdefault(pool.name, pool).name, []).append(host_id)
         return tuple(PoolView(pool=pool, host_ids=tuple(hosts.get(name, ()))) for name, pool in pools.items())
 
+    def tell(self, host_id: str, again: bool = False) -> None:
+        """Tell a host's agent which policies hold over those of its domains, where it was not told; `again`: it may have forgotten."""
+        fleet = self._office.cycle.fleet
+        host = fleet.hosts.get(host_id)
+        if host is None:
+            return
+        in_force = {vm_id: fleet.vms[vm_id].domain.policy for vm_id in sorted(host.vm_ids) if fleet.vms[vm_id].host_id == host_id}
+        policies = {vm_id: policy for vm_id, policy in in_force.items() if policy != fleet.own_policy(vm_id)}
+        if policies != self._told.get(host_id, {}) or (again and policies):
+            self._told[host_id] = policies
+            self.order(host_id, policies)
+
     async def create(self, kind: Kind, id_: str, spec: Spec, actor: str) -> Row[Spec]:
         """A new row. Raises Refusal: ALREADY_EXISTS, INVALID_VALUE."""
         async with self._one_at_a_time:
@@ -107,7 +124,7 @@ class TenancyDesk:
                 raise Refusal(RefusalCode.ALREADY_EXISTS, f"{kind} {id_!r} is registered already; PUT or PATCH changes it")
             await self._check(kind, id_, spec)
             row = await self._office.read(self._store.create, kind, id_, spec, actor, self._office.clock.wall_ns())
-            self._take(kind, self._book.with_rows(kind, [row]), id_)
+            await self._take(kind, self._book.with_rows(kind, [row]), id_)
         self._office.audit(f"create_{kind}", actor=actor, id=id_, version=row.version)
         return row
 
@@ -116,7 +133,7 @@ class TenancyDesk:
         async with self._one_at_a_time:
             await self._check(kind, before.id, spec)
             row = await self._office.read(self._store.replace, kind, before, spec, actor, self._office.clock.wall_ns())
-            self._take(kind, self._book.with_rows(kind, [row]), before.id)
+            await self._take(kind, self._book.with_rows(kind, [row]), before.id)
         self._office.audit(f"change_{kind}", actor=actor, id=row.id, version=row.version)
         return row
 
@@ -126,7 +143,7 @@ class TenancyDesk:
             if before.id in self._book.of(kind) and (named := users(self._book, kind, before.id, self.members())):
                 raise Refusal(RefusalCode.IN_USE, f"{kind} {before.id!r} is named by {', '.join(named)}")
             await self._office.read(self._store.remove, kind, before)
-            self._take(kind, self._book.without(kind, [before.id]), before.id)
+            await self._take(kind, self._book.without(kind, [before.id]), before.id)
         self._office.audit(f"remove_{kind}", actor=actor, id=before.id, version=before.version)
 
     async def _check(self, kind: Kind, id_: str, spec: Spec) -> None:
@@ -140,12 +157,11 @@ class TenancyDesk:
         over = [row for row in self._book.events.values() if (end_s := ended_s(row.spec)) is not None and end_s < oldest_s]
         for row in over:
             await self._office.read(self._store.remove, Kind.EVENT, row)
-        self._take(Kind.EVENT, self._book.without(Kind.EVENT, [row.id for row in over]), "")
+        await self._take(Kind.EVENT, self._book.without(Kind.EVENT, [row.id for row in over]), "")
 
-    def _take(self, kind: Kind, book: Book, id_: str) -> None:
+    async def _take(self, kind: Kind, book: Book, id_: str) -> None:
         """A book that is durable comes into force."""
         self._book = book
-        fleet = self._office.cycle.fleet
         match kind:
             case Kind.EVENT:
                 self._calendars.put(book.events)
@@ -153,12 +169,25 @@ class TenancyDesk:
                 self._office.cycle.set_objectives(objectives_of(book, self._configured))
             case Kind.CLIENT:
                 self._office.cycle.set_objectives(objectives_of(book, self._configured))
-                fleet.merge_policies(self._vms_of(id_))
+                await self._merge(self._vms_of(id_))
             case Kind.POLICY:
                 level, _, of = id_.partition("/")
-                fleet.merge_policies(None if id_ == FLEET_POLICY else [of] if level == "vm" else self._vms_of(of))
+                await self._merge(None if id_ == FLEET_POLICY else [of] if level == "vm" else self._vms_of(of))
             case Kind.APPLICATION:
                 pass  # what its VMs are told apart by is their label
+
+    async def _merge(self, vm_ids: list[str] | None) -> None:
+        """Their policies in force, and told to their hosts; of a large fleet a few hosts at a time, between which the loop goes on."""
+        fleet = self._office.cycle.fleet
+        hosts: dict[str, list[str]] = {}
+        for vm_id in list(fleet.vms) if vm_ids is None else vm_ids:
+            if (vm := fleet.vms.get(vm_id)) is not None:
+                hosts.setdefault(vm.host_id, []).append(vm_id)
+        for n, (host_id, mine) in enumerate(sorted(hosts.items())):
+            fleet.merge_policies(mine)
+            self.tell(host_id)
+            if n % HOSTS_AT_A_TIME == HOSTS_AT_A_TIME - 1:
+                await asyncio.sleep(0)
 
     def _vms_of(self, client: str) -> list[str]:
         return [vm_id for vm_id, member in self.members().items() if member.client == client]

@@ -36,8 +36,8 @@ def test_a_floor_put_over_the_api_is_in_force_on_the_host(ring: Any) -> None:
     assert ring.get(f"vms/{vm_id}")["policy"]["cpu_floor_millicores"] != floor
 
 
-def test_an_excluded_client_gets_no_plans_and_an_event_is_on_the_calendar(ring: Any) -> None:
-    vm_id = ring.host("host-2")["vm_ids"][0]
+def test_a_client_in_observe_is_left_alone_by_plans_and_agents_and_an_event_is_on_the_calendar(ring: Any) -> None:
+    vm_id = ring.host("host-0")["vm_ids"][0]
     put(ring, "clients/quiet", {"name": "Quiet"})
     put(ring, "policies/client/quiet", {"mode": "observe"})
     put(ring, f"policies/vm/{vm_id}", {"client": "quiet"})
@@ -45,6 +45,7 @@ def test_an_excluded_client_gets_no_plans_and_an_event_is_on_the_calendar(ring: 
     try:
         found = ring.get(f"vms/{vm_id}")
         assert (found["client"], found["policy"]["excluded"], found["mode"]) == ("quiet", True, "observe")
+        ring.until(lambda: vm_id in excluded(ring, "host-0"), "the agent of a reactive host leaves it alone")
         refused = ring.post(f"vms/{vm_id}/resources", {"cpu_quota_millicores": 700, "dry_run": True})
         assert (refused.status_code, refused.json()["code"]) == (409, "vm_excluded")
         told = ring.post("events/trigger", {"name": "Launch", "factor": 2, "duration_s": 7200, "client": "quiet", "reference": "e2e"})
@@ -54,3 +55,9 @@ def test_an_excluded_client_gets_no_plans_and_an_event_is_on_the_calendar(ring: 
         paths = (f"policies/vm/{vm_id}", "policies/client/quiet", "events/trigger-e2e", "clients/quiet")
         codes = [ring.http.delete(f"/api/v1/{path}", headers=headers).status_code for path in paths]
     assert codes == [204] * 4
+    ring.until(lambda: vm_id not in excluded(ring, "host-0"), "the agent goes by the metadata again")
+
+
+def excluded(ring: Any, host_id: str) -> set[str]:
+    """VMs that this host's agent leaves alone."""
+    return {vm["vm_id"] for vm in ring.fleet.ask(host_id, "vms") if vm["excluded"]}
