@@ -15,6 +15,7 @@ from typing import Final
 from agent.acting.autonomy import Allowance, allowance
 from agent.acting.conductor import Conductor
 from agent.acting.ledger import VmRecord
+from agent.acting.ordered import with_orders
 from agent.acting.reactive import Ask, LocalRule, ReactiveRule
 from agent.acting.reconcile import Recovered
 from agent.acting.summaries import PlanSummary, VmSummary, plan_summary, summary
@@ -39,6 +40,7 @@ from agent.events import (
     PersistMode,
     PersistPause,
     PlanArrived,
+    PoliciesOrdered,
     Sampled,
     SendMessage,
     SettingsChanged,
@@ -56,7 +58,7 @@ from agent.events import (
 from agent.link.shipping import Shipper
 from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Hello, Inventory, Status
-from shared.model import Domain, HostCapacity, Mode, effective_mode
+from shared.model import Domain, HostCapacity, Mode, Policy, effective_mode
 from shared.plan import StepKind
 from shared.refusal import RefusalCode
 from shared.units import NS_PER_S
@@ -101,7 +103,8 @@ class AgentCore:
         self.paused_by = tuple(sorted(set(paused_by)))
         self._alone_since_ns: int | None = None
         self._epoch = 0
-        self._domains: tuple[Domain, ...] = ()
+        self._domains: tuple[Domain, ...] = ()  # as the hypervisor defines them; the inventory tells of these
+        self._policies: dict[str, Policy] = {}  # the coordinator's word on some of them
         self._status_due_ns = 0
         recovered = recovered or Recovered()
         self._unshipped = recovered.unshipped
@@ -139,6 +142,9 @@ class AgentCore:
                 self._acting.plan(event.plan, self._epoch, self._allowance(now_ns), now_ns)
             case ModeOrdered():
                 self._set_mode(self.pinned, event.mode, now_ns)
+            case PoliciesOrdered():
+                self._policies = event.policies
+                self._acting.define(with_orders(self._domains, self._policies), now_ns)
             case ModePinned():
                 self._set_mode(event.mode, self.ordered, now_ns)
             case PauseOrdered():
@@ -236,6 +242,7 @@ class AgentCore:
             mode=self.mode,
             mode_pinned=self.mode_pinned,
             hypervisor=hypervisor,
+            takes_policies=True,
         )
 
     def status(self, now_ns: int, *, spool_frames: int = 0, spool_dropped: int = 0) -> Status:
@@ -300,7 +307,7 @@ class AgentCore:
         domains = tuple(sorted(event.domains, key=lambda domain: domain.vm_id))
         changed = domains != self._domains
         self._domains = domains
-        self._acting.define(domains, now_ns)
+        self._acting.define(with_orders(domains, self._policies), now_ns)
         if changed and self.link_up:
             self._out.append(SendMessage(message=Inventory(domains=domains)))
 

@@ -14,7 +14,7 @@ import msgspec
 from agent.ports import MigrationProgress
 from shared.config import GuardConfig, MigrationConfig, ReactiveConfig
 from shared.messages import Inventory, Outcomes, Samples, Status
-from shared.model import Allocation, Domain, HostSample, Mode
+from shared.model import Allocation, Domain, HostSample, Mode, Policy
 from shared.plan import Outcome, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 
@@ -55,6 +55,12 @@ class ModeOrdered(msgspec.Struct, frozen=True, kw_only=True):
     """The coordinator's order for this host (Welcome.mode or SetMode)."""
 
     mode: Mode
+
+
+class PoliciesOrdered(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies in force for VMs of this host over what their domains say; VMs that are not named go by their own."""
+
+    policies: dict[str, Policy]
 
 
 class ModePinned(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +167,7 @@ Event = (
     | Sampled
     | PlanArrived
     | ModeOrdered
+    | PoliciesOrdered
     | ModePinned
     | LinkUp
     | LinkDown

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from coordinator.calendars import Calendars
-from coordinator.forecast.events.model import MAX_WINDOW_S, Labels, Occurrences
+from coordinator.calendars import Refreshed
+from coordinator.forecast.events.model import MAX_WINDOW_S, Event, Labels, Occurrences
 from shared.units import BUCKET_S
 
 AHEAD_S: Final = 86_400  # forecasts reach six hours at most
 SLIDE_S: Final = 3600  # the window of occurrences moves on at least so often
+
+
+class Calendars(Protocol):
+    """Where events are from: a folder of files, the registry, or both."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All in force."""
+        ...
+
+    def refresh(self) -> Refreshed:
+        """Look again; belongs in a thread."""
+        ...
+
+    def occurrences(self, from_s: int, until_s: int) -> Occurrences:
+        """What takes place in [from_s, until_s). Raises ValueError as model.occurrences does."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +59,7 @@ class Announcer:
         refreshed = None if self._calendars is None else self._calendars.refresh()
         slid_s = now_s // SLIDE_S * SLIDE_S
         problems = () if refreshed is None else refreshed.problems
-        stale = self._calendars is not None and slid_s != self._slid_s
+        stale = self._calendars is not None and bool(self._calendars.events) and slid_s != self._slid_s
         if refreshed is not None and (refreshed.changed or stale):
             problems += self._spread(slid_s)
         elif labels == self._labels:

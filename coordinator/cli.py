@@ -1,4 +1,4 @@
-"""`tidegate`: run the coordinator, run the demo, make certificates and tokens."""
+"""`tidegate`: run the coordinator or the demo, make certificates and tokens; an operator's commands are in coordinator/operator_cli."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import click
 from coordinator.access_cli import audit, token
 from coordinator.alert_cli import alert
 from coordinator.configured import CONFIG_OPTION, configuration
+from coordinator.operator_cli.fleet import host, migration, vm
+from coordinator.operator_cli.registered import groups
+from coordinator.operator_cli.texts import completion, man
 from shared.errors import EXIT_CONFIG, ConfigError, HostError, Refusal
 
 EXIT_HOST = 69  # EX_UNAVAILABLE
+EXIT_REFUSED = 3  # as the agent's
 
 
 @click.group()
@@ -148,8 +152,8 @@ def placement_replay(receipt: Path) -> None:
     click.echo(f"the same: {len(answer)} VMs, {len(plan.moves)} moves, {plan.status}, digest {plan.digest[:12]}")
 
 
-for group in (token, audit):
-    cli.add_command(group)
+for command in (token, audit, *groups(), vm, host, migration, completion, man):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -155,6 +155,11 @@ class DecisionCycle:
         """Deviations of a host's sum that count as its load."""
         return self._sizing.margin_z
 
+    def set_objectives(self, objectives: Objectives) -> None:
+        """Other error budgets from now on, over the same period: what clients have used up of it stays used."""
+        self.objectives = self.ledger.budgets.objectives = objectives
+        self._tightness = {client: objectives.tightness(client) for client in objectives.clients}
+
     def memberships(self) -> dict[str, Membership]:
         """The groups of every known VM."""
         return {

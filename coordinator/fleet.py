@@ -8,7 +8,7 @@ here can be rebuilt from the registry, the log of frames and the agents' next me
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -93,7 +93,7 @@ class Fleet:
     def __init__(self) -> None:
         self.hosts: dict[str, HostRecord] = {}
         self.vms: dict[str, VmRecord] = {}
-        self.policies: dict[str, Policy] = {}
+        self.policy_of: Callable[[Domain], Policy] = lambda domain: domain.policy  # what is in force for what the domain itself says
         self._relocated: dict[str, str | None] = {}  # since the last look; at most one entry a VM
         self._left: OrderedDict[str, str] = OrderedDict()  # VM -> the host that no longer names it; who shows up elsewhere has moved
 
@@ -201,6 +201,20 @@ class Fleet:
             vm.need_now = float("nan")
             vm.pressured, vm.pressured_now = vm.pressured_now, False
 
+    def own_policy(self, vm_id: str) -> Policy | None:
+        """What a VM's domain itself says; None = no such VM."""
+        vm = self.vms.get(vm_id)
+        told = None if vm is None else self.host(vm.host_id).named.get(vm_id)
+        return None if told is None else told.policy
+
+    def merge_policies(self, vm_ids: Iterable[str] | None = None) -> None:
+        """`policy_of` says something else of these VMs (None: of all): what it says is in force from now on."""
+        for vm_id in list(self.vms if vm_ids is None else vm_ids):
+            vm = self.vms.get(vm_id)
+            told = None if vm is None else self.host(vm.host_id).named.get(vm_id)
+            if vm is not None and told is not None:
+                vm.domain = _with_policy(told, self.policy_of(told))
+
     def capacity_of(self, vm_ids: Iterable[str]) -> dict[str, list[float]]:
         """vm_id -> [r]: the most each VM could ever be given."""
         return {vm_id: _maxima(self.vms[vm_id].domain) for vm_id in vm_ids if vm_id in self.vms}
@@ -259,9 +273,7 @@ class Fleet:
 
     def _place(self, vm_id: str, host_id: str, domain: Domain) -> None:
         self.host(host_id).vm_ids.add(vm_id)
-        policy = self.policies.get(vm_id)
-        if policy is not None:
-            domain = _with_policy(domain, policy)
+        domain = _with_policy(domain, self.policy_of(domain))
         known = self.vms.get(vm_id)
         if known is None or known.host_id != host_id:
             self._relocated[vm_id] = host_id
@@ -305,4 +317,4 @@ def _maxima(domain: Domain) -> list[float]:
 
 
 def _with_policy(domain: Domain, policy: Policy) -> Domain:
-    return msgspec.structs.replace(domain, policy=policy)
+    return domain if policy is domain.policy else msgspec.structs.replace(domain, policy=policy)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from coordinator.alerting import Alerting
+from coordinator.calendars import zone_of
 from coordinator.compute import NotNow
-from coordinator.cycle import DecisionCycle, Instruction
-from coordinator.demand.signals import SignalCounts, SignalReading
 from coordinator.fleet import HostRecord, VmRecord
-from coordinator.gateway.server import GatewayServer
 from coordinator.live_alerts import LiveAlerts
 from coordinator.live_compliance import LiveCompliance
 from coordinator.live_migrations import LiveMigrations
 from coordinator.live_operations import LiveOperations
 from coordinator.live_placing import LivePlacing
+from coordinator.live_profiles import LiveProfiles
 from coordinator.live_reports import LiveReports
 from coordinator.live_vm_past import LiveVmPast
 from coordinator.model import LEVELS, SIGNALS, ForecastBlock, NoForecast, Receipt
-from coordinator.placement.fleet.site import Site
 from coordinator.planning.adjust import Adjustment
 from coordinator.planning.sleep import Power
-from coordinator.ports import Pool
+from coordinator.running import Running
 from coordinator.service.accuracy import accuracy_view, vm_accuracy_view
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, forecast_view, known, model_name, no_forecast_view, reason_name
@@ -35,6 +32,7 @@ from coordinator.service.outlooks import OutlookView, outlook_view
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import SizingView, host_load, sizing_view
 from coordinator.service.telling import readings_of
+from coordinator.service.tenancy_view import TenancyView
 from coordinator.service.view import (
     AccuracyView,
     AdjustRequest,
@@ -59,13 +57,7 @@ from coordinator.service.view import (
 )
 from coordinator.service.why import forecast_why_view, with_since
 from coordinator.sizing.target import UNUSABLE
-from coordinator.store.compliance_store import ComplianceStore
-from coordinator.store.history import ParquetHistory
-from coordinator.store.registry import SqlRegistry
-from shared.clock import Clock
-from shared.config import CoordinatorConfig
 from shared.errors import HostError, Refusal
-from shared.metrics import Metrics
 from shared.model import Allocation, Mode, Priority
 from shared.plan import Plan
 from shared.refusal import RefusalCode
@@ -77,67 +69,6 @@ STAGES = ("forecast", "decide", "place", "train")
 
 
 _T = TypeVar("_T")
-
-
-class Running(Protocol):
-    """What the view needs of the process around it. Times in ns of the coordinator's clock, `stages` in real milliseconds."""
-
-    config: CoordinatorConfig
-    clock: Clock
-    cycle: DecisionCycle
-    gateway: GatewayServer
-    registry: SqlRegistry
-    history: ParquetHistory
-    metrics: Metrics
-    minutes: ComplianceStore
-    stages: dict[str, float]
-    started_ns: int
-    cycle_done_ns: int | None
-    placed_ns: int | None
-
-    @property
-    def alerting(self) -> Alerting:
-        """Its alerts."""
-        ...
-
-    @property
-    def site(self) -> Site:
-        """Pools and prices."""
-        ...
-
-    @property
-    def pool(self) -> Pool:
-        """Where forecasts are made."""
-        ...
-
-    async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """A store's read, behind the writes before it. HostError while the store is away."""
-        ...
-
-    @property
-    def write(self) -> Callable[..., None]:
-        """A store's write, in order behind the others and tried again until it is durable."""
-        ...
-
-    async def read_history(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """A read of history, behind the writes before it. HostError when its store does not answer."""
-        ...
-
-    def carry_out(self, instructions: list[Instruction]) -> None:
-        """Perform what the cycle wants."""
-        ...
-
-    async def take_signals(self, readings: tuple[SignalReading, ...]) -> SignalCounts:
-        """Durable when it returns."""
-        ...
-
-    def audit(self, event: str, **fields: str | int) -> None:
-        """Who changed what."""
-        ...
-
-    def ready(self) -> tuple[bool, str]:
-        """Whether decisions can be made now, and why (not)."""
-        ...
 
 
 class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPast, LiveCompliance, LiveReports):
@@ -152,6 +83,11 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         LiveCompliance.__init__(self, running)
         LiveReports.__init__(self, running)
         self._of = running
+        self.profiles = LiveProfiles(running.clock, running.cycle, running.history, zone_of(running.config))
+
+    @property
+    def tenancy(self) -> TenancyView:
+        return self._of.tenancy
 
     def fleet(self) -> FleetSummary:
         of, fleet = self._of, self._of.cycle.fleet
@@ -195,7 +131,9 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         host, domain = self._of.cycle.fleet.host(vm.host_id), vm.domain
         mode = allowed = Mode.OBSERVE if domain.policy.excluded else host.mode
         reason = "policy opts this VM out" if domain.policy.excluded else None
-        if allowed is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
+        if allowed is Mode.PREDICTIVE and domain.policy.mode is Mode.REACTIVE:
+            mode, allowed, reason = Mode.REACTIVE, Mode.REACTIVE, "policy allows reactive at most"
+        elif allowed is Mode.PREDICTIVE and (out := self._out_of_calibration(vm_id)):
             mode, reason = Mode.REACTIVE, f"out_of_calibration: {', '.join(out)}"
         return VmView(
             id=vm_id,

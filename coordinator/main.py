@@ -44,6 +44,7 @@ from coordinator.placement.explain.plan import Placed
 from coordinator.placement.fleet.site import Site
 from coordinator.placement_turns import PlacementTurns
 from coordinator.power import open_power
+from coordinator.registered_calendars import RegisteredCalendars
 from coordinator.settings import default_slas, execution_policy, forecast_options, objectives, sizing_policy
 from coordinator.store.alerts import AlertStore
 from coordinator.store.compliance_store import ComplianceStore
@@ -51,7 +52,10 @@ from coordinator.store.database import registry_url
 from coordinator.store.history import ParquetHistory
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
+from coordinator.store.tenancy import TenancyStore
 from coordinator.store.wal import Wal
+from coordinator.tenancy.slas import RegisteredSlas
+from coordinator.tenancy_desk import TenancyDesk
 from coordinator.tracing import open_tracing
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError
@@ -99,8 +103,8 @@ class Coordinator:
         epoch = self.registry.next_epoch()
         self._tracing = open_tracing(config.trace_url, epoch)
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
-        sizing, slas, newest_s = sizing_policy(config.sizing), default_slas(config.sla), self.history.newest_s()
-        self.cycle = DecisionCycle(config.cycle, sizing, epoch, newest_s, execution, objectives=asked, slas=slas)
+        sizing, slas = sizing_policy(config.sizing), RegisteredSlas(default_slas(config.sla))
+        self.cycle = DecisionCycle(config.cycle, sizing, epoch, self.history.newest_s(), execution, objectives=asked, slas=slas)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()
         self.stages: dict[str, float] = {}
@@ -133,7 +137,11 @@ class Coordinator:
         self._retrain_wanted = asyncio.Event()
         self._retraining = RetrainSchedule()
         self._challenges = ChallengeTurns(config, self.cycle, self.metrics)
-        self._announcer = Announcer(open_calendars(config), config.cycle.history_buckets)
+        calendars = RegisteredCalendars(open_calendars(config), lambda: self.clock.wall_ns() // NS_PER_S)
+        self.tenancy = TenancyDesk(
+            self, TenancyStore(self.registry.engine), self._placing.site, configured=asked, slas=slas, calendars=calendars
+        )
+        self._announcer = Announcer(calendars, config.cycle.history_buckets)
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._loaded = False
@@ -149,6 +157,7 @@ class Coordinator:
             on_unsent=lambda plan: self._on_event(cy.PlanUnsent(plan=plan)),
         )
         self.alerting = Alerting(self, AlertStore(self.registry.engine), PictureOf(self, config.alerts.reversals))
+        self.tenancy.order = self.gateway.order_policies
         self.view = LiveView(self)
         door = HttpDoor(config, self.view, self.registry, self.cycle.fleet, epoch=epoch, read=self.read, trouble=lambda: self._outages.why)
         self.http, self._news = door.http, door.news
@@ -276,7 +285,6 @@ class Coordinator:
 
     def _restore(self) -> None:
         hosts, domains = self.registry.hosts(), self.registry.domains()
-        self.cycle.fleet.policies.update(self.registry.policies())
         self.cycle.fleet.restore([(str(row["host_id"]), row["capacity"]) for row in hosts], domains)  # type: ignore[misc]
         now_ns = self.clock.wall_ns()
         self.cycle.recall(self.registry.documents(), self._moves.newest_outcomes(), now_ns)
@@ -310,6 +318,8 @@ class Coordinator:
         assert isinstance(message, Hello | Inventory | Status | Outcomes), "samples go to _on_samples"
         self.alerting.picture.heard(host_id, message, self.clock.wall_ns())
         self.carry_out(self.cycle.handle(cy.AgentSaid(host_id=host_id, message=message), self.clock.wall_ns()))
+        if isinstance(message, Inventory):
+            self.tenancy.tell(host_id, again=True)
 
     def _on_host(self, host_id: str, up: bool, reason: str) -> None:
         self._news.host(host_id, up, reason)

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shared.model import Domain, HostCapacity, Identifier, Label, Mode
+from shared.model import Domain, HostCapacity, Identifier, Label, Mode, Policy
 from shared.plan import Outcome, Plan
 
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
@@ -27,6 +27,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     mode: Mode
     mode_pinned: bool
     hypervisor: Label = ""
+    takes_policies: bool = False  # SetPolicies may be sent: an older agent would drop the connection over it
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True, tag="inventory"):
@@ -103,6 +104,12 @@ class SetPause(msgspec.Struct, frozen=True, kw_only=True, tag="pause"):
     paused: bool
 
 
+class SetPolicies(msgspec.Struct, frozen=True, kw_only=True, tag="policies"):
+    """The policies in force for VMs of this host that differ from what their domains say; whole, it replaces the one before."""
+
+    policies: Annotated[dict[Identifier, Policy], Meta(max_length=4096)]
+
+
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
     """Why the coordinator closes the connection, and when to try again."""
 
@@ -110,4 +117,4 @@ class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
     retry_after_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 
-CoordinatorMessage = Welcome | Ack | SendPlan | SetMode | SetPause | Goodbye
+CoordinatorMessage = Welcome | Ack | SendPlan | SetMode | SetPause | SetPolicies | Goodbye

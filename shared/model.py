@@ -59,6 +59,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     net_ceiling_bits_per_s: Count | None = None
     disk_floor_bytes_per_s: Count | None = None
     disk_ceiling_bytes_per_s: Count | None = None
+    mode: Mode | None = None  # the most that is done with it, whatever its host's mode; off and observe exclude it
+    size_quantile_permille: Annotated[int, Meta(ge=500, le=990)] | None = None  # of the forecast peak to give, in place of the price's
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,10 @@ class RefusalCode(StrEnum):
     FORBIDDEN = "forbidden"
     KEY_REUSED = "key_reused"
     KEY_IN_USE = "key_in_use"
+    ALREADY_EXISTS = "already_exists"
+    IN_USE = "in_use"
+    VERSION_REQUIRED = "version_required"
+    VERSION_CHANGED = "version_changed"
 
 
 DESCRIPTIONS: dict[RefusalCode, str] = {
@@ -126,4 +130,8 @@ DESCRIPTIONS: dict[RefusalCode, str] = {
     RefusalCode.FORBIDDEN: "the caller's role does not allow this",
     RefusalCode.KEY_REUSED: "this Idempotency-Key was used for another request within a day",
     RefusalCode.KEY_IN_USE: "the request with this Idempotency-Key is under way, or a restart cut it short",
+    RefusalCode.ALREADY_EXISTS: "something of this id is registered already",
+    RefusalCode.IN_USE: "others still name it; the detail lists them",
+    RefusalCode.VERSION_REQUIRED: "a change needs If-Match with the version that it is meant for (If-None-Match: * to create)",
+    RefusalCode.VERSION_CHANGED: "it was changed meanwhile: read it again, then decide",
 }

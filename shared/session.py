@@ -24,6 +24,7 @@ from shared.messages import (
     SendPlan,
     SetMode,
     SetPause,
+    SetPolicies,
     Status,
     Welcome,
 )
@@ -59,7 +60,7 @@ AGENT_SAYS: Final[_Table] = {
 COORDINATOR_SAYS: Final[_Table] = {
     SessionState.CONNECTING: {Goodbye: SessionState.CLOSED},
     SessionState.HELLO: {Welcome: SessionState.OPEN, Goodbye: SessionState.CLOSED},
-    SessionState.OPEN: {**dict.fromkeys((Ack, SendPlan, SetMode, SetPause), SessionState.OPEN), Goodbye: SessionState.CLOSED},
+    SessionState.OPEN: {**dict.fromkeys((Ack, SendPlan, SetMode, SetPause, SetPolicies), SessionState.OPEN), Goodbye: SessionState.CLOSED},
     SessionState.CLOSED: {},
 }
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree  # the text comes from libvirtd, which has par
 
 import msgspec
 
-from shared.model import Policy, Priority
+from shared.model import Mode, Policy, Priority
 from shared.units import KIB, UNLIMITED
 
 POLICY_NAMESPACE = "urn:tidegate:policy:1"
@@ -350,6 +350,7 @@ def _policy(root: ElementTree.Element) -> tuple[Policy, str | None]:
     try:
         if strange := sorted(fields.keys() - set(Policy.__struct_fields__)):
             raise msgspec.ValidationError(f"unknown attribute {strange[0]}")
-        return msgspec.convert(fields, Policy, strict=False), None
+        policy = msgspec.convert(fields, Policy, strict=False)
+        return (msgspec.structs.replace(policy, excluded=True) if policy.mode in (Mode.OFF, Mode.OBSERVE) else policy), None
     except msgspec.ValidationError as error:
         return Policy(excluded=True), f"metadata {POLICY_NAMESPACE}: {error}; allowed are {', '.join(Policy.__struct_fields__)}"

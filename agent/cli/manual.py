@@ -1,14 +1,15 @@
-"""The manual page, made from the same tree of click commands that parses the command line. Pure.
-
-Source: man-pages(7) and groff_man(7): a dot or quote at the start of a line and every backslash and dash are escaped.
-"""
+"""What the manual page of tidegate-agent says beside its commands. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import click
+
+from shared import manual
+from shared.manual import commands
+
+__all__ = ["EXIT_CODES", "FILES", "commands", "manual_page"]
 
 EXIT_CODES: Final = (
     (0, "Done; doctor found nothing that fails."),
@@ -29,57 +30,4 @@ FILES: Final = (
 
 def manual_page(root: click.Group, program: str, version: str) -> str:
     """The page in groff's man macros."""
-    lines = [
-        f".TH {_text(program.upper())} 8 {_quoted('')} {_quoted(f'tidegate {version}')} {_quoted('Tidegate')}",
-        ".SH NAME",
-        f"{_text(program)} \\- {_text(_words(root))}",
-        ".SH SYNOPSIS",
-        f".B {_text(program)}",
-        "COMMAND [OPTION]... [ARGUMENT]...",
-        ".SH COMMANDS",
-    ]
-    for path, command in commands(root, program):
-        lines += [".SS " + _quoted(_synopsis(path, command)), _text(_words(command))]
-        for option in command.params:
-            if isinstance(option, click.Option):
-                lines += [".TP", f".B {_text(_option(option))}", _text(option.help or "")]
-    lines.append(".SH EXIT STATUS")
-    for code, meaning in EXIT_CODES:
-        lines += [".TP", f".B {code}", _text(meaning)]
-    lines.append(".SH FILES")
-    for path, meaning in FILES:
-        lines += [".TP", f".I {_text(path)}", _text(meaning)]
-    return "\n".join(lines) + "\n"
-
-
-def commands(root: click.Group, program: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, as (its words, command), sorted."""
-    for name in sorted(root.commands):
-        command = root.commands[name]
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{program} {name}")
-        else:
-            yield f"{program} {name}", command
-
-
-def _synopsis(path: str, command: click.Command) -> str:
-    context = click.Context(command)
-    return " ".join([path, *(part.make_metavar(context) for part in command.params if isinstance(part, click.Argument))])
-
-
-def _option(option: click.Option) -> str:
-    names = ", ".join(option.opts)
-    return names if option.is_flag else f"{names} {option.make_metavar(click.Context(click.Command('')))}"
-
-
-def _words(command: click.Command) -> str:
-    return " ".join((command.help or "").split())
-
-
-def _text(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
-
-
-def _quoted(text: str) -> str:
-    return '"' + _text(text).replace('"', "\\(dq") + '"'
+    return manual.manual_page(root, program, version, section=8, exit_codes=EXIT_CODES, files=FILES)

@@ -41,7 +41,7 @@ from shared.config import AgentConfig
 from shared.control import Request
 from shared.errors import ConfigError, HostError, Refusal
 from shared.logging import configure
-from shared.messages import Ack, Hello, SendPlan, SetMode, SetPause
+from shared.messages import Ack, Hello, SendPlan, SetMode, SetPause, SetPolicies
 from shared.metrics import AGENT_METRICS, Metrics
 from shared.model import Domain
 from shared.notify import notify, notify_reloading
@@ -315,6 +315,8 @@ class AgentService:
                     self.handle(ev.PlanArrived(plan=message.plan))
                 elif isinstance(message, SetMode):
                     self.handle(ev.ModeOrdered(mode=message.mode))
+                elif isinstance(message, SetPolicies):
+                    self.handle(ev.PoliciesOrdered(policies=message.policies))
                 elif isinstance(message, SetPause):
                     self.handle(ev.PauseOrdered(paused=message.paused, by="coordinator"))
 

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -37,6 +37,7 @@ from coordinator.gateway.sessions import (
     PauseOrdered,
     PlanReady,
     PlanUnsent,
+    PoliciesOrdered,
     Received,
     Reply,
     StoreFull,
@@ -47,7 +48,7 @@ from shared.clock import Clock
 from shared.errors import HostError, PeerError
 from shared.frame import HEADER, MAX_BODY_BYTES
 from shared.messages import AgentMessage, Hello, Samples
-from shared.model import HostSample, Mode
+from shared.model import HostSample, Mode, Policy
 from shared.plan import Plan
 from shared.tls import peer_host_id
 from shared.units import NS_PER_S
@@ -190,6 +191,10 @@ class GatewayServer:
     def order_pause(self, host_id: str | None, paused: bool) -> None:
         """Throw or release the kill switch of one host or (None) of the fleet."""
         self._step(PauseOrdered(host_id, paused))
+
+    def order_policies(self, host_id: str, policies: Mapping[str, Policy]) -> None:
+        """Put policies over those that a host's domains state, if it is there and takes them."""
+        self._step(PoliciesOrdered(host_id, policies))
 
     def paused(self, host_id: str) -> bool:
         """The kill switch is on, for this host or for the fleet."""

@@ -19,8 +19,22 @@ from coordinator.gateway.offsets import ClockOffsets
 from coordinator.gateway.plausibility import admitted
 from shared.errors import PeerError
 from shared.frame import decode_agent, decode_block, encode
-from shared.messages import Ack, AgentMessage, Goodbye, Hello, Outcomes, Samples, SendPlan, SetMode, SetPause, Status, Welcome
-from shared.model import HostSample, Mode
+from shared.messages import (
+    Ack,
+    AgentMessage,
+    CoordinatorMessage,
+    Goodbye,
+    Hello,
+    Outcomes,
+    Samples,
+    SendPlan,
+    SetMode,
+    SetPause,
+    SetPolicies,
+    Status,
+    Welcome,
+)
+from shared.model import HostSample, Mode, Policy
 from shared.plan import Plan
 from shared.session import Session, SessionState, Side
 from shared.units import NS_PER_S
@@ -106,7 +120,15 @@ class PauseOrdered:
     paused: bool
 
 
-Event = Connected | Received | Disconnected | Durable | StoreFull | Tick | PlanReady | ModeOrdered | PauseOrdered
+@dataclass(frozen=True)
+class PoliciesOrdered:
+    """Policies over those of domains, for one host; not remembered: the driver sends them again after every inventory."""
+
+    host_id: str
+    policies: Mapping[str, Policy]
+
+
+Event = Connected | Received | Disconnected | Durable | StoreFull | Tick | PlanReady | ModeOrdered | PauseOrdered | PoliciesOrdered
 
 
 @dataclass(frozen=True)
@@ -259,6 +281,8 @@ class GatewayCore:
                 return self._mode_ordered(event)
             case PauseOrdered():
                 return self._pause_ordered(event)
+            case PoliciesOrdered():
+                return self._policies_ordered(event)
             case StoreFull():
                 self._store_full = event.reason if event.full else ""
                 return []
@@ -422,6 +446,13 @@ class GatewayCore:
         conns = [(host_id, host.conn_id) for host_id in concerned if (host := self._host(host_id)).conn_id is not None]
         return [self._reply(conn_id, SetPause(paused=self.paused(host_id))) for host_id, conn_id in conns if conn_id is not None]
 
+    def _policies_ordered(self, event: PoliciesOrdered) -> list[Instruction]:
+        host = self._host(event.host_id)
+        hello = self._hello_of(host)
+        if host.conn_id is None or hello is None or not hello.takes_policies:
+            return []
+        return [self._reply(host.conn_id, SetPolicies(policies=dict(event.policies)))]
+
     def _heard(self, host_id: str, now_ns: int) -> list[Instruction]:
         host = self._host(host_id)
         host.last_message_ns = now_ns
@@ -432,7 +463,7 @@ class GatewayCore:
         acknowledged = stream.acknowledged()
         return [self._reply(conn_id, Ack(boot_id=boot_id, sequence=acknowledged))] if acknowledged >= 0 else []
 
-    def _reply(self, conn_id: int, message: Welcome | Ack | SendPlan | SetMode | SetPause | Goodbye) -> Reply:
+    def _reply(self, conn_id: int, message: CoordinatorMessage) -> Reply:
         self._connections[conn_id].session.sending(message)
         return Reply(conn_id, encode(message))
 

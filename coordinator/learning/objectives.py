@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_SLAS", "METRICS", "DefaultSlas", "Metric", "Objective", "Sla
 
 Metric = Literal["cpu_ready", "memory_pressure", "unmet_demand", "net_drops"]
 LONGEST_PERIOD_S: Final = 7_776_000  # 90 days, as shared.config.SlaConfig
+MAX_OBJECTIVES: Final = len(METRICS)  # of one SLA
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,13 +33,23 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     share_permille: Annotated[float, Meta(ge=0, le=999.99)]  # a promise of every minute leaves no budget to burn
     period_s: Annotated[int, Meta(ge=21_600, le=LONGEST_PERIOD_S)] = 604_800
 
+    @property
+    def budget(self) -> float:
+        """Share of minutes, 0..1, that may be worse."""
+        return (1000.0 - self.share_permille) / 1000.0
+
 
 class Sla(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Objectives under one name; at most one of each metric (the first counts)."""
 
     id: Identifier
     name: Label
-    objectives: Annotated[tuple[Objective, ...], Meta(max_length=16)] = ()
+    objectives: Annotated[tuple[Objective, ...], Meta(max_length=MAX_OBJECTIVES)] = ()
+
+    @property
+    def budget(self) -> float:
+        """The smallest error budget of its objectives, 0..1; 1 without any."""
+        return min((objective.budget for objective in self.objectives), default=1.0)
 
     def of(self, metric: str) -> Objective | None:
         """Its objective on one metric."""

@@ -37,12 +37,15 @@ from coordinator.service.own_view import seen
 from coordinator.service.pages import page_handlers
 from coordinator.service.placement_api import PLACEMENT_READS
 from coordinator.service.placing import MoveAdvice
+from coordinator.service.policies_api import POLICIES
 from coordinator.service.problems import InvalidValue, present
+from coordinator.service.profiles_api import PROFILES
 from coordinator.service.reports_api import REPORT_READS, report_page
 from coordinator.service.safeguards import Safeguards, in_memory
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.sizing import SizingView
 from coordinator.service.stream_api import STREAM_READS
+from coordinator.service.tenancy_api import TENANCY
 from coordinator.service.view import (
     BOUNDS,
     AccuracyView,
@@ -314,6 +317,9 @@ _READS: Final = [
     *COMPLIANCE_READS,
     *ALERT_READS,
     *REPORT_READS,
+    *TENANCY,
+    *POLICIES,
+    *PROFILES,
 ]
 
 # -- writes -----------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ and logged with it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar, get_args
 
@@ -20,6 +21,7 @@ from coordinator.model import SIGNALS
 from coordinator.service.alerts import SeverityName, StateName
 from coordinator.service.signals import MAX_READINGS
 from coordinator.service.view import BOUNDS, GroupKind, Problem, Window
+from coordinator.tenancy.model import ALLOWED
 from shared.errors import HostError, Refusal
 from shared.model import Mode
 from shared.refusal import DESCRIPTIONS, RefusalCode
@@ -54,12 +56,16 @@ STATUS: Final[dict[RefusalCode, int]] = {
     RefusalCode.STORE_UNAVAILABLE: 503,
     RefusalCode.FORBIDDEN: 403,
     RefusalCode.KEY_REUSED: 422,
+    RefusalCode.VERSION_REQUIRED: 428,
+    RefusalCode.VERSION_CHANGED: 412,
 }
 
 _log = structlog.get_logger(__name__)
 _at_field = re.compile(r"at `\$\.?([^`]*)`")
 _in_readings = re.compile(r"readings\[(\d+)\]\.(\w+)")
 _unknown_field = re.compile(r"unknown field `([^`]*)`")
+_missing_field = re.compile(r"missing required field `([^`]*)`")
+_of_struct = re.compile(r"^(\w+): (.*)")
 
 
 class InvalidValue(Refusal):
@@ -113,6 +119,8 @@ def allowed_text(field: str) -> str:
         return "true, false"
     if field == "name":
         return "at most 256 characters"
+    if field in ALLOWED:
+        return ALLOWED[field]
     return "an identifier of 1 to 128 letters, digits or . _ : @ -"
 
 
@@ -183,17 +191,43 @@ def _invalid_value(request: AnyRequest, error: HTTPException) -> InvalidValue:
     if key in request.path_params:
         return InvalidValue(key, str(request.path_params[key]), allowed_text(key))
     message = str(first["message"]) if isinstance(first, dict) and "message" in first else str(error.detail)
-    if unknown := _unknown_field.search(message):
-        return InvalidValue(unknown[1], "a field of this name", "only the fields of the schema in /openapi.json")
-    if found := _at_field.search(message):
-        key = found[1] or key
     raw = request.state.get(BODY_KEY)
     body = _json_object(raw)
+    if (told := of_validation(message, body, key)) is not None:
+        return told
+    if found := _at_field.search(message):
+        key = found[1] or key
     if key in body:
         return InvalidValue(key, body[key], allowed_text(key))
     if (place := _in_readings.fullmatch(key)) and len(readings := body.get("readings", ())) > int(place[1]):
         return InvalidValue(key, readings[int(place[1])].get(place[2]), allowed_text(place[2]))
     return InvalidValue("body", _without_internals(message) if raw else "nothing", "a JSON object as in /openapi.json")
+
+
+def of_validation(message: str, body: Mapping[str, Any], key: str = "") -> InvalidValue | None:
+    """What msgspec found wrong with a body, as field, value and what is allowed; None where it does not say which field it was."""
+    if unknown := _unknown_field.search(message):
+        return InvalidValue(unknown[1], "a field of this name", "only the fields of the schema in /openapi.json")
+    if (missing := _missing_field.search(message)) and missing[1] not in body:
+        return InvalidValue(missing[1], "nothing", allowed_text(missing[1]))
+    if (rule := _of_struct.search(message)) and rule[1] in ALLOWED:  # what a struct itself refused names its field first
+        return InvalidValue(rule[1], body.get(rule[1]), f"{allowed_text(rule[1])} ({rule[2].strip()})")
+    found = _at_field.search(message)
+    path = found[1] if found and found[1] else key
+    top, last = path.partition(".")[0].partition("[")[0], path.rpartition(".")[2].partition("[")[0]
+    if top in body and last in ALLOWED:
+        return InvalidValue(path, _at_path(body, path), allowed_text(last))
+    return None
+
+
+def _at_path(body: Any, path: str) -> object:
+    """What stands at `objectives[0].metric`; the nearest thing above it where there is nothing."""
+    for part in re.findall(r"[^.\[\]]+", path):
+        try:
+            body = body[int(part)] if isinstance(body, list) else body[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            break
+    return body
 
 
 def _json_object(raw: object) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from coordinator.service.migrations import MigrationView
 from coordinator.service.operations import OperationsView
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.placing import PlacingView
+from coordinator.service.profiling import ProfilesView
 from coordinator.service.reports import ReportsView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import HostLoad, SizingView
+from coordinator.service.tenancy_view import TenancyView
 from coordinator.service.vm_past import VmPastView
 from shared.model import Allocation, Capabilities, HostCapacity, Mode, Policy
 from shared.plan import Outcome, Plan, Step
@@ -37,6 +39,7 @@ Window = Literal["hour", "day", "total"]
 BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "horizon_minutes": (5, 60),
     "hours": (1, 168),
+    "days": (1, 28),
     "limit": (1, 1000),
     "vcpus": (1, 4096),
     "memory_bytes": (1, 2**53),
@@ -369,6 +372,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 class FleetView(AlertsView, MigrationView, OperationsView, PlacingView, VmPastView, ComplianceView, ReportsView, Protocol):
     """The running coordinator as HTTP sees it. Sync methods answer from memory; async ones may wait for a store or an agent."""
+
+    @property
+    def profiles(self) -> ProfilesView:
+        """Workload profiles."""
+        ...
+
+    @property
+    def tenancy(self) -> TenancyView:
+        """Clients, applications, SLAs, policies and events."""
+        ...
 
     def fleet(self) -> FleetSummary:
         """The fleet now."""

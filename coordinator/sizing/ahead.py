@@ -71,8 +71,10 @@ def look_ahead(vms: list[VmState], forecast: ForecastBlock, terms: Terms) -> Out
     lower_level = np.empty(shape)
     for i, vm in enumerate(vms):
         p, burn = int(vm.domain.policy.priority), terms.burn_rate.get(vm.domain.vm_id, NAN)
+        own = vm.domain.policy.size_quantile_permille
         for r in range(N_RESOURCES):
-            size_level[i, r] = raised(min(top, policy.size_quantile[p] + policy.quantile_offset[r]), burn, policy, top)
+            wanted = policy.size_quantile[p] + policy.quantile_offset[r] if own is None else own / 1000
+            size_level[i, r] = raised(min(top, wanted), burn, policy, top)
             lower_level[i, r] = min(size_level[i, r], raised(policy.lower_quantile[p] + policy.quantile_offset[r], burn, policy, top))
     index = found[:, None]
     peaks = forecast.peak_quantiles[index, axis, far].astype(np.float64)

@@ -34,7 +34,11 @@ def at_price(host: HostState, vms: list[VmState], outlook: Outlook, terms: Terms
     weight = np.array([weight_of(vm, terms) for vm in vms])
     for r in SIZED:
         limit = commit_limits(host)[r]
-        whole = [bool(np.isfinite(curve).all()) for curve in outlook.peaks[:, r]]  # a curve with a hole keeps its fixed quantile
+        # a curve with a hole keeps its fixed quantile, and so does a VM that was promised one
+        whole = [
+            bool(np.isfinite(curve).all()) and vm.domain.policy.size_quantile_permille is None
+            for vm, curve in zip(vms, outlook.peaks[:, r], strict=True)
+        ]
         priced = policy.price[r] > 0.0 and limit > 0.0
         rows = [i for i, vm in enumerate(vms) if priced and whole[i] and left_alone(vm, outlook, i, r) is None]
         if not rows:

@@ -17,6 +17,7 @@ from coordinator.sizing.policy import SizingPolicy
 from coordinator.sizing.target import UNUSABLE
 from coordinator.sizing.trigger import confidence, fires
 from coordinator.sizing.turns import precious, scarce, spent, turn_size
+from shared.model import Mode
 from shared.refusal import RefusalCode
 from shared.units import MEMORY
 
@@ -33,7 +34,9 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
             draft.refuse(RefusalCode.NOT_CAPABLE, f"left alone: {cannot[r]}")
             continue
         why_not = left_alone(vm, outlook, i, r)
-        if outlook.reason[i, r] == NoForecast.OUT_OF_CALIBRATION and math.isfinite(vm.peak_now[r]) and math.isfinite(now[r]):
+        recent = held_reactive(vm) or outlook.reason[i, r] == NoForecast.OUT_OF_CALIBRATION
+        if recent and math.isfinite(vm.peak_now[r]) and math.isfinite(now[r]):
+            draft.note(held_reactive(vm) or "forecast out_of_calibration: reactive")
             follow_recent(draft, evidence.windows[r], policy)
             continue
         if why_not is not None:
@@ -53,7 +56,13 @@ def draft_vm(vm: VmState, i: int, outlook: Outlook, policy: SizingPolicy, eviden
 
 def left_alone(vm: VmState, outlook: Outlook, i: int, r: int) -> str | None:
     """Why this resource of this VM is not sized, or None."""
-    return incapable(vm)[r] or no_forecast(outlook, i, r) or ("limit in force unknown" if math.isnan(in_force(vm)[r]) else None)
+    unknown = "limit in force unknown" if math.isnan(in_force(vm)[r]) else None
+    return incapable(vm)[r] or held_reactive(vm) or no_forecast(outlook, i, r) or unknown
+
+
+def held_reactive(vm: VmState) -> str | None:
+    """Why a VM is not to follow its forecast, by its policy; None where it may."""
+    return "policy allows reactive at most" if vm.domain.policy.mode is Mode.REACTIVE else None
 
 
 def follow_recent(draft: Draft, window: tuple[float, ...], policy: SizingPolicy) -> None:
@@ -63,7 +72,7 @@ def follow_recent(draft: Draft, window: tuple[float, ...], policy: SizingPolicy)
     r = draft.resource
     draft.target = draft.upper = draft.vm.peak_now[r] * (1.0 + policy.recent_margin)
     draft.lower = 0.0
-    draft.note(f"forecast out_of_calibration: reactive, peak {draft.vm.peak_now[r]:.0f} and {100 * policy.recent_margin:.0f} %")
+    draft.note(f"peak {draft.vm.peak_now[r]:.0f} and {100 * policy.recent_margin:.0f} %")
     clip(draft, policy)
     draft.lower = draft.floor
     weigh_evidence(draft, window, policy, max(policy.recent_cycles, policy.shrink_evidence[r]))
@@ -90,7 +99,8 @@ def take_quantile(draft: Draft, outlook: Outlook, i: int, policy: SizingPolicy) 
     draft.target = draft.upper = float(outlook.size[i, r])
     draft.lower = min(float(outlook.lower[i, r]), draft.target)
     price = outlook.price[r]
-    at = "" if math.isnan(price) else f" at price {price:.3g}"
+    promised = draft.vm.domain.policy.size_quantile_permille is not None
+    at = " by its policy" if promised else "" if math.isnan(price) else f" at price {price:.3g}"
     draft.note(f"quantile {outlook.quantile[i, r]:.3g} of peak in {outlook.steps[r]} steps = {draft.target:.0f}{at}")
     if outlook.short[r]:
         draft.clipped, draft.price = True, outlook.worth[r]

@@ -21,14 +21,21 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
 
-from coordinator.store import access_tables, alert_tables, compliance_tables, vm_tables
+from coordinator.store import access_tables, alert_tables, compliance_tables, tenancy_tables, vm_tables
 from coordinator.store import tables as t
 from shared.errors import ConfigError
 
 LOCK_KEY: Final = 0x7469_6465  # "tide": of pg_advisory_xact_lock
 FOLDER: Final = Path(__file__).parent / "migrations"
 
-TABLES: Final = (t, access_tables, alert_tables, compliance_tables, vm_tables)  # a file of tables counts only where it is imported
+TABLES: Final = (
+    t,
+    access_tables,
+    alert_tables,
+    compliance_tables,
+    tenancy_tables,
+    vm_tables,
+)
 
 
 def migrate(engine: Engine, shown: str) -> None:

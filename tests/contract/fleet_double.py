@@ -17,6 +17,7 @@ from operations_double import OperationsDouble
 from placing_double import PlacingDouble
 from report_scene import ReportsDouble
 from running_double import START_S, RunningDouble
+from tenancy_double import TenancyDouble
 
 from coordinator.forecast.events.model import Labels
 from coordinator.model import LEVELS, Receipt
@@ -38,7 +39,7 @@ KINDS = ("web", "db", "batch", "mail", "cache", "build")
 MODELS = ("AutoETS", "HoltWintersDamped", "LightGBM", "SeasonalNaive", "KernelETS")
 
 
-class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble, ReportsDouble):
+class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, ComplianceDouble, ReportsDouble, TenancyDouble):
     """FleetView over invented numbers. `sent` collects what writers asked for, `pinned` hosts refuse mode orders."""
 
     def __init__(self, hosts: int = 4, vms_per_host: int = 6) -> None:

@@ -16,6 +16,7 @@ import pytest
 import agent.cli
 import coordinator.cli
 from coordinator.learning.alert_rules import rules_of
+from coordinator.operator_cli import texts
 from shared.config import AGENT_PREFIX, COORDINATOR_PREFIX, AgentConfig, CoordinatorConfig
 from shared.config_alerts import AlertsConfig
 from shared.config_file import settings
@@ -109,6 +110,10 @@ def test_generated_tables_are_current(page: str, name: str) -> None:
     assert found[2] == GENERATED[page, name](), "run: python tests/unit/test_docs.py"
 
 
+def test_the_manual_page_is_current() -> None:
+    assert (DOCS / "tidegate.1").read_text() == texts.page(coordinator.cli.cli), "run: python tests/unit/test_docs.py"
+
+
 @pytest.mark.parametrize("prefix", [AGENT_PREFIX, COORDINATOR_PREFIX])
 def test_environment_prefix_is_explained(prefix: str) -> None:
     assert f"`{prefix}_" in (DOCS / "settings.md").read_text()
@@ -147,6 +152,7 @@ def rewrite() -> None:
         path = DOCS / page
         text = build()
         path.write_text(section(name).sub(lambda found, text=text: found[1] + text + found[3], path.read_text()))  # type: ignore[misc]
+    (DOCS / "tidegate.1").write_text(texts.page(coordinator.cli.cli))
 
 
 if __name__ == "__main__":

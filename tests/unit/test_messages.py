@@ -46,6 +46,7 @@ FROM_COORDINATOR: tuple[msg.CoordinatorMessage, ...] = (
     msg.SendPlan(plan=Plan(host_id="h1", epoch=1, sequence=1, issued_ns=0, deadline_ns=9, steps=(STEP,))),
     msg.SetMode(mode=Mode.REACTIVE),
     msg.SetPause(paused=True),
+    msg.SetPolicies(policies={"vm1": Policy(mode=Mode.OBSERVE, size_quantile_permille=950)}),
     msg.Goodbye(reason="restart", retry_after_s=0),
 )
 

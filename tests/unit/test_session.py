@@ -4,7 +4,7 @@ import pytest
 from plain_host import plain_capacity
 
 from shared.errors import PeerError
-from shared.messages import Ack, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, Status, Welcome
+from shared.messages import Ack, Goodbye, Hello, Inventory, Outcomes, Samples, SendPlan, SetMode, SetPolicies, Status, Welcome
 from shared.model import Mode
 from shared.plan import Plan
 from shared.session import Session, SessionState, Side
@@ -26,6 +26,7 @@ COORDINATOR = (
     ACK,
     SendPlan(plan=Plan(host_id="h1", epoch=1, sequence=1, issued_ns=0, deadline_ns=1, steps=())),
     SetMode(mode=Mode.OFF),
+    SetPolicies(policies={}),
     Goodbye(reason="x"),
 )
 LEGAL = {
@@ -34,7 +35,9 @@ LEGAL = {
     (SessionState.HELLO, Welcome): SessionState.OPEN,
     (SessionState.HELLO, Goodbye): SessionState.CLOSED,
     (SessionState.OPEN, Goodbye): SessionState.CLOSED,
-    **{(SessionState.OPEN, kind): SessionState.OPEN for kind in (Inventory, Samples, Outcomes, Status, Ack, SendPlan, SetMode)},
+    **{
+        (SessionState.OPEN, kind): SessionState.OPEN for kind in (Inventory, Samples, Outcomes, Status, Ack, SendPlan, SetMode, SetPolicies)
+    },
 }
 
 

@@ -21,7 +21,7 @@ __all__ = ["DEFAULT_SITE", "Duty", "HostTraits", "Pool", "Rule", "RuleSort", "Si
 
 Glob = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Money = Annotated[float, Meta(ge=0, le=1e9)]
+Money = Annotated[float, Meta(ge=0, le=10**9)]  # typing keeps one of two equal annotations: written as an integer wherever it is
 Share = Annotated[float, Meta(ge=0, le=1)]
 Watts = Annotated[float, Meta(ge=0, le=1e5)]
 Seconds = Annotated[int, Meta(ge=0, le=86_400)]
@@ -52,7 +52,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     interruptions_per_hour: Annotated[float, Meta(ge=0, le=60)] = 0.0  # of one host
     interruption_minutes: Annotated[float, Meta(ge=0, le=1440)] = 5.0  # that its VMs are then down
     energy_price_per_kwh: Money = 0.25
-    energy_kwh_per_day: Annotated[float, Meta(ge=0, le=1e9)] | None = None  # budget of the pool; None = none
+    energy_kwh_per_day: Annotated[float, Meta(ge=0, le=10**9)] | None = None  # budget of the pool; None = none
     energy_budget: Annotated[str, Meta(pattern="^(hard|priced)$")] = "priced"
     over_budget_price_per_kwh: Money = 1.0  # of each kWh beyond a priced budget, on top of the energy's own price
     watts: Curve = WATTS  # of one host at 0, 10, .. 100 % of its CPU
