@@ -42,6 +42,7 @@ def path_of(template: str, vm: str, ids: dict[str, str]) -> str:
         "vm_id": vm,
         "host_id": "kvm-01",
         "plan_id": "m1",
+        "id": "acme",
         "kind": "vm",
         "client": "acme",
         "path": "x",

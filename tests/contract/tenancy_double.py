@@ -94,7 +94,7 @@ def open_desk(office: DeskOffice, engine: Engine | None = None) -> TenancyDesk:
         TenancyStore(engine or memory_engine()),
         DEFAULT_SITE,
         configured=Objectives(),
-        slas=RegisteredSlas(DEFAULT_SLAS),
+        slas=slas,
         calendars=calendars,
     )
 
