@@ -143,7 +143,10 @@ class ComplianceKeeper:
 
     def _wants(self, part: _Part, hour_s: int) -> bool:
         hour = self._store.load(hour_s)
-        return hour is None or not hour.tried or bool(hour.rebase(part.names, part.promise).any())
+        if hour is None:
+            return True
+        hour.rebase(part.names, part.promise)
+        return not hour.tried
 
     def _words(self, part: _Part, end_s: int) -> tuple[U64, U64]:
         past = self._past.measures(part.names, end_s + HOUR_S - BUCKET_S, CHUNK_HOURS * SLOTS, MEASURES)

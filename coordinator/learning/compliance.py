@@ -202,9 +202,9 @@ class ComplianceBook:
                 for hour in self._hours.values():
                     mask = _mask(hour.hour_s, end_s - window_s, end_s)
                     if mask:
-                        rows = table.rows(hour.vm_ids, hour.owners, hour.promise)
-                        bad[rows, :, w] += np.bitwise_count(hour.bad & np.uint64(mask))
-                        known[rows, :, w] += np.bitwise_count(hour.known & np.uint64(mask))
+                        at, rows = table.found(hour.vm_ids)
+                        bad[rows, :, w] += np.bitwise_count(hour.bad[at] & np.uint64(mask))
+                        known[rows, :, w] += np.bitwise_count(hour.known[at] & np.uint64(mask))
         return VmMinutes(bad=bad, known=known)
 
     def _merge(self, hour: HourBits, block: MinuteBlock, running: Mapping[str, Owner]) -> None:

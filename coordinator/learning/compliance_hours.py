@@ -104,6 +104,7 @@ class HourBits:
         """Other thresholds hold for these VMs now, in hindsight as well. Minutes that the old ones cannot decide become unknown.
 
         A good minute stays good under a wider threshold, a bad one bad under a narrower. Which minutes were given up, [v, 4].
+        History is to be asked anew where any threshold is another.
         """
         dropped = np.zeros((len(vm_ids), N_METRICS), np.uint64)
         at = [(i, self.index[vm_id]) for i, vm_id in enumerate(vm_ids) if vm_id in self.index]
@@ -112,6 +113,7 @@ class HourBits:
         places, rows = np.array(at, np.int64).T
         new, old = promise.thresholds[places], self.promise.thresholds[rows]
         known, bad = self.known[rows], self.bad[rows]
+        self.tried &= bool((new == old).all())
         undecided = np.where(new > old, bad, np.where(new < old, known & ~bad, np.uint64(0)))
         undecided = np.where(new < 0, known, np.where(old < 0, np.uint64(0), undecided))
         self.known[rows], self.bad[rows] = known & ~undecided, bad & ~undecided
@@ -153,6 +155,7 @@ class HourBits:
         self.bad[rows] |= other.bad & new
         self.filled[rows] |= new
         self.present[rows] |= other.present
+        self.tried |= other.tried
 
     def copy(self) -> HourBits:
         """One that another thread may read while this one changes."""
