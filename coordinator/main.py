@@ -33,6 +33,7 @@ from coordinator.executing import Execution, StoreDocument, StoreMigration, Swit
 from coordinator.gateway.admission import Admission, AdmissionLimits
 from coordinator.gateway.server import GatewayServer
 from coordinator.gateway.sessions import GatewayCore, GatewaySettings
+from coordinator.learning.default_slas import RegisteredSlas
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
@@ -89,7 +90,7 @@ class Coordinator:
         self._rising = Rising(self.metrics)
         epoch = self.registry.next_epoch()
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
-        sizing, slas, newest_s = sizing_policy(config.sizing), default_slas(config.sla), self.history.newest_s()
+        sizing, slas, newest_s = sizing_policy(config.sizing), RegisteredSlas(default_slas(config.sla)), self.history.newest_s()
         self.cycle = DecisionCycle(config.cycle, sizing, epoch, newest_s, execution, objectives=asked, slas=slas)
         self._moves = MoveKeeper(self.registry, open_power(config.power), self.write, self._on_event, self.metrics)
         self.started_ns = self.clock.wall_ns()

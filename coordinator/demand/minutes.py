@@ -6,12 +6,13 @@ worst-of-twelve would then mean another thing). A sample belongs to the minute t
 A minute of which less than half was seen is unknown: it is neither good nor bad.
 
 Values, all in permille, of one sample:
-cpu_ready        run delay per vCPU and wall time
+ready        run delay per vCPU and wall time
 memory_pressure  PSI memory some; where the guest has none: all of the time where it swaps more than cold pages, else nothing
 unmet_demand     CPU: wall time held back by the quota; memory, disk, network: (demand - use) / demand where a limit held; the largest
-net_drops        dropped / offered of the worse direction, in packets of 1500 bytes as de-censoring counts them
+network_drops    all of the time where packets of the guest were dropped at a ceiling of ours in either direction, else nothing
 
 Sums are whole numbers (tenths of a permille x tenths of a second), so the order in which samples come changes nothing.
+The names are those of coordinator/learning/objectives.py (a test holds the two together).
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.demand.censoring import PACKET_BITS, SWAP_BYTES_PER_S, Demand
+from coordinator.demand.censoring import SWAP_BYTES_PER_S, Demand
 from coordinator.model import F64
 from shared.units import BUCKET_S, CPU
 
-METRICS: Final = ("cpu_ready", "memory_pressure", "unmet_demand", "net_drops")
+NAMES: Final = ("ready", "memory_pressure", "unmet_demand", "network_drops")
 MINUTE_S: Final = 60
 MINUTES: Final = BUCKET_S // MINUTE_S  # of a bucket
 TENTHS: Final = 10  # of a permille, and of a second
 MOST_PERMILLE: Final = 1000.0  # a share of the time cannot pass all of it
 KNOWN_TENTHS: Final = MINUTE_S * TENTHS // 2  # half a minute
 _FULL: Final = 2**30  # sums stop there: only a host that sends hundreds of samples a minute gets so far
-_RATES: Final = ("net_rx", "net_tx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +62,18 @@ class MinuteSums:
     """Accumulator of one bucket; rows are the caller's."""
 
     def __init__(self) -> None:
-        self._sums: NDArray[np.int32] = np.zeros((0, MINUTES, len(METRICS)), np.int32)
-        self._weights: NDArray[np.int32] = np.zeros((0, MINUTES, len(METRICS)), np.int32)
+        self._sums: NDArray[np.int32] = np.zeros((0, MINUTES, len(NAMES)), np.int32)
+        self._weights: NDArray[np.int32] = np.zeros((0, MINUTES, len(NAMES)), np.int32)
 
     def add(self, count: int, rows: NDArray[np.int64], minutes: NDArray[np.int64], seconds: F64, values: F64) -> None:
         """Samples of rows [m] out of `count` so far, in minutes [m] of the bucket, of `seconds` [m] each; `values` [m, 4], NaN unknown."""
         if count > len(self._sums):
-            empty = np.zeros((count - len(self._sums), MINUTES, len(METRICS)), np.int32)
+            empty = np.zeros((count - len(self._sums), MINUTES, len(NAMES)), np.int32)
             self._sums = np.concatenate([self._sums, empty])
             self._weights = np.concatenate([self._weights, empty])
         place = rows * MINUTES + minutes
         weight = np.clip(np.rint(seconds * TENTHS), 1, MINUTE_S * TENTHS)
-        for metric in range(len(METRICS)):
+        for metric in range(len(NAMES)):
             known = ~np.isnan(values[:, metric])
             # a trace is still something: what is above nothing must stay above nothing
             tenths = np.ceil(values[known, metric] * TENTHS - 1e-6)
@@ -123,9 +123,5 @@ def _unmet(columns: dict[str, F64], demand: Demand) -> F64:
 
 
 def _drops(columns: dict[str, F64]) -> F64:
-    worst = np.full(len(columns["vcpus"]), np.nan)
-    for prefix in _RATES:
-        dropped = PACKET_BITS * columns[f"{prefix}_dropped_per_s"]
-        offered = np.nan_to_num(columns[f"{prefix}_bits_per_s"]) + dropped
-        worst = np.fmax(worst, np.where(dropped > 0, 1000.0 * dropped / np.where(offered > 0, offered, 1.0), dropped))
-    return worst
+    dropped = np.fmax(columns["net_rx_dropped_per_s"], columns["net_tx_dropped_per_s"])
+    return np.where(dropped > 0, MOST_PERMILLE, dropped)

@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.demand.minutes import METRICS, MINUTES, MinuteBlock
+from coordinator.demand.minutes import MINUTES, NAMES, MinuteBlock
 from shared.units import BUCKET_S
 
 HOUR_S: Final = 3600
 SLOTS: Final = HOUR_S // BUCKET_S
-N_METRICS: Final = len(METRICS)
+N_METRICS: Final = len(NAMES)
 MAX_DOCUMENT_BYTES: Final = 256 * 2**20  # of one hour when unpacked: half a million VMs
 _SLOT_BITS: Final = np.uint64((1 << MINUTES) - 1)
 _POWERS: Final = (np.uint64(1) << np.arange(MINUTES, dtype=np.uint64))[None, :, None]

@@ -16,7 +16,7 @@ HOUR_S = 3600
 def minutes(ring: Any, vm_id: str) -> dict[int, tuple[int, int, int]]:
     """start -> (good, bad, unknown) of CPU ready, of the last 24 hours in minutes."""
     detail = ring.get(f"compliance/vm/{vm_id}?resolution_s=60&hours=24")
-    series = next(part for part in detail["series"] if part["metric"] == "cpu_ready")
+    series = next(part for part in detail["series"] if part["metric"] == "ready")
     return dict(zip(detail["start_s"], zip(series["good"], series["bad"], series["unknown"], strict=True), strict=True))
 
 

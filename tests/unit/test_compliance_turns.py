@@ -15,11 +15,12 @@ from report_scene import BUCKETS, T0, scene
 
 from coordinator.compliance_turns import ComplianceKeeper
 from coordinator.cycle import MergeMinutes, StoreMinutes
-from coordinator.demand.minutes import METRICS, MINUTES, MinuteBlock
+from coordinator.demand.minutes import MINUTES, NAMES, MinuteBlock
 from coordinator.learning.compliance import ComplianceBook, LateMinutes
 from coordinator.learning.compliance_hours import HOUR_S, N_METRICS, HourBits, Owner
 from coordinator.learning.compliance_series import minutes_by_vm
-from coordinator.learning.objectives import DEFAULT_SLAS, DefaultSlas
+from coordinator.learning.default_slas import DEFAULT_SLAS, DefaultSlas
+from coordinator.learning.objectives import METRICS
 from shared.metrics import COORDINATOR_METRICS, Metrics
 from shared.units import BUCKET_S
 
@@ -81,8 +82,8 @@ def test_the_past_is_filled_in_once_and_again_for_other_thresholds(tmp_path: Pat
     keeping.fill()
     good, bad, unknown = keeping.stored().T
     at = {metric: i for i, metric in enumerate(METRICS)}
-    assert (good[at["cpu_ready"]], bad[at["cpu_ready"]], unknown[at["cpu_ready"]]) == (0, 0, 120)
-    assert good[at["memory_pressure"]] == good[at["net_drops"]] == 120
+    assert (good[at["ready"]], bad[at["ready"]], unknown[at["ready"]]) == (0, 0, 120)
+    assert good[at["memory_pressure"]] == good[at["network_drops"]] == 120
     held = sum(1.2 * (400.0 + 50.0 * b) > 1800 for b in range(BUCKETS))
     assert bad[at["unmet_demand"]] == 5 * held > 0  # a tenth less was used than was wanted, where the limit was met
     assert keeping.book.standings("vm")["vm-a"][at["unmet_demand"]].bad == 5 * held
@@ -103,7 +104,7 @@ def test_the_past_is_filled_in_once_and_again_for_other_thresholds(tmp_path: Pat
     assert bad[at["unmet_demand"]] == 0
     assert good[at["unmet_demand"]] == 120
     assert keeping.book.standings("vm")["vm-a"][at["unmet_demand"]].good == 120
-    assert keeping.book.standings("vm")["vm-a"][at["cpu_ready"]].good == 5 * (BUCKETS - held)  # 500 is more than what history tells of
+    assert keeping.book.standings("vm")["vm-a"][at["ready"]].good == 5 * (BUCKETS - held)  # 500 is more than what history tells of
 
 
 def test_late_minutes_of_an_old_hour_are_merged_on_disk(tmp_path: Path) -> None:
@@ -155,8 +156,8 @@ def test_metrics_tell_clients_and_priorities(tmp_path: Path) -> None:
     hours = keeping.book.close(END, block(tuple(sorted(owners)), END, 60.0), owners)
     keeping.keeper.perform(StoreMinutes(hours=tuple(hours)))
     text = keeping.metrics.render().decode()
-    assert 'tidegate_sla_client_compliance_ratio{client="acme",objective="cpu_ready"} 0.0' in text
-    assert 'tidegate_sla_priority_burn_ratio{objective="cpu_ready",priority="high"}' in text
+    assert 'tidegate_sla_client_compliance_ratio{client="acme",objective="ready"} 0.0' in text
+    assert 'tidegate_sla_priority_burn_ratio{objective="ready",priority="high"}' in text
     assert 'tidegate_sla_vm_seconds{state="bad"} 3600.0' in text  # 3 VMs, 4 objectives, 5 minutes
 
 
@@ -169,3 +170,7 @@ def test_vms_that_left_are_forgotten_when_there_are_too_many(monkeypatch: pytest
     assert list(book.standings("vm")) == ["vm-2", "vm-3", "vm-4", "vm-5"]
     assert book.forgotten == 2
     assert book.standings("client")["acme"][0].good == 20
+
+
+def test_the_names_of_the_metrics_are_those_of_objectives() -> None:
+    assert METRICS == NAMES
