@@ -18,7 +18,7 @@ The names are those of coordinator/learning/objectives.py (a test holds the two 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ MINUTES: Final = BUCKET_S // MINUTE_S  # of a bucket
 TENTHS: Final = 10  # of a permille, and of a second
 MOST_PERMILLE: Final = 1000.0  # a share of the time cannot pass all of it
 KNOWN_TENTHS: Final = MINUTE_S * TENTHS // 2  # half a minute
-_FULL: Final = 2**30  # sums stop there: only a host that sends hundreds of samples a minute gets so far
+FULL_TENTHS: Final = 100_000.0  # x 10,000 tenths of a permille fit an int32; only who sends hours of samples of a minute gets so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +77,28 @@ class MinuteSums:
             known = ~np.isnan(values[:, metric])
             # a trace is still something: what is above nothing must stay above nothing
             tenths = np.ceil(values[known, metric] * TENTHS - 1e-6)
-            for sums, parts in ((self._sums, weight[known] * tenths), (self._weights, weight[known])):
-                # whole numbers below 2**53: exact in the bincount
-                more = np.bincount(place[known], parts, count * MINUTES).reshape(count, MINUTES)
-                sums[:count, :, metric] = np.minimum(sums[:count, :, metric] + more, _FULL).astype(np.int32)
+            # whole numbers below 2**53: exact in the bincount
+            value = np.bincount(place[known], weight[known] * tenths, count * MINUTES).reshape(count, MINUTES)
+            seen = np.bincount(place[known], weight[known], count * MINUTES).reshape(count, MINUTES)
+            self._sums[:count, :, metric], self._weights[:count, :, metric] = _bounded(
+                self._sums[:count, :, metric] + value, self._weights[:count, :, metric] + seen
+            )
 
     def block(self, start_s: int, vm_ids: tuple[str, ...], rows_of: list[list[int]], samples: NDArray[np.int64]) -> MinuteBlock:
         """The bucket's minutes, one row a VM, which is the sum of its rows (it may have been on several hosts)."""
         first = np.array([rows[0] for rows in rows_of], np.int64)
         sums, weights = self._sums[first], self._weights[first]
         for i, rows in enumerate(rows_of):
-            for row in rows[1:]:
-                sums[i] = np.minimum(sums[i].astype(np.int64) + self._sums[row], _FULL)
-                weights[i] = np.minimum(weights[i].astype(np.int64) + self._weights[row], _FULL)
+            if len(rows) > 1:
+                both = (each[rows].sum(axis=0, dtype=np.float64) for each in (self._sums, self._weights))
+                sums[i], weights[i] = _bounded(*both)
         return MinuteBlock(start_s=start_s, vm_ids=vm_ids, sums=sums, weights=weights, samples=samples)
+
+
+def _bounded(sums: NDArray[Any], weights: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The same means with weights of at most FULL_TENTHS."""
+    scale = np.minimum(1.0, FULL_TENTHS / np.fmax(weights, 1.0))
+    return (sums * scale).astype(np.int32), (weights * scale).astype(np.int32)
 
 
 def values_of(columns: dict[str, F64], demand: Demand) -> F64:

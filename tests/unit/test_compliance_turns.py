@@ -19,9 +19,10 @@ from coordinator.demand.minutes import MINUTES, NAMES, MinuteBlock
 from coordinator.learning.compliance import ComplianceBook, LateMinutes
 from coordinator.learning.compliance_hours import HOUR_S, N_METRICS, HourBits, Owner
 from coordinator.learning.compliance_series import minutes_by_vm
-from coordinator.learning.default_slas import DEFAULT_SLAS, DefaultSlas
-from coordinator.learning.objectives import METRICS
+from coordinator.learning.default_slas import DEFAULT_SLAS, DefaultSlas, RegisteredSlas
+from coordinator.learning.objectives import METRICS, Objective, Sla
 from shared.metrics import COORDINATOR_METRICS, Metrics
+from shared.model import Priority
 from shared.units import BUCKET_S
 
 END = T0 + BUCKETS * BUCKET_S
@@ -174,3 +175,24 @@ def test_vms_that_left_are_forgotten_when_there_are_too_many(monkeypatch: pytest
 
 def test_the_names_of_the_metrics_are_those_of_objectives() -> None:
     assert METRICS == NAMES
+
+
+def test_metrics_of_a_client_that_is_gone_become_nan(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    keeping.keeper.publish()
+    keeping.running.cycle.compliance = keeping.keeper._book = ComplianceBook()
+    keeping.keeper.publish()
+    assert 'tidegate_sla_client_burn_ratio{client="acme",objective="ready"} NaN' in keeping.metrics.render().decode()
+
+
+def test_a_registered_sla_goes_before_the_default() -> None:
+    slas = RegisteredSlas(DEFAULT_SLAS)
+    own = Sla(id="gold", name="gold", objectives=(Objective(metric="ready", threshold_permille=20, share_permille=995),))
+    before = slas.version
+    slas.promise({"acme": own})
+    assert slas.version != before
+    assert slas.sla_of("a", "acme", "", Priority.LOW) is own
+    assert slas.sla_of("b", "zeta", "", Priority.LOW) is DEFAULT_SLAS.by_priority[0]
+    version = slas.version
+    slas.promise({"acme": own})
+    assert slas.version == version
