@@ -7,6 +7,7 @@ other thresholds hold for it now.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -15,7 +16,7 @@ import numpy as np
 import structlog
 
 from coordinator.cycle import DecisionCycle, MergeMinutes, StoreMinutes
-from coordinator.learning.compliance import LateMinutes
+from coordinator.learning.compliance import Kind, LateMinutes
 from coordinator.learning.compliance_backfill import MEASURES, words_of
 from coordinator.learning.compliance_hours import HOUR_S, SLOTS, U64, HourBits, Owner, Promise
 from coordinator.learning.compliance_sums import PAIRS
@@ -23,11 +24,13 @@ from coordinator.model import F32
 from coordinator.store.compliance_store import ComplianceStore
 from shared.clock import Clock
 from shared.metrics import Metrics
+from shared.model import Priority
 from shared.units import BUCKET_S, NS_PER_S
 
 CHUNK_HOURS: Final = 6
 MAX_VMS: Final = 10_000
 LOOK_S: Final = 60.0  # of the coordinator's clock: how often it is looked whether SLAs have changed
+MOST_CLIENTS: Final = 100  # x 4 objectives: within what a metric may have
 KEPT_HOURS: Final = 2  # beyond the longest period, for late samples
 
 _T = TypeVar("_T")
@@ -73,6 +76,7 @@ class ComplianceKeeper:
         self._cycle, self._store, self._past, self._clock, self._insist = cycle, store, past, clock, insist
         self._write, self._read, self._metrics = write, read, metrics
         self._book = cycle.compliance
+        self._told: set[tuple[Kind, str, str]] = set()  # what metrics were set of
         self._version: int | None = None  # of the SLAs that the past was judged by
 
     def restore(self) -> None:
@@ -99,20 +103,25 @@ class ComplianceKeeper:
             await self._clock.sleep(LOOK_S)
 
     def publish(self) -> None:
-        """Metrics: bounded by clients (the table's own bound), priorities, metrics and windows."""
-        for kind in ("client", "priority"):
-            for name, parts in self._book.standings(kind).items():
+        """Metrics of priorities and of the first MOST_CLIENTS clients by name; of who is gone NaN, not the last value."""
+        kinds: tuple[tuple[Kind, int], ...] = (("client", MOST_CLIENTS), ("priority", len(Priority)))
+        told = set()
+        for kind, most in kinds:
+            for name, parts in list(self._book.standings(kind).items())[:most]:
                 for part in parts:
-                    labels = {kind: name, "objective": part.metric}
-                    prefix = f"tidegate_sla_{kind}"
-                    nan = float("nan")
-                    self._metrics.set(f"{prefix}_compliance_ratio", nan if part.compliance is None else part.compliance, **labels)
-                    spent = part.bad / part.budget if part.budget else nan
-                    self._metrics.set(f"{prefix}_budget_spent_ratio", spent, **labels)
-                    self._metrics.set(f"{prefix}_burn_ratio", part.alert, **labels)
+                    told.add((kind, name, part.metric))
+                    spent = part.bad / part.budget if part.budget else math.nan
+                    self._set(kind, name, part.metric, (math.nan if part.compliance is None else part.compliance, spent, part.alert))
+        for kind, name, metric in self._told - told:
+            self._set(kind, name, metric, (math.nan, math.nan, math.nan))
+        self._told = told
         whole = self._book.standings("priority").values()
         for state in ("good", "bad", "unknown"):
             self._metrics.set("tidegate_sla_vm_seconds", 60 * sum(getattr(part, state) for parts in whole for part in parts), state=state)
+
+    def _set(self, kind: Kind, name: str, metric: str, values: tuple[float, float, float]) -> None:
+        for suffix, value in zip(("compliance", "budget_spent", "burn"), values, strict=True):
+            self._metrics.set(f"tidegate_sla_{kind}_{suffix}_ratio", value, **{kind: name, "objective": metric})
 
     async def _fill_past(self) -> None:
         running, now_s = self._cycle.owners(), self._clock.wall_ns() // NS_PER_S
@@ -152,7 +161,10 @@ class ComplianceKeeper:
 
     def _wants(self, part: _Part, hour_s: int) -> bool:
         hour = self._store.load(hour_s)
-        return hour is None or not hour.tried or bool(hour.rebase(part.names, part.promise).any())
+        if hour is None:
+            return True
+        hour.rebase(part.names, part.promise)
+        return not hour.tried
 
     def _words(self, part: _Part, end_s: int) -> tuple[U64, U64]:
         past = self._past.measures(part.names, end_s + HOUR_S - BUCKET_S, CHUNK_HOURS * SLOTS, MEASURES)

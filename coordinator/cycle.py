@@ -48,8 +48,8 @@ from coordinator.forecast.events.model import Labels
 from coordinator.forecast.outlook import join_outlooks
 from coordinator.learning.compliance import ComplianceBook, LateMinutes
 from coordinator.learning.compliance_hours import Owner
+from coordinator.learning.default_slas import DEFAULT_SLAS, SlaSource
 from coordinator.learning.ledger import Ledger
-from coordinator.learning.objectives import DEFAULT_SLAS, SlaSource
 from coordinator.learning.trust import CalibrationWatch
 from coordinator.model import BucketBlock, ForecastBlock, HistoryBlock, HostState, Outlook, VmSize
 from coordinator.placement.explain.plan import Placed

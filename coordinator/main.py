@@ -35,6 +35,7 @@ from coordinator.executing import Execution, StoreDocument, StoreMigration, Swit
 from coordinator.gateway.plausibility import admitted
 from coordinator.history_keeper import HistoryKeeper
 from coordinator.http_door import HttpDoor
+from coordinator.learning.default_slas import RegisteredSlas
 from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
@@ -54,7 +55,6 @@ from coordinator.store.registry import SqlRegistry
 from coordinator.store.signal_log import SignalLog
 from coordinator.store.tenancy import TenancyStore
 from coordinator.store.wal import Wal
-from coordinator.tenancy.slas import RegisteredSlas
 from coordinator.tenancy_desk import TenancyDesk
 from coordinator.tracing import open_tracing
 from shared.config import CoordinatorConfig

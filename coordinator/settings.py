@@ -11,7 +11,7 @@ from coordinator.forecast.challengers import find
 from coordinator.forecast.covariates import LocalDays
 from coordinator.forecast.engine import ForecastOptions
 from coordinator.learning.challenging import ChallengeSchedule
-from coordinator.learning.objectives import DefaultSlas, sla_of_thresholds
+from coordinator.learning.default_slas import DefaultSlas, sla_of_thresholds
 from coordinator.learning.sla import SlaThresholds
 from coordinator.migration_plan import Patience, WaveLimits
 from coordinator.planning.sleep import PowerPolicy

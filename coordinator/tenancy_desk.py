@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from coordinator.cycle import DecisionCycle
+from coordinator.learning.default_slas import RegisteredSlas
 from coordinator.placement.fleet.site import Site
 from coordinator.registered_calendars import RegisteredCalendars
 from coordinator.service.tenancy_view import EffectivePolicy, EventState, PoolView
@@ -22,7 +23,6 @@ from coordinator.tenancy.checks import Member, check, users
 from coordinator.tenancy.merging import objectives_of, origins_of, policy_of
 from coordinator.tenancy.model import BOUNDS, FLEET_POLICY, EventSpec, Kind, Row, Spec
 from coordinator.tenancy.scheduling import ended_s, events_of
-from coordinator.tenancy.slas import RegisteredSlas
 from shared.clock import Clock
 from shared.errors import Refusal
 from shared.model import Policy
@@ -189,7 +189,8 @@ class TenancyDesk:
     def _promise(self) -> None:
         """SLAs and error budgets as the book has them, for sizing and for what is counted."""
         self._office.cycle.set_objectives(objectives_of(self._book, self._configured))
-        self._slas.put(self._book)
+        budgets = {client: row.spec.budget_permille for client, row in self._book.clients.items() if row.spec.budget_permille is not None}
+        self._slas.promise(dict(self._book.slas_by_client()), budgets)
 
     async def _merge(self, vm_ids: list[str] | None) -> None:
         """Their policies in force, and told to their hosts; of a large fleet a few hosts at a time, between which the loop goes on."""

@@ -6,34 +6,34 @@ worst-of-twelve would then mean another thing). A sample belongs to the minute t
 A minute of which less than half was seen is unknown: it is neither good nor bad.
 
 Values, all in permille, of one sample:
-cpu_ready        run delay per vCPU and wall time
+ready        run delay per vCPU and wall time
 memory_pressure  PSI memory some; where the guest has none: all of the time where it swaps more than cold pages, else nothing
 unmet_demand     CPU: wall time held back by the quota; memory, disk, network: (demand - use) / demand where a limit held; the largest
-net_drops        dropped / offered of the worse direction, in packets of 1500 bytes as de-censoring counts them
+network_drops    all of the time where packets of the guest were dropped at a ceiling of ours in either direction, else nothing
 
 Sums are whole numbers (tenths of a permille x tenths of a second), so the order in which samples come changes nothing.
+The names are those of coordinator/learning/objectives.py (a test holds the two together).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.demand.censoring import PACKET_BITS, SWAP_BYTES_PER_S, Demand
+from coordinator.demand.censoring import SWAP_BYTES_PER_S, Demand
 from coordinator.model import F64
 from shared.units import BUCKET_S, CPU
 
-METRICS: Final = ("cpu_ready", "memory_pressure", "unmet_demand", "net_drops")
+NAMES: Final = ("ready", "memory_pressure", "unmet_demand", "network_drops")
 MINUTE_S: Final = 60
 MINUTES: Final = BUCKET_S // MINUTE_S  # of a bucket
 TENTHS: Final = 10  # of a permille, and of a second
 MOST_PERMILLE: Final = 1000.0  # a share of the time cannot pass all of it
 KNOWN_TENTHS: Final = MINUTE_S * TENTHS // 2  # half a minute
-_FULL: Final = 2**30  # sums stop there: only a host that sends hundreds of samples a minute gets so far
-_RATES: Final = ("net_rx", "net_tx")
+FULL_TENTHS: Final = 100_000.0  # x 10,000 tenths of a permille fit an int32; only who sends hours of samples of a minute gets so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +62,43 @@ class MinuteSums:
     """Accumulator of one bucket; rows are the caller's."""
 
     def __init__(self) -> None:
-        self._sums: NDArray[np.int32] = np.zeros((0, MINUTES, len(METRICS)), np.int32)
-        self._weights: NDArray[np.int32] = np.zeros((0, MINUTES, len(METRICS)), np.int32)
+        self._sums: NDArray[np.int32] = np.zeros((0, MINUTES, len(NAMES)), np.int32)
+        self._weights: NDArray[np.int32] = np.zeros((0, MINUTES, len(NAMES)), np.int32)
 
     def add(self, count: int, rows: NDArray[np.int64], minutes: NDArray[np.int64], seconds: F64, values: F64) -> None:
         """Samples of rows [m] out of `count` so far, in minutes [m] of the bucket, of `seconds` [m] each; `values` [m, 4], NaN unknown."""
         if count > len(self._sums):
-            empty = np.zeros((count - len(self._sums), MINUTES, len(METRICS)), np.int32)
+            empty = np.zeros((count - len(self._sums), MINUTES, len(NAMES)), np.int32)
             self._sums = np.concatenate([self._sums, empty])
             self._weights = np.concatenate([self._weights, empty])
         place = rows * MINUTES + minutes
         weight = np.clip(np.rint(seconds * TENTHS), 1, MINUTE_S * TENTHS)
-        for metric in range(len(METRICS)):
+        for metric in range(len(NAMES)):
             known = ~np.isnan(values[:, metric])
             # a trace is still something: what is above nothing must stay above nothing
             tenths = np.ceil(values[known, metric] * TENTHS - 1e-6)
-            for sums, parts in ((self._sums, weight[known] * tenths), (self._weights, weight[known])):
-                # whole numbers below 2**53: exact in the bincount
-                more = np.bincount(place[known], parts, count * MINUTES).reshape(count, MINUTES)
-                sums[:count, :, metric] = np.minimum(sums[:count, :, metric] + more, _FULL).astype(np.int32)
+            # whole numbers below 2**53: exact in the bincount
+            value = np.bincount(place[known], weight[known] * tenths, count * MINUTES).reshape(count, MINUTES)
+            seen = np.bincount(place[known], weight[known], count * MINUTES).reshape(count, MINUTES)
+            self._sums[:count, :, metric], self._weights[:count, :, metric] = _bounded(
+                self._sums[:count, :, metric] + value, self._weights[:count, :, metric] + seen
+            )
 
     def block(self, start_s: int, vm_ids: tuple[str, ...], rows_of: list[list[int]], samples: NDArray[np.int64]) -> MinuteBlock:
         """The bucket's minutes, one row a VM, which is the sum of its rows (it may have been on several hosts)."""
         first = np.array([rows[0] for rows in rows_of], np.int64)
         sums, weights = self._sums[first], self._weights[first]
         for i, rows in enumerate(rows_of):
-            for row in rows[1:]:
-                sums[i] = np.minimum(sums[i].astype(np.int64) + self._sums[row], _FULL)
-                weights[i] = np.minimum(weights[i].astype(np.int64) + self._weights[row], _FULL)
+            if len(rows) > 1:
+                both = (each[rows].sum(axis=0, dtype=np.float64) for each in (self._sums, self._weights))
+                sums[i], weights[i] = _bounded(*both)
         return MinuteBlock(start_s=start_s, vm_ids=vm_ids, sums=sums, weights=weights, samples=samples)
+
+
+def _bounded(sums: NDArray[Any], weights: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The same means with weights of at most FULL_TENTHS."""
+    scale = np.minimum(1.0, FULL_TENTHS / np.fmax(weights, 1.0))
+    return (sums * scale).astype(np.int32), (weights * scale).astype(np.int32)
 
 
 def values_of(columns: dict[str, F64], demand: Demand) -> F64:
@@ -123,9 +131,5 @@ def _unmet(columns: dict[str, F64], demand: Demand) -> F64:
 
 
 def _drops(columns: dict[str, F64]) -> F64:
-    worst = np.full(len(columns["vcpus"]), np.nan)
-    for prefix in _RATES:
-        dropped = PACKET_BITS * columns[f"{prefix}_dropped_per_s"]
-        offered = np.nan_to_num(columns[f"{prefix}_bits_per_s"]) + dropped
-        worst = np.fmax(worst, np.where(dropped > 0, 1000.0 * dropped / np.where(offered > 0, offered, 1.0), dropped))
-    return worst
+    dropped = np.fmax(columns["net_rx_dropped_per_s"], columns["net_tx_dropped_per_s"])
+    return np.where(dropped > 0, MOST_PERMILLE, dropped)

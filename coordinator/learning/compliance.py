@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from coordinator.demand.minutes import MINUTE_S, TENTHS, MinuteBlock
 from coordinator.learning.compliance_hours import HOUR_S, N_METRICS, HourBits, Owner, Promise
 from coordinator.learning.compliance_sums import PERIOD, THREE_DAYS, WINDOWS, Grouped, Standing, VmMinutes, VmTable, grouped
-from coordinator.learning.objectives import DEFAULT_SLAS, METRICS, Sla, SlaSource
+from coordinator.learning.default_slas import DEFAULT_SLAS, SlaSource, objective_on
+from coordinator.learning.objectives import METRICS, Sla
 from shared.model import Priority
 from shared.units import BUCKET_S
 
@@ -202,9 +203,9 @@ class ComplianceBook:
                 for hour in self._hours.values():
                     mask = _mask(hour.hour_s, end_s - window_s, end_s)
                     if mask:
-                        rows = table.rows(hour.vm_ids, hour.owners, hour.promise)
-                        bad[rows, :, w] += np.bitwise_count(hour.bad & np.uint64(mask))
-                        known[rows, :, w] += np.bitwise_count(hour.known & np.uint64(mask))
+                        at, rows = table.found(hour.vm_ids)
+                        bad[rows, :, w] += np.bitwise_count(hour.bad[at] & np.uint64(mask))
+                        known[rows, :, w] += np.bitwise_count(hour.known[at] & np.uint64(mask))
         return VmMinutes(bad=bad, known=known)
 
     def _merge(self, hour: HourBits, block: MinuteBlock, running: Mapping[str, Owner]) -> None:
@@ -267,7 +268,7 @@ class ComplianceBook:
 
 def _terms(sla: Sla) -> tuple[Sequence[float], ...]:
     """(thresholds, budgets, periods) of an SLA by metric."""
-    found = [sla.of(metric) for metric in METRICS]
+    found = [objective_on(sla, metric) for metric in METRICS]
     return (
         [-1 if each is None else round(each.threshold_permille * TENTHS) for each in found],
         [0.0 if each is None else (1000.0 - each.share_permille) / 1000.0 for each in found],

@@ -4,11 +4,11 @@ began or of an SLA that is newer than the samples.
 All five minutes of a bucket are taken to be what the bucket is on the whole; they are marked as filled, at a resolution of 300 s. History
 holds demand, use, limits in force and the share of samples that ran into one, not the readings themselves, so much stays unknown:
 
-cpu_ready        good where no sample was held and the threshold is at least the 10 % of a CPU that de-censoring tells of; else unknown
+ready        good where no sample was held and the threshold is at least the 10 % of a CPU that de-censoring tells of; else unknown
 memory_pressure  bad where the share of samples that were pressed or full is above the threshold, else good
 unmet_demand     bad where (demand - use) / demand is above the threshold for any resource that ran into its limit (where use is not
                  known: (peak - limit) / peak), good where nothing ran into a limit
-net_drops        good where nothing ran into a ceiling; bad where more was wanted than was let through beyond the threshold; else unknown
+network_drops    good where nothing ran into a ceiling; else unknown: what ran into one need not have lost anything
 
 Pure. Arrays are float32[v, r, b] as in history, NaN unknown.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.demand.censoring import READY
-from coordinator.demand.minutes import METRICS, MINUTES, TENTHS
+from coordinator.demand.minutes import MINUTES, NAMES, TENTHS
 from coordinator.learning.compliance_hours import I32, SLOTS, U64
 from coordinator.model import F32
 from shared.units import CPU, MEMORY, NET_RX, NET_TX
@@ -62,13 +62,13 @@ def verdicts(history: Mapping[str, F32], thresholds: I32) -> tuple[NDArray[np.bo
     unmet_known = seen[:, CPU] & ~np.isnan(np.where(seen, missing, 0.0)).any(axis=1)
     unmet_bad = seen.any(axis=1) & (worst > limit[:, 2])
     rates = [NET_RX, NET_TX]
-    drop_bad = (np.where(seen[:, rates], missing[:, rates], 0.0) > limit[:, 3][:, None]).any(axis=1)
+    # a direction that nobody knows of has no reading to be bad
     drop_known = free[:, rates].any(axis=1) & ~(seen[:, rates] & held[:, rates]).any(axis=1)
 
-    bad = np.stack([np.zeros_like(ready_known), seen[:, MEMORY] & (pressed > limit[:, 1]), unmet_bad, drop_bad], axis=1)
+    bad = np.stack([np.zeros_like(ready_known), seen[:, MEMORY] & (pressed > limit[:, 1]), unmet_bad, np.zeros_like(drop_known)], axis=1)
     known = np.stack([ready_known, seen[:, MEMORY], unmet_known, drop_known], axis=1) | bad
     asked = (thresholds >= 0)[:, :, None]
     return known & asked, bad & asked
 
 
-assert METRICS == ("cpu_ready", "memory_pressure", "unmet_demand", "net_drops"), "the order above"
+assert NAMES == ("ready", "memory_pressure", "unmet_demand", "network_drops"), "the order above"

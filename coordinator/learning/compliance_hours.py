@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.demand.minutes import METRICS, MINUTES, MinuteBlock
+from coordinator.demand.minutes import MINUTES, NAMES, MinuteBlock
 from shared.units import BUCKET_S
 
 HOUR_S: Final = 3600
 SLOTS: Final = HOUR_S // BUCKET_S
-N_METRICS: Final = len(METRICS)
+N_METRICS: Final = len(NAMES)
 MAX_DOCUMENT_BYTES: Final = 256 * 2**20  # of one hour when unpacked: half a million VMs
 _SLOT_BITS: Final = np.uint64((1 << MINUTES) - 1)
 _POWERS: Final = (np.uint64(1) << np.arange(MINUTES, dtype=np.uint64))[None, :, None]
@@ -104,6 +104,7 @@ class HourBits:
         """Other thresholds hold for these VMs now, in hindsight as well. Minutes that the old ones cannot decide become unknown.
 
         A good minute stays good under a wider threshold, a bad one bad under a narrower. Which minutes were given up, [v, 4].
+        History is to be asked anew where any threshold is another.
         """
         dropped = np.zeros((len(vm_ids), N_METRICS), np.uint64)
         at = [(i, self.index[vm_id]) for i, vm_id in enumerate(vm_ids) if vm_id in self.index]
@@ -112,6 +113,7 @@ class HourBits:
         places, rows = np.array(at, np.int64).T
         new, old = promise.thresholds[places], self.promise.thresholds[rows]
         known, bad = self.known[rows], self.bad[rows]
+        self.tried &= bool((new == old).all())
         undecided = np.where(new > old, bad, np.where(new < old, known & ~bad, np.uint64(0)))
         undecided = np.where(new < 0, known, np.where(old < 0, np.uint64(0), undecided))
         self.known[rows], self.bad[rows] = known & ~undecided, bad & ~undecided
@@ -153,6 +155,7 @@ class HourBits:
         self.bad[rows] |= other.bad & new
         self.filled[rows] |= new
         self.present[rows] |= other.present
+        self.tried |= other.tried
 
     def copy(self) -> HourBits:
         """One that another thread may read while this one changes."""

@@ -108,6 +108,12 @@ class VmTable:
             self._seen_s = np.concatenate([self._seen_s, np.full(n, -1, np.int64)])
         return np.array([self._row[vm_id] for vm_id in vm_ids], np.int64)
 
+    def found(self, vm_ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of those of these VMs that are not forgotten: their places in `vm_ids`, and their rows."""
+        rows = np.array([self._row.get(vm_id, -1) for vm_id in vm_ids], np.int64)
+        at = np.flatnonzero(rows >= 0)
+        return at, rows[at]
+
     def set_hour(self, hour_s: int, rows: NDArray[np.int64], bad: U8, known: U8, there: U8) -> None:
         """Count an hour in place of what was counted of it."""
         if self.now_s is None or hour_s > self.now_s:
@@ -170,6 +176,9 @@ class VmTable:
         too_many = len(gone) - len(old) - int(self.running.sum()) - spare
         if too_many > 0:
             rest = np.setdiff1d(gone, old)
+            # the running hour is counted again with its next bucket, and would bring them back
+            rest = rest[self._seen_s[rest] < self.now_s]
+            too_many = min(too_many, len(rest))
             old = np.concatenate([old, rest[np.argsort(self._seen_s[rest], kind="stable")][:too_many]])
             self.given_up += too_many
         if not len(old):

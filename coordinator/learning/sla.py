@@ -22,8 +22,8 @@ class SlaThresholds:
     """Beyond these a sample is a violation."""
 
     throttled_permille: int = 20  # of wall time held back by the quota: above CFS's accounting noise
-    ready_permille: float = 50  # run delay per vCPU: 5 % hurts, 10 % is broken (practitioners' rule)
-    memory_stall_permille: float = 50  # PSI memory some
+    ready_permille: int = 50  # run delay per vCPU: 5 % hurts, 10 % is broken (practitioners' rule)
+    memory_stall_permille: int = 50  # PSI memory some
     swap_bytes_per_s: int = 64 * KIB  # below this a guest merely reads back cold pages
     dropped_per_s: int = 0
 

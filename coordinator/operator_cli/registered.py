@@ -40,7 +40,7 @@ KINDS: Final = {
         "slas",
         "ID",
         ("id", "name", "objectives", "clients"),
-        """name=Gold 'objectives=[{"metric": "cpu_ready", "threshold_permille": 20, "share_permille": 995}]'""",
+        """name=Gold 'objectives=[{"metric": "ready", "threshold_permille": 20, "share_permille": 995}]'""",
     ),
     "policy": Registered(
         "policy",

@@ -12,7 +12,7 @@ from plain_host import plain_capacity
 from sqlalchemy import Engine, StaticPool, create_engine
 
 from coordinator.cycle import DecisionCycle
-from coordinator.learning.objectives import DEFAULT_SLAS
+from coordinator.learning.default_slas import DEFAULT_SLAS, RegisteredSlas
 from coordinator.live_profiles import LiveProfiles
 from coordinator.model import HistoryBlock
 from coordinator.placement.fleet.site import DEFAULT_SITE
@@ -21,7 +21,6 @@ from coordinator.sizing.feasible import Objectives
 from coordinator.sizing.policy import SizingPolicy
 from coordinator.store.tables import metadata
 from coordinator.store.tenancy import TenancyStore
-from coordinator.tenancy.slas import RegisteredSlas
 from coordinator.tenancy_desk import TenancyDesk
 from shared.config import CycleConfig
 from shared.messages import Hello, Inventory

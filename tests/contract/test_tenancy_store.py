@@ -20,7 +20,7 @@ from shared.refusal import RefusalCode
 SPECS: dict[Kind, Spec] = {
     Kind.CLIENT: ClientSpec(name="Zoë & Co", priority="high", budget_permille=2.5),
     Kind.APPLICATION: ApplicationSpec(client="a", name="Shop", signals=("queue_length",)),
-    Kind.SLA: SlaSpec(name="Gold", objectives=(Objective(metric="cpu_ready", threshold_permille=20, share_permille=995.5),)),
+    Kind.SLA: SlaSpec(name="Gold", objectives=(Objective(metric="ready", threshold_permille=20, share_permille=995.5),)),
     Kind.POLICY: PolicySpec(mode=Mode.OBSERVE, size_quantile=0.97, memory_ceiling_bytes=2**53),
     Kind.EVENT: EventSpec(name="Backup", start_s=5, duration_s=60, rrule="FREQ=DAILY"),
 }

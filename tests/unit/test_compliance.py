@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.demand.buckets import BucketFolder
-from coordinator.demand.minutes import METRICS
 from coordinator.learning.compliance import ComplianceBook, LateMinutes
 from coordinator.learning.compliance_backfill import words_of
 from coordinator.learning.compliance_hours import HOUR_S, HourBits, Owner, Promise
 from coordinator.learning.compliance_series import BAD, FILLED, GOOD, UNKNOWN, minute_series
 from coordinator.learning.compliance_sums import DAY, FAST, HALF, HOUR, PAIRS, SIX, THREE_DAYS
-from coordinator.learning.objectives import DefaultSlas, Objective, Sla, sla_of_thresholds
+from coordinator.learning.default_slas import DefaultSlas, sla_of_thresholds
+from coordinator.learning.objectives import METRICS, Objective, Sla
 from coordinator.learning.sla import SlaThresholds
 from coordinator.settings import default_slas
 from shared.config import SlaConfig
@@ -68,14 +68,14 @@ def brute(samples: dict[tuple[str, int], tuple[int, VmSample]], vm_id: str, metr
             continue
         dropped = sample.net_rx_dropped_per_s
         value = {
-            "cpu_ready": None if sample.cpu_ready_permille is None else Fraction(sample.cpu_ready_permille, 2),
+            "ready": None if sample.cpu_ready_permille is None else Fraction(sample.cpu_ready_permille, 2),
             "memory_pressure": None if sample.psi_memory_some_permille is None else Fraction(sample.psi_memory_some_permille),
             "unmet_demand": None if sample.cpu_throttled_permille is None else Fraction(sample.cpu_throttled_permille),
-            "net_drops": None if dropped is None else Fraction(1000 * 12_000 * dropped, 88_000 + 12_000 * dropped),
+            "network_drops": None if dropped is None else Fraction(1000 if dropped else 0),
         }[metric]
         if value is not None:
             sums[wall_ns // (60 * NS_PER_S)].append((min(value, Fraction(1000)), period_s))
-    limit = {"cpu_ready": 50, "memory_pressure": 50, "unmet_demand": 20, "net_drops": 0}[metric]
+    limit = {"ready": 50, "memory_pressure": 50, "unmet_demand": 20, "network_drops": 0}[metric]
     said = {}
     for minute, parts in sums.items():
         seconds = sum(period for _, period in parts)
@@ -250,11 +250,11 @@ def test_minutes_while_nobody_counted_are_unknown_and_a_stopped_vm_has_none() ->
 
 
 def test_an_sla_without_an_objective_leaves_the_metric_out() -> None:
-    only = Sla(id="x", name="x", objectives=(Objective(metric="net_drops", threshold_permille=0, share_permille=900),))
+    only = Sla(id="x", name="x", objectives=(Objective(metric="network_drops", threshold_permille=0, share_permille=900),))
     book = ComplianceBook(DefaultSlas(by_priority=(only, only, only, only), clients={"acme": 50.0}))
     steady(book, T0, 1)
     parts = book.standings("vm")["a"]
-    assert [part.metric for part in parts] == ["net_drops"]
+    assert [part.metric for part in parts] == ["network_drops"]
     assert parts[0].promised == pytest.approx(0.95)
     assert book.slas_of("client", "acme")[0][1] == 1
 

@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from agent.sampling.detail import VmDetail
 from agent.service.vm_series import MAX_VMS, render_vms
-from coordinator.demand.minutes import METRICS
 from coordinator.learning.alerts import AlertState, Severity
+from coordinator.learning.objectives import METRICS
 from coordinator.planning.sleep import Power
 from shared.config_alerts import MAX_RECEIVERS
 from shared.metrics import AGENT_METRICS, AGENT_VM_KVM, AGENT_VM_METRICS, COORDINATOR_METRICS, MAX_SERIES, Metric, Metrics

@@ -9,8 +9,8 @@ from coordinator.learning.objectives import METRICS, Objective, Sla
 
 
 def test_the_strictest_objective_is_the_budget() -> None:
-    ready = Objective(metric="cpu_ready", threshold_permille=20, share_permille=995.0)
-    drops = Objective(metric="net_drops", threshold_permille=0, share_permille=999.0)
+    ready = Objective(metric="ready", threshold_permille=20, share_permille=995.0)
+    drops = Objective(metric="network_drops", threshold_permille=0, share_permille=999.0)
     assert ready.budget == pytest.approx(0.005)
     assert Sla(id="gold", name="Gold", objectives=(ready, drops)).budget == pytest.approx(0.001)
 

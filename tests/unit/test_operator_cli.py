@@ -85,7 +85,7 @@ def test_set_creates_then_changes_and_remove_ends_it(tidegate: Tidegate) -> None
 
 
 def test_every_kind(tidegate: Tidegate, tmp_path: Path) -> None:
-    objective = '[{"metric": "cpu_ready", "threshold_permille": 20, "share_permille": 995}]'
+    objective = '[{"metric": "ready", "threshold_permille": 20, "share_permille": 995}]'
     assert tidegate("sla", "set", "cli-gold", "name=Gold", f"objectives={objective}", "--json")["objectives"][0]["period_s"] == 2_592_000
     tidegate("client", "set", "cli-2", "name=Two", "sla=cli-gold")
     assert refused(lambda: tidegate("sla", "remove", "cli-gold")) is RefusalCode.IN_USE

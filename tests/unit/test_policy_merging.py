@@ -65,7 +65,7 @@ def test_modes() -> None:
 
 
 def test_budgets() -> None:
-    gold = SlaSpec(name="Gold", objectives=(Objective(metric="cpu_ready", threshold_permille=20, share_permille=995),))
+    gold = SlaSpec(name="Gold", objectives=(Objective(metric="ready", threshold_permille=20, share_permille=995),))
     clients = {
         "own": ClientSpec(name="O", sla="gold", budget_permille=3),
         "sla": ClientSpec(name="S", sla="gold"),

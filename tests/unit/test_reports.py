@@ -54,8 +54,8 @@ def test_a_report_by_hand(tmp_path: Path) -> None:
     assert float(row.cost_static or 0) == pytest.approx(0.25 * 3.0 + static * 0.5, abs=1e-4)
     assert row.saved_against_static == (row.cost_static or 0) - (row.cost or 0)
     # the VMs ran for two hours and not one minute was seen
-    assert row.objectives["cpu_ready"] == Minutes(good=0, bad=0, unknown=120)
-    assert report.compliance["cpu_ready"] is None
+    assert row.objectives["ready"] == Minutes(good=0, bad=0, unknown=120)
+    assert report.compliance["ready"] is None
 
 
 def test_every_field_has_its_method(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_who_is_gone_has_minutes_and_no_price(tmp_path: Path) -> None:
     old = report.vms[-1]
     assert (old.vm_id, old.host_id, old.application, old.priority) == ("vm-old", None, "old", "low")
     assert old.figures.cost is None
-    assert old.figures.objectives["net_drops"] == Minutes(good=0, bad=0, unknown=5)
+    assert old.figures.objectives["network_drops"] == Minutes(good=0, bad=0, unknown=5)
     assert report.totals.cost is not None
     assert any("gone" in note for note in report.notes)
     assert asyncio.run(reports.report("nobody", T0, END)) is None
@@ -81,7 +81,7 @@ def test_who_is_gone_has_minutes_and_no_price(tmp_path: Path) -> None:
 
 amounts = st.one_of(st.none(), st.decimals(-(10**6), 10**6, places=4, allow_nan=False))
 one = st.builds(Minutes, good=st.integers(0, 99), bad=st.integers(0, 99), unknown=st.integers(0, 9))
-minutes = st.dictionaries(st.sampled_from(["cpu_ready", "net_drops"]), one)
+minutes = st.dictionaries(st.sampled_from(["ready", "network_drops"]), one)
 rows = st.builds(
     ReportFigures,
     **{name: amounts for name in ReportFigures.__struct_fields__ if name != "objectives"},  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from tenancy_double import DeskOffice, memory_engine, open_desk
 from coordinator.tenancy.model import ClientSpec, Kind, PolicySpec
 from shared.model import Domain, Policy, Priority
 
-OBJECTIVE = {"metric": "cpu_ready", "threshold_permille": 20, "share_permille": 995}
+OBJECTIVE = {"metric": "ready", "threshold_permille": 20, "share_permille": 995}
 GOOD: dict[str, dict[str, Any]] = {
     "clients": {"name": "Aurora Ltd", "contact": "ops@aurora.example", "priority": "high"},
     "applications": {"name": "Shop", "client": "aurora", "workload_class": "web", "signals": ["requests_per_s"]},
