@@ -96,6 +96,10 @@ class Running(Protocol):
         """A store's read, behind the writes before it. HostError while the store is away."""
         ...
 
+    async def look(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A read that need not know of writes under way. HostError while the store is away."""
+        ...
+
     @property
     def write(self) -> Callable[..., None]:
         """A store's write, in order behind the others and tried again until it is durable."""
@@ -260,16 +264,16 @@ class LiveView(LiveMigrations, LivePlacing, LiveVmPast):
         )
 
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
-        return await self._of.read(self._of.registry.plans, limit, host_id)
+        return await self._of.look(self._of.registry.plans, limit, host_id)
 
     async def receipts(self, limit: int, vm_id: str | None = None) -> Sequence[Receipt]:
-        return await self._of.read(self._of.registry.receipts, limit, vm_id)
+        return await self._of.look(self._of.registry.receipts, limit, vm_id)
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
-        return await self._of.read(self._of.registry.receipt, receipt_id)
+        return await self._of.look(self._of.registry.receipt, receipt_id)
 
     async def outcomes(self, limit: int, vm_id: str | None = None) -> Sequence[OutcomeView]:
-        rows = await self._of.read(self._of.registry.outcomes, limit, vm_id)
+        rows = await self._of.look(self._of.registry.outcomes, limit, vm_id)
         return [OutcomeView(host_id=host_id, vm_name=self._name(outcome.step.vm_id), outcome=outcome) for host_id, outcome in rows]
 
     def scores(self) -> Scores:

@@ -94,7 +94,8 @@ class Coordinator:
             log_trouble=lambda: self.gateway.trouble,
             on_bug=self._fail,
         )
-        self.write, self.read = self._outages.writes.add, self._outages.writes.read
+        writes = self._outages.writes
+        self.write, self.read, self.look = writes.add, writes.read, writes.look
         epoch = self.registry.next_epoch()
         execution, asked = Execution(execution_policy(config)), objectives(config.sla)
         self.cycle = DecisionCycle(config.cycle, sizing_policy(config.sizing), epoch, self.history.newest_s(), execution, objectives=asked)

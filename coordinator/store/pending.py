@@ -3,7 +3,8 @@
 The event loop owns the queue; one thread runs the writes, in batches. A write that meets a HostError or OSError goes back to the head and
 is tried again after RETRY_FIRST_S, doubling to RETRY_MOST_S; whatever else it raises is a bug and ends the process. Invariants: `then` of a
 write runs once, after it and all before it are durable; nothing overtakes; a write is idempotent, so one whose answer was lost may run
-twice. Reads run behind the writes before them, and past them while the store is in trouble.
+twice. `read` waits for the writes before it, except while the store is in trouble; `look` waits for none. Neighbouring writes of a store
+that has `together` share one transaction: two thousand commits a cycle would be most of it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from shared.errors import HostError
@@ -45,6 +48,7 @@ class _Item:
     then: Callable[[Any], None] | None = None
     key: Hashable = None
     answer: asyncio.Future[Any] | None = None  # of a read
+    together: Callable[[], Any] | None = None  # the transaction that it may share with its neighbours
 
 
 class PendingWrites:
@@ -89,7 +93,8 @@ class PendingWrites:
         """Write in order behind the others; `then` gets the result in the event loop. One that waits with the same `key` is left out."""
         if key is not None and (older := self._by_key.pop(key, None)) is not None:
             self._queue.remove(older)
-        item = _Item(partial(function, *arguments), then, key)
+        store = getattr(function, "__self__", None)
+        item = _Item(partial(function, *arguments), then, key, together=getattr(store, "together", None))
         if key is not None:
             self._by_key[key] = item
         self._queue.append(item)
@@ -103,13 +108,17 @@ class PendingWrites:
         """The result of a read, or of a write that somebody waits for, behind the writes before it. Raises what it raises."""
         loop = asyncio.get_running_loop()
         if self.trouble is not None:
-            return await loop.run_in_executor(self._readers, partial(function, *arguments))
+            return await self.look(function, *arguments)
         item = _Item(partial(function, *arguments), answer=loop.create_future())
         assert item.answer is not None
         self._queue.append(item)
         self._go()
         result: _T = await item.answer
         return result
+
+    async def look(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """The result of a read that need not know of writes that are under way."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, partial(function, *arguments))
 
     async def close(self, patience_s: float) -> int:
         """Finish what waits, for so long; how many writes were left. Nothing that an agent was promised is among them."""
@@ -206,14 +215,23 @@ class _Raised:
 def _run(batch: list[_Item]) -> tuple[list[Any], BaseException | None]:
     """Results of those that were done, and what stopped the next one."""
     results: list[Any] = []
-    for item in batch:
+    for _, items in groupby(enumerate(batch), lambda placed: placed[0] if placed[1].together is None else placed[1].together):
+        group = [item for _, item in items]
+        together = group[0].together
         try:
-            results.append(item.call())
+            with nullcontext() if together is None else together():
+                done = [item.call() if item.answer is None else _read(item) for item in group]
         except BaseException as error:  # noqa: BLE001  # sorted out in the event loop
-            if item.answer is None:
-                return results, error
-            results.append(_Raised(error))
+            return results, error
+        results += done
     return results, None
+
+
+def _read(item: _Item) -> Any:
+    try:
+        return item.call()
+    except BaseException as error:  # noqa: BLE001  # for who asked
+        return _Raised(error)
 
 
 def _tell(item: _Item, result: Any) -> None:

@@ -7,6 +7,7 @@ tried again; any other fault of a statement is ours. Invariant: writing the same
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
@@ -59,6 +60,7 @@ class SqlRegistry:
             self.engine.dispose()
             raise
         self.vm_hosts = VmHosts(self.engine)
+        self._shared = threading.local()
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""
@@ -218,6 +220,16 @@ class SqlRegistry:
                 gone += connection.execute(delete(table).where(age < (oldest if edge is None else max(oldest, edge)))).rowcount
         return gone
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread writes within is one transaction: all of it lasts or none."""
+        with outages(self.engine), self.engine.begin() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                self._shared.connection = None
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -227,7 +239,11 @@ class SqlRegistry:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """One transaction."""
+        """One transaction, or the one that this thread is in."""
+        shared: Connection | None = getattr(self._shared, "connection", None)
+        if shared is not None:
+            yield shared
+            return
         with outages(self.engine), self.engine.begin() as connection:
             yield connection
 
