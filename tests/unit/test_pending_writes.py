@@ -152,6 +152,22 @@ def test_what_waits_with_the_same_key_is_replaced_by_the_newer() -> None:
     run(test)
 
 
+def test_a_store_that_does_not_answer_is_seen_and_nobody_waits_for_it() -> None:
+    async def test(store: Store, queue: Queue) -> None:
+        assert queue.stuck_s == 0.0
+        gate = threading.Event()
+        queue.add(gate.wait)
+        queue.add(store.write, 1)
+        with pytest.raises(HostError, match=r"the store has not answered within 0\.05 s"):
+            await queue.read(store.read)
+        assert queue.stuck_s >= 0.05
+        gate.set()
+        await settled(queue)
+        assert (store.stored, queue.stuck_s) == ([1], 0.0)
+
+    assert run(test, answer_s=0.05).bugs == []
+
+
 class Transactional(Store):
     """Keeps what a transaction wrote, or nothing of it."""
 
