@@ -50,9 +50,7 @@ def copy(config: CoordinatorConfig, source_url: str) -> int:
         migrate(target, shown(target.url))
         with source.connect() as reading, target.begin() as writing:
             if writing.execute(select(settings.c.value).where(settings.c.name == "epoch")).scalar() is not None:
-                raise ConfigError(
-                    f"registry {shown(target.url)}: it was in use already, allowed is a new one"
-                )
+                raise ConfigError(f"registry {shown(target.url)}: it was in use already, allowed is a new one")
             writing.execute(settings.delete())
             return _copy_rows(reading, writing)
 
