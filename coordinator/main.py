@@ -61,7 +61,7 @@ from shared.units import BUCKET_S, NS_PER_S
 
 TICK_S: Final = 1.0  # of the coordinator's clock
 MIN_REAL_TICK_S: Final = 0.05
-PRUNE_CYCLES: Final = 288
+PRUNE_CYCLES: Final = 12  # an hour of 10,000 VMs are 120,000 receipts, gone in a second; a day of them would hold up all that is written
 LOG_BUCKETS: Final = 36  # closed buckets that the log reaches back over: three hours
 LEAST_LOG_BUCKETS: Final = 3
 STOP_STORE_S: Final = 10.0  # how long the last writes may take when the process stops
