@@ -100,6 +100,16 @@ def registry_upgrade(config_path: Path | None) -> None:
     click.echo(f"up to date: revision {after}" + ("" if before == after else f", was {before or 'none'}"))
 
 
+@registry.command("copy")
+@click.argument("source_url")
+@CONFIG_OPTION
+def registry_copy(source_url: str, config_path: Path | None) -> None:
+    """Copy the registry at SOURCE_URL into the configured one, which must be new. Stop the coordinator first."""
+    from coordinator.store.upkeep import copy  # noqa: PLC0415
+
+    click.echo(f"copied {copy(_config(config_path), source_url)} rows")
+
+
 @cli.group()
 def pki() -> None:
     """Certificates for the agents' door: a small authority in a folder."""

@@ -224,16 +224,16 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         )
 
     async def plans(self, limit: int, host_id: str | None = None) -> Sequence[Plan]:
-        return await self._of.read(self._of.registry.plans, limit, host_id)
+        return await self._of.look(self._of.registry.plans, limit, host_id)
 
     async def receipts(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[Receipt]:
-        return await self._of.read(self._of.registry.receipts, limit, vm_id)
+        return await self._of.look(self._of.registry.receipts, limit, vm_id)
 
     async def receipt(self, receipt_id: str) -> Receipt | None:
-        return await self._of.read(self._of.registry.receipt, receipt_id)
+        return await self._of.look(self._of.registry.receipt, receipt_id)
 
     async def outcomes(self, limit: int, vm_id: str | Sequence[str] | None = None) -> Sequence[OutcomeView]:
-        rows = await self._of.read(self._of.registry.outcomes, limit, vm_id)
+        rows = await self._of.look(self._of.registry.outcomes, limit, vm_id)
         return [OutcomeView(host_id=host_id, vm_name=self._name(outcome.step.vm_id), outcome=outcome) for host_id, outcome in rows]
 
     def scores(self) -> Scores:

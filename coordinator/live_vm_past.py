@@ -17,8 +17,8 @@ class Remembering(Protocol):
 
     registry: SqlRegistry
 
-    async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """A store's read."""
+    async def look(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A store's read, past its writes."""
         ...
 
 
@@ -35,11 +35,11 @@ class LiveVmPast:
             VmHostStay(
                 host_id=stay.host_id, since_s=stay.since_ns / NS_PER_S, until_s=None if stay.until_ns is None else stay.until_ns / NS_PER_S
             )
-            for stay in await of.read(of.registry.vm_hosts.of, vm_id, limit)
+            for stay in await of.look(of.registry.vm_hosts.of, vm_id, limit)
         ]
 
     async def steps(self, limit: int, vm_id: str | None = None) -> Sequence[PlannedStep]:
         """As VmPastView."""
         of = self._remembering
-        rows = await of.read(of.registry.steps, limit, vm_id)
+        rows = await of.look(of.registry.steps, limit, vm_id)
         return [PlannedStep(host_id=host_id, issued_s=issued_ns / NS_PER_S, step=step) for host_id, issued_ns, step in rows]

@@ -22,6 +22,7 @@ from shared.metrics import Metrics, Rising
 from shared.notify import notify
 
 AGENTS_AFTER_S: Final = 5.0
+STUCK_S: Final = 15.0  # a batch of writes takes a fraction of a second; a table that is pruned takes seconds
 LOG_S: Final = 60.0  # from one reminder in the log to the next
 START_RETRY_S: Final = 2.0
 START_EXTENDS_S: Final = 60  # what systemd is asked for with every attempt
@@ -54,6 +55,8 @@ class Outages:
         trouble = self.writes.trouble
         if trouble is not None:
             return trouble.why
+        if self.writes.stuck_s >= STUCK_S:
+            return "a store has not answered for a while"
         if self.writes.behind:
             return f"{self.writes.pending} writes wait for their store"
         return self._log_trouble()
@@ -62,8 +65,9 @@ class Outages:
         """Once a tick: act on what has changed or lasted, and publish it."""
         now_s, trouble = time.monotonic(), self.writes.trouble
         self._follow()
-        lasted_s = 0.0 if trouble is None else now_s - trouble.since_s
-        refused = f"the coordinator cannot store: {trouble.why}" if trouble is not None and lasted_s >= AGENTS_AFTER_S else ""
+        lasted_s = self.writes.stuck_s if trouble is None else now_s - trouble.since_s
+        away = trouble is not None or lasted_s >= STUCK_S
+        refused = f"the coordinator cannot store: {self.why}" if away and lasted_s >= AGENTS_AFTER_S else ""
         if refused != self._refused:
             self._refused = refused
             self._refuse_agents(refused)
@@ -71,7 +75,7 @@ class Outages:
             self._log_due_s = now_s + LOG_S
             log.error("nothing can be stored: decisions are held", reason=self._held, pending=self.writes.pending, for_s=round(lasted_s))
         self._metrics.set("tidegate_store_pending_writes", self.writes.pending)
-        self._metrics.set("tidegate_store_unreachable_seconds", now_s - self.writes.reached_s if trouble is not None else 0.0)
+        self._metrics.set("tidegate_store_unreachable_seconds", now_s - self.writes.reached_s if away else 0.0)
         self._metrics.set("tidegate_store_held", bool(self._held))
         self._rising.follow("tidegate_store_write_failures_total", self.writes.failures)
 

@@ -62,6 +62,10 @@ class Running(Protocol):
         """A store's read, behind the writes before it. HostError while the store is away."""
         ...
 
+    async def look(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """A read that need not know of writes under way. HostError while the store is away."""
+        ...
+
     @property
     def write(self) -> Callable[..., None]:
         """A store's write, in order behind the others and tried again until it is durable."""

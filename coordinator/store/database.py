@@ -92,7 +92,7 @@ def outages(engine: Engine, *, starting: bool = False) -> Iterator[None]:
         yield
     except _PASSING as error:
         text = f"registry {shown(engine.url)}: {_line(error)}"
-        if starting and engine.dialect.name == "sqlite":
+        if starting and engine.dialect.name == "sqlite" and not _passes(engine.url, error):
             raise ConfigError(text) from error
         raise HostError(text) from error
     except SQLAlchemyError as error:
@@ -111,6 +111,14 @@ def _parsed(url: str | URL) -> URL:
     if backend not in _DRIVERS or (driver and parsed.drivername != _DRIVERS[backend]):
         raise ConfigError(f"registry {shown(parsed)}: allowed are {', '.join(_DRIVERS)}")
     return parsed.set(drivername=_DRIVERS[backend])
+
+
+def _passes(url: URL, error: SQLAlchemyError) -> bool:
+    """A file that is full or in use may be had later; one that is none of ours, or in no folder, never."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    if name.startswith("SQLITE_CANTOPEN"):  # also what a full disk says of the files beside it
+        return url.database is not None and Path(url.database).is_file()
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _line(error: SQLAlchemyError) -> str:

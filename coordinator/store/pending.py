@@ -3,7 +3,9 @@
 The event loop owns the queue; one thread runs the writes, in batches. A write that meets a HostError or OSError goes back to the head and
 is tried again after RETRY_FIRST_S, doubling to RETRY_MOST_S; whatever else it raises is a bug and ends the process. Invariants: `then` of a
 write runs once, after it and all before it are durable; nothing overtakes; a write is idempotent, so one whose answer was lost may run
-twice. Reads run behind the writes before them, and past them while the store is in trouble.
+twice. `read` waits for the writes before it, except while the store is in trouble; `look` waits for none. Neighbouring writes of a store
+that has `together` share one transaction: two thousand commits a cycle would be most of it. A store that neither takes nor refuses leaves
+its thread waiting; `stuck_s` tells, and no caller waits longer than ANSWER_S.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from shared.errors import HostError
@@ -27,6 +31,7 @@ BATCH: Final = 64  # how long a read waits at most; how seldom the loop is woken
 RETRY_FIRST_S: Final = 0.25
 RETRY_MOST_S: Final = 5.0
 READERS: Final = 4
+ANSWER_S: Final = 20.0
 
 _T = TypeVar("_T")
 
@@ -45,6 +50,7 @@ class _Item:
     then: Callable[[Any], None] | None = None
     key: Hashable = None
     answer: asyncio.Future[Any] | None = None  # of a read
+    together: Callable[[], Any] | None = None  # the transaction that it may share with its neighbours
 
 
 class PendingWrites:
@@ -60,15 +66,18 @@ class PendingWrites:
         *,
         most: int = MAX_PENDING,
         retry_first_s: float = RETRY_FIRST_S,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.trouble: Trouble | None = None
         self.failures = 0
         self.reached_s = time.monotonic()  # when a write last got through, or none was waiting
         self._on_change, self._on_bug = on_change, on_bug
         self._most, self._retry_first_s, self._delay_s = most, retry_first_s, retry_first_s
+        self._answer_s = answer_s
         self._queue: deque[_Item] = deque()
         self._by_key: dict[Hashable, _Item] = {}
         self._running = 0
+        self._begun_s = 0.0
         self._retry: asyncio.TimerHandle | None = None
         self._ended = False
         self._idle: asyncio.Future[None] | None = None
@@ -81,6 +90,11 @@ class PendingWrites:
         return len(self._queue) + self._running
 
     @property
+    def stuck_s(self) -> float:
+        """For how long the store has not answered the writes that it was given; 0 = it has none."""
+        return time.monotonic() - self._begun_s if self._running else 0.0
+
+    @property
     def behind(self) -> bool:
         """So many wait that no more should be asked for."""
         return self.pending >= HOLD_PENDING
@@ -89,7 +103,8 @@ class PendingWrites:
         """Write in order behind the others; `then` gets the result in the event loop. One that waits with the same `key` is left out."""
         if key is not None and (older := self._by_key.pop(key, None)) is not None:
             self._queue.remove(older)
-        item = _Item(partial(function, *arguments), then, key)
+        store = getattr(function, "__self__", None)
+        item = _Item(partial(function, *arguments), then, key, together=getattr(store, "together", None))
         if key is not None:
             self._by_key[key] = item
         self._queue.append(item)
@@ -100,16 +115,20 @@ class PendingWrites:
         self._go()
 
     async def read(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """The result of a read, or of a write that somebody waits for, behind the writes before it. Raises what it raises."""
-        loop = asyncio.get_running_loop()
+        """The result of a read, or of a write that somebody waits for, behind the writes before it. Raises what it raises.
+
+        HostError where that takes too long; a write may be done all the same then.
+        """
         if self.trouble is not None:
-            return await loop.run_in_executor(self._readers, partial(function, *arguments))
-        item = _Item(partial(function, *arguments), answer=loop.create_future())
-        assert item.answer is not None
-        self._queue.append(item)
+            return await self.look(function, *arguments)
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Item(partial(function, *arguments), answer=answer))
         self._go()
-        result: _T = await item.answer
-        return result
+        return await self._in_time(answer)
+
+    async def look(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """The result of a read that need not know of writes that are under way. Raises as `read`."""
+        return await self._in_time(asyncio.get_running_loop().run_in_executor(self._readers, partial(function, *arguments)))
 
     async def close(self, patience_s: float) -> int:
         """Finish what waits, for so long; how many writes were left. Nothing that an agent was promised is among them."""
@@ -126,6 +145,15 @@ class PendingWrites:
         self._readers.shutdown(wait=False, cancel_futures=True)
         return left
 
+    async def _in_time(self, answer: asyncio.Future[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._answer_s) as deadline:
+                return await answer
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise  # the store's own
+            raise HostError(f"the store has not answered within {self._answer_s:g} s") from error
+
     def _go(self) -> None:
         if self._running or self._retry is not None or self._ended or not self._queue:
             return
@@ -133,7 +161,7 @@ class PendingWrites:
         for item in batch:
             if item.key is not None and self._by_key.get(item.key) is item:
                 del self._by_key[item.key]
-        self._running = len(batch)
+        self._running, self._begun_s = len(batch), time.monotonic()
         future = asyncio.get_running_loop().run_in_executor(self._writer, _run, batch)
         future.add_done_callback(partial(self._done, batch))
 
@@ -206,14 +234,23 @@ class _Raised:
 def _run(batch: list[_Item]) -> tuple[list[Any], BaseException | None]:
     """Results of those that were done, and what stopped the next one."""
     results: list[Any] = []
-    for item in batch:
+    for _, items in groupby(enumerate(batch), lambda placed: placed[0] if placed[1].together is None else placed[1].together):
+        group = [item for _, item in items]
+        together = group[0].together
         try:
-            results.append(item.call())
+            with nullcontext() if together is None else together():
+                done = [item.call() if item.answer is None else _read(item) for item in group]
         except BaseException as error:  # noqa: BLE001  # sorted out in the event loop
-            if item.answer is None:
-                return results, error
-            results.append(_Raised(error))
+            return results, error
+        results += done
     return results, None
+
+
+def _read(item: _Item) -> Any:
+    try:
+        return item.call()
+    except BaseException as error:  # noqa: BLE001  # for who asked
+        return _Raised(error)
 
 
 def _tell(item: _Item, result: Any) -> None:

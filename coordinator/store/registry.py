@@ -7,6 +7,7 @@ tried again; any other fault of a statement is ours. Invariant: writing the same
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
@@ -50,7 +51,7 @@ class SqlRegistry:
             if not 1 <= value <= 10**9:
                 raise ValueError(f"{name} {value}: allowed 1 to 10**9")
         self._retention_days, self._max_rows = retention_days, max_rows
-        self.engine: Engine = open_engine(url)  # for the stores of other tables, in files of their own
+        self.engine: Engine = open_engine(url)
         self._insert: Any = _DIALECTS[self.engine.dialect.name]
         try:
             with outages(self.engine, starting=True):
@@ -58,11 +59,12 @@ class SqlRegistry:
         except BaseException:
             self.engine.dispose()
             raise
-        self.vm_hosts = VmHosts(self.engine)
+        self._shared = threading.local()
+        self.vm_hosts = VmHosts(self)
 
     def next_epoch(self) -> int:
         """One more than the last; the row is locked by the update, so two starters get two numbers."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             row = {"name": "epoch", "value": 1}
             insert = self._insert(t.settings).values(row)
             statement = insert.on_conflict_do_update(index_elements=["name"], set_={"value": t.settings.c.value + 1})
@@ -79,7 +81,7 @@ class SqlRegistry:
     def save_domains(self, host_id: str, domains: Sequence[Domain], seen_ns: int) -> None:
         """The whole inventory of a host: what it no longer names is forgotten, unless another host has it by now."""
         rows = [{"vm_id": d.vm_id, "host_id": host_id, "domain": _json(d), "seen_ns": seen_ns} for d in domains]
-        with self._writing() as connection:
+        with self.writing() as connection:
             known = {row.vm_id for row in connection.execute(select(t.domains.c.vm_id).where(t.domains.c.host_id == host_id))}
             gone = sorted(known - {domain.vm_id for domain in domains})
             if gone:
@@ -124,7 +126,7 @@ class SqlRegistry:
     def save_plan(self, plan: Plan) -> None:
         row = {"host_id": plan.host_id, "epoch": plan.epoch, "sequence": plan.sequence, "issued_ns": plan.issued_ns}
         steps = [{**row, "step_id": step.id, "vm_id": step.vm_id, "step": _json(step)} for step in plan.steps]
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._upsert(t.plans, [{**row, "plan": _json(plan)}], connection)
             self._upsert(steps_table, steps, connection)
 
@@ -168,7 +170,7 @@ class SqlRegistry:
             for outcome in outcomes
         ]
         if rows:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 statement = self._insert(t.outcomes).on_conflict_do_nothing(index_elements=["host_id", "step_id", "state"])
                 connection.execute(statement, rows)
 
@@ -204,7 +206,7 @@ class SqlRegistry:
         """Delete plans, steps, receipts, outcomes, migrations, ended stays past retention or beyond the newest `max_rows`; how many."""
         oldest_ns = now_ns - self._retention_days * 86_400 * NS_PER_S
         gone = 0
-        with self._writing() as connection:
+        with self.writing() as connection:
             for table, age, oldest in (
                 (t.plans, t.plans.c.issued_ns, oldest_ns),
                 (t.receipts, t.receipts.c.issued_s, oldest_ns // NS_PER_S),
@@ -218,18 +220,32 @@ class SqlRegistry:
                 gone += connection.execute(delete(table).where(age < (oldest if edge is None else max(oldest, edge)))).rowcount
         return gone
 
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, or the one that this thread is in; for the stores of other tables too. HostError as everywhere here."""
+        shared: Connection | None = getattr(self._shared, "connection", None)
+        if shared is not None:
+            yield shared
+            return
+        with outages(self.engine), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread writes within is one transaction: all of it lasts or none."""
+        with outages(self.engine), self.engine.begin() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                self._shared.connection = None
+
     def close(self) -> None:
         self.engine.dispose()
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with outages(self.engine), self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """One transaction."""
-        with outages(self.engine), self.engine.begin() as connection:
-            yield connection
 
     def _upsert(
         self, table: Table, rows: Sequence[Mapping[str, object]], connection: Connection | None = None, only_if: _Condition | None = None
@@ -242,7 +258,7 @@ class SqlRegistry:
         changed = {column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys}
         where = None if only_if is None else only_if(insert.excluded)
         statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
-        with nullcontext(connection) if connection is not None else self._writing() as transaction:
+        with nullcontext(connection) if connection is not None else self.writing() as transaction:
             transaction.execute(statement, list(rows))
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -90,6 +91,13 @@ class Postgres:
             self._process.wait(30)
             self._process = None
 
+    def freeze(self) -> None:
+        """Neither takes nor refuses anything from now on, as a server whose disk hangs."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
     def remove(self) -> None:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -97,3 +105,9 @@ class Postgres:
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run([str(self._bin / program), *arguments], capture_output=True, text=True, check=False, user=self._user, cwd="/")
         assert done.returncode == 0, done.stderr
+
+    def _signal_all(self, how: signal.Signals) -> None:
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        for process in [server, *server.children(recursive=True)]:
+            process.send_signal(how)

@@ -126,6 +126,20 @@ def test_the_registry_says_so_and_takes_the_same_write_later(disk: SmallDisk) ->
     registry.close()
 
 
+def test_a_start_on_a_full_disk_is_an_outage_and_no_fault_of_the_settings(disk: SmallDisk) -> None:
+    url = f"sqlite:///{disk.folder}/registry.sqlite"
+    first = SqlRegistry(url)
+    first.next_epoch()
+    first.close()
+    disk.fill()
+    with pytest.raises(HostError, match=r"disk is full|disk I/O error|unable to open"):
+        SqlRegistry(url).next_epoch()
+    disk.free()
+    again = SqlRegistry(url)
+    assert again.next_epoch() == 2
+    again.close()
+
+
 def test_a_bucket_that_was_refused_is_stored_once(disk: SmallDisk) -> None:
     values = np.ones((300, N_RESOURCES), np.float32) * np.random.default_rng(1).random((300, N_RESOURCES), np.float32)
     names = tuple(f"vm-{n:04}" for n in range(300))

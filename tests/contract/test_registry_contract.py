@@ -301,3 +301,18 @@ class TestVmHosts:
     def test_each_vm_has_its_own(self, sql: SqlRegistry) -> None:
         sql.vm_hosts.save([Relocation(vm_id=f"vm{n}", host_id=f"h{n}", at_ns=n) for n in range(300)])
         assert [sql.vm_hosts.of(f"vm{n}", 9)[0].host_id for n in (0, 299)] == ["h0", "h299"]
+
+
+def test_what_is_written_together_lasts_together(sql: SqlRegistry) -> None:
+    with sql.together():
+        sql.save_plan(plan(1))
+        sql.save_domains("h1", [domain("a")], 1)
+        sql.save_outcomes("h1", [outcome("s1")])
+        assert sql.plans(9) == [], "another connection sees nothing yet"
+    assert (sql.plans(9), list(sql.domains()), len(sql.outcomes(9))) == ([plan(1)], ["a"], 1)
+    with pytest.raises(HostError, match="half way"), sql.together():
+        sql.save_plan(plan(2))
+        raise HostError("half way")
+    assert sql.plans(9) == [plan(1)]
+    sql.save_plan(plan(3))
+    assert [each.sequence for each in sql.plans(9)] == [3, 1]

@@ -10,11 +10,14 @@ from click.testing import CliRunner
 from postgres_server import Postgres
 
 from coordinator.cli import cli
+from coordinator.fleet import Relocation
 from coordinator.store.database import registry_url, shown
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.schema import head
+from coordinator.store.upkeep import copy
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError, HostError
+from shared.plan import Outcome, OutcomeState, Step, StepKind
 
 SECRET = "hunter2-%/@"
 
@@ -79,6 +82,37 @@ def test_values_of_a_statement_are_in_no_error(postgres: Postgres) -> None:
         registry.save_token("sha256:" + "hunter2" * 30, "me", 1)
     assert "hunter2" not in str(refused.value)
     registry.close()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("to_postgres", [True, False])
+def test_a_registry_moves_to_another_database_and_back(postgres: Postgres, tmp_path: Path, to_postgres: bool) -> None:
+    urls = [f"sqlite:///{tmp_path}/old.sqlite", postgres.new_database()]
+    old, new = urls if to_postgres else urls[::-1]
+    registry = SqlRegistry(old)
+    for _ in range(3):
+        registry.next_epoch()
+    step = Step(id="s1", vm_id="vm1", kind=StepKind.CPU_QUOTA, value=1, deadline_ns=9)
+    registry.save_outcomes("h1", [Outcome(step=step, state=state) for state in (OutcomeState.VERIFIED, OutcomeState.UNDONE)])
+    for n in range(3):
+        registry.save_document(f"d{n:04}", str(n))
+    registry.vm_hosts.save([Relocation(vm_id=f"vm{n}", host_id="h1", at_ns=n) for n in range(1500)])
+    registry.close()
+    settings = config(tmp_path, registry_url=new)
+    assert copy(settings, old) > 1500
+    moved = SqlRegistry(new)
+    assert (moved.next_epoch(), moved.documents(), len(moved.outcomes(9))) == (4, {f"d{n:04}": str(n) for n in range(3)}, 2)
+    assert moved.vm_hosts.of("vm1499", 9)[0].since_ns == 1499
+    moved.save_outcomes("h2", [Outcome(step=step, state=OutcomeState.FAILED)])  # its number is none of those that came along
+    assert len(moved.outcomes(9)) == 3
+    moved.close()
+    with pytest.raises(ConfigError, match="it was in use already"):
+        copy(settings, old)
+
+
+def test_a_registry_of_an_older_program_is_not_copied(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="revision none, needed is"):
+        copy(config(tmp_path), f"sqlite:///{tmp_path}/empty.sqlite")
 
 
 @pytest.mark.server

@@ -86,15 +86,40 @@ def test_the_database_dies_and_comes_back(world: World, server: Postgres) -> Non
     world.until(lambda: world.complete(began_s, ended_s), "history has every bucket of the outage whole")
 
 
-def test_a_coordinator_that_starts_while_the_database_is_away_waits_for_it(world: World, server: Postgres) -> None:
+def test_a_coordinator_that_is_killed_while_the_database_is_away_waits_for_it_and_loses_nothing(world: World, server: Postgres) -> None:
     world.until(world.whole, "whole before")
-    epoch = world.get("fleet")["epoch"]
+    epoch, began_s = world.get("fleet")["epoch"], world.get("fleet")["now_s"]
     server.stop()
+    world.until(lambda: world.http.get("/readyz").status_code == 503, "decisions are held")
+    world.until(
+        lambda: world.metric("tidegate_store_pending_writes") > 0 and world.get("fleet")["now_s"] > began_s + BUCKET_S, "writes wait"
+    )
     world.fleet.kill("coordinator")
     world.fleet.start("coordinator")
     world.until(lambda: "waiting for the stores" in world.log(), "it says what it waits for")
+    assert world.tidegate("registry", "check").returncode == 69
     server.start()
     world.until(world.whole, "ready")
     assert world.get("fleet")["epoch"] == epoch + 1
+    ended_s = world.get("fleet")["now_s"]
+    world.until(lambda: world.complete(began_s, ended_s), "history has every bucket, also those that were never stored before the kill")
+    assert all(host["spool_dropped"] == 0 for host in world.get("hosts"))
     done = world.tidegate("registry", "check")
     assert (done.returncode, done.stdout.startswith("up to date")) == (0, True), done.stderr
+
+
+def test_a_database_that_hangs_is_seen_and_waited_for(world: World, server: Postgres) -> None:
+    world.until(world.whole, "whole before")
+    epoch, began_s = world.get("fleet")["epoch"], world.get("fleet")["now_s"]
+    server.freeze()
+    try:
+        held = world.until(lambda: (answer := world.http.get("/readyz")).status_code == 503 and answer.text, "not ready")
+        assert "held: a store has not answered" in held
+        world.until(lambda: all(count > 60 for count in world.spooled()), "agents keep what nobody acknowledges")
+        assert world.get("fleet")["epoch"] == epoch, "what is in memory is still told"
+    finally:
+        server.thaw()
+    world.until(world.whole, "it recovers by itself")
+    ended_s = world.get("fleet")["now_s"]
+    assert world.get("fleet")["epoch"] == epoch
+    world.until(lambda: world.complete(began_s, ended_s), "history has every bucket")

@@ -40,4 +40,6 @@ def test_the_wheel_holds_code_and_pages_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"agent", "coordinator", "shared"}
     assert any(name.startswith("coordinator/service/static/") for name in names)
+    assert "coordinator/store/migrations/env.py" in names
+    assert any(name.startswith("coordinator/store/migrations/versions/r0001") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -109,4 +109,6 @@ def test_loopback(host: str, loopback: bool) -> None:
 def test_every_status_of_a_refusal_is_an_error() -> None:
     codes = set(RefusalCode)
     assert problems.STATUS.keys() <= codes
-    assert all(400 <= status < 500 for status in problems.STATUS.values())
+    ours = {code for code, status in problems.STATUS.items() if status >= 500}
+    assert ours == {RefusalCode.STORE_UNAVAILABLE}, "everything else is the caller's to change"
+    assert all(status >= 400 for status in problems.STATUS.values())

@@ -15,9 +15,10 @@ from coordinator.migration_plan import MigrationPlan, Phase, PlannedMove, Status
 from coordinator.moving import MoveKeeper
 from coordinator.planning.sleep import HostPower, Power, PowerBook, PowerOrder, PowerTold
 from coordinator.power import SimulatedSwitch
+from coordinator.store.pending import PendingWrites
 from coordinator.store.registry import SqlRegistry
 from shared.clock import ManualClock
-from shared.errors import Refusal
+from shared.errors import HostError, Refusal
 from shared.metrics import COORDINATOR_METRICS, Metrics
 from shared.plan import Outcome, OutcomeState, Step, StepKind
 from shared.refusal import RefusalCode
@@ -84,6 +85,34 @@ def test_power_orders_are_answered_and_counted(tmp_path: Path) -> None:
     shown = process.metrics.render().decode()
     assert 'tidegate_power_orders_total{order="sleep",outcome="accepted"} 1' in shown
     assert 'tidegate_power_orders_total{order="wake",outcome="failed"} 1' in shown
+    process.registry.close()
+
+
+def test_a_power_order_waits_for_the_writes_before_it(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+
+    async def run() -> None:
+        writes, away = PendingWrites(lambda _: None, process.told.append, retry_first_s=0.005), True
+
+        def store() -> None:
+            if away:
+                raise HostError("the database is away")
+
+        keeper = MoveKeeper(process.registry, process.switch, writes.add, process.told.append, process.metrics)
+        writes.add(store)
+        keeper.perform(SwitchPower(order=PowerOrder(host_id="a", wake=False, why="empty")))
+        async with asyncio.timeout(20):
+            while writes.failures < 3:  # noqa: ASYNC110  # the queue tells of troubles, not of every try
+                await asyncio.sleep(0.005)
+            assert process.told == [], "nothing durable says that this host is to sleep"
+            away = False
+            while not process.told:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await keeper.close()
+        assert await writes.close(10) == 0
+
+    asyncio.run(run())
+    assert process.told == [PowerTold(host_id="a", wake=False)]
     process.registry.close()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -145,6 +148,78 @@ def test_what_waits_with_the_same_key_is_replaced_by_the_newer() -> None:
         store.up = True
         await settled(queue)
         assert store.stored == ["first", "a99", "b99"]
+
+    run(test)
+
+
+def test_a_store_that_does_not_answer_is_seen_and_nobody_waits_for_it() -> None:
+    async def test(store: Store, queue: Queue) -> None:
+        assert queue.stuck_s == 0.0
+        gate = threading.Event()
+        queue.add(gate.wait)
+        queue.add(store.write, 1)
+        with pytest.raises(HostError, match=r"the store has not answered within 0\.05 s"):
+            await queue.read(store.read)
+        assert queue.stuck_s >= 0.05
+        gate.set()
+        await settled(queue)
+        assert (store.stored, queue.stuck_s) == ([1], 0.0)
+
+    assert run(test, answer_s=0.05).bugs == []
+
+
+class Transactional(Store):
+    """Keeps what a transaction wrote, or nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transactions: list[int] = []
+        self.fail_at: Any = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        before = len(self.stored)
+        try:
+            yield
+        except HostError:
+            del self.stored[before:]
+            raise
+        self.transactions.append(len(self.stored) - before)
+
+    def put(self, value: Any) -> Any:
+        if value == self.fail_at:
+            self.fail_at = None
+            raise HostError("in the middle")
+        return self.write(value)
+
+
+def test_neighbours_share_a_transaction_and_its_failure() -> None:
+    async def test(_: Store, queue: Queue) -> None:
+        store, other, told = Transactional(), Store(), []
+        store.fail_at = 7
+        queue.add(lambda: time.sleep(0.02))  # the others come meanwhile
+        for n in range(10):
+            queue.add(store.put, n, then=told.append)
+        queue.add(other.write, "file", then=told.append)
+        queue.add(store.put, 10, then=told.append)
+        await settled(queue)
+        assert store.stored == list(range(11))
+        assert told == [*range(10), "file", 10]
+        assert store.transactions == [10, 1], "what another store writes comes between"
+        assert queue.failures == 1
+
+    run(test)
+
+
+def test_a_look_waits_for_no_write() -> None:
+    async def test(store: Store, queue: Queue) -> None:
+        gate = threading.Event()
+        queue.add(gate.wait)
+        queue.add(store.write, 1)
+        assert await queue.look(store.read) == []
+        gate.set()
+        await settled(queue)
+        assert await queue.look(store.read) == [1]
 
     run(test)
 

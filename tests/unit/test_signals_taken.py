@@ -154,14 +154,17 @@ def test_a_refusal_is_counted_and_takes_nothing(running: Running) -> None:
     assert running.cycle.signals.newest("vm-1") is None
 
 
-def test_a_log_that_cannot_be_written_is_an_error_and_ends_the_process(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_is_an_error_and_the_same_can_be_told_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise HostError("no space left on device")
 
     monkeypatch.setattr(running.signal_log, "sync", broken)
     with pytest.raises(HostError, match="no space"):
         running.tell(SignalReport(time_s=T0 + 20, vm_id="vm-1", queue_length=3))
-    assert isinstance(running.failure, HostError)
+    assert running.failure is None
+    monkeypatch.undo()
+    again = running.tell(SignalReport(time_s=T0 + 20, vm_id="vm-1", queue_length=3))
+    assert again.taken + again.replaced == 1
 
 
 def test_an_application_is_told_of_where_vms_are_labelled_with_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
