@@ -132,6 +132,8 @@ def test_what_cannot_be_judged_is_known_as_such(running: Any, make: Any) -> None
         and not before(firing("HostBusy", host="gone"))
     )
     assert not before(firing("AgentStale", host="down"))
+    both = picture.blind(Seen(judged=True, disk_free=0.5))
+    assert not any(both(firing(rule, others="true")) for rule in RULES)  # what counts the others is about nothing in particular
     assert before(firing("CapacityShortfall", pool="a")) and not after(firing("CapacityShortfall", pool="a"))
     assert after(firing("DiskFilling")) and not before(firing("DiskFilling"))
     assert after(firing("ForecastInaccurate", resource="memory_bytes"))  # nothing was scored yet
