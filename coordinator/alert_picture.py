@@ -128,14 +128,14 @@ class PictureOf:
 
         def blind(alert: Alert) -> bool:
             match alert.rule:
-                case "HostBusy" | "ClockOffset":
+                case "HostBusy" | "ClockOffset" if "host" in alert.labels:  # not the one that counts the others
                     host = fleet.hosts.get(alert.labels["host"])
                     return host is not None and not host.alive
                 case "DiskFilling":
                     return seen.disk_free is None
                 case "VmAtItsLimit" if "vm" in alert.labels:
                     return not seen.judged or (alert.labels["vm"] in fleet.vms and alert.labels["vm"] not in measured)
-                case "ForecastInaccurate" | "ForecastCoverageLow":
+                case "ForecastInaccurate" | "ForecastCoverageLow" if "resource" in alert.labels:
                     return not seen.judged or not accuracy.pairs[RESOURCES.index(alert.labels["resource"])] >= LEAST_PAIRS
                 case rule:
                     return rule in BY_BUCKET and not seen.judged

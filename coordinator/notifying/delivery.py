@@ -55,12 +55,10 @@ class Refused(Exception):  # an answer, not a malfunction
 
 def open_client(ca_file: str) -> httpx.AsyncClient:
     """Raises ConfigError where the authorities cannot be read."""
-    verify: ssl.SSLContext | bool = True
-    if ca_file:
-        try:
-            verify = ssl.create_default_context(cadata=Path(ca_file).read_text())
-        except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"alerts.ca_file {ca_file}: {error}") from error
+    try:
+        verify = ssl.create_default_context(cadata=Path(ca_file).read_text() if ca_file else None)
+    except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"alerts.ca_file {ca_file}: {error}") from error
     # neither proxies of the environment nor redirects: a note goes where the settings say
     return httpx.AsyncClient(verify=verify, timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
 

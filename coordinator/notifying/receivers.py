@@ -30,6 +30,7 @@ from shared.errors import HostError
 
 LEASE: Final = 4  # resends that an alert outlives without one
 WEBHOOK_VERSION: Final = 1
+NAME_CHARS: Final = 128  # of an address in a receiver's name; the registry's column holds 160
 SIGNATURE: Final = "Tidegate-Signature"
 DELIVERY: Final = "Tidegate-Delivery"
 TIMESTAMP: Final = "Tidegate-Timestamp"
@@ -124,7 +125,7 @@ def _webhook(url: str, config: AlertsConfig, page_url: str, real_s: Callable[[fl
 
 def name_of(kind: str, url: str) -> str:
     """`webhook:hooks.example:8443#3f2a9c`: where it goes, and which address there."""
-    return f"{kind}:{urlsplit(url).netloc}#{hashlib.sha256(url.encode()).hexdigest()[:6]}"
+    return f"{kind}:{urlsplit(url).netloc[:NAME_CHARS]}#{hashlib.sha256(url.encode()).hexdigest()[:6]}"
 
 
 def _entry(entry: Entry, page_url: str, real_s: Callable[[float], float]) -> dict[str, Any]:

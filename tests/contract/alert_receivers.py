@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -95,8 +96,9 @@ class Alertmanager:
 class Hook:
     """A webhook's server. `status` is what it answers; `got` collects (headers, body) of what it took, `tries` counts all."""
 
-    def __init__(self, secret: bytes = b"", port: int = 0) -> None:
+    def __init__(self, secret: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         self.status, self.secret = 200, secret
+        self.scheme = "http" if tls is None else "https"
         self.got: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.tries: list[bytes] = []
         hook = self
@@ -114,14 +116,16 @@ class Hook:
             def log_message(self, *_arguments: object) -> None:
                 """Not into the tests' output."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.port: int = self.server.server_address[1]
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook?token=secret"
+        return f"{self.scheme}://127.0.0.1:{self.port}/hook?token=secret"
 
     def notes(self) -> list[dict[str, Any]]:
         return [body for _, body in self.got]

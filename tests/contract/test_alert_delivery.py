@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 from alert_receivers import Alertmanager, Hook, free_port
 from alerts_double import alert_of
 
@@ -23,6 +25,7 @@ from coordinator.notifying.receivers import Receiver, receivers_of, rfc3339
 from coordinator.store.alerts import MAX_WAITING, AlertStore
 from coordinator.store.registry import SqlRegistry
 from shared.config_alerts import AlertsConfig
+from shared.errors import ConfigError
 from shared.metrics import COORDINATOR_METRICS, Metrics
 
 NOW = int(time.time()) - 600  # an alertmanager lives in the world's time
@@ -77,9 +80,10 @@ async def deliver(
     *,
     firing: Callable[[], list[Alert]] = list,
     metrics: Metrics | None = None,
+    ca_file: str = "",
 ) -> Delivery:
     """Run one delivery until `enough` is so, at most 30 s."""
-    client = open_client("")
+    client = open_client(ca_file)
     told = metrics or Metrics(COORDINATOR_METRICS)
     delivery = Delivery(receiver, store, read, client=client, metrics=told, firing=firing, resend_s=5.0, first_wait_s=0.02)
     task = asyncio.create_task(delivery.run())
@@ -201,6 +205,27 @@ def test_passwords_are_read_for_each_message(tmp_path: Path, hook: Hook) -> None
     assert bearer.again is not None and bearer.again([], 0.0).headers["Authorization"] == "Bearer new"
 
 
+def test_tls_receivers_are_checked_against_the_given_authority(store: AlertStore, tmp_path: Path) -> None:
+    ca, other = trustme.CA(), trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(tls)
+    hook = Hook(tls=tls)
+    try:
+        receiver = receiver_of(AlertsConfig(webhooks=(hook.url,)))
+        tell(store, receiver, change(Turn.FIRED, AlertState.FIRING))
+        for name, authority in (("other", other), ("ours", ca)):
+            authority.cert_pem.write_to_path(tmp_path / name)
+        stranger = asyncio.run(_until_failed(store, receiver, str(tmp_path / "other")))
+        assert "certificate verify failed" in str(stranger.error)
+        assert hook.got == []
+        asyncio.run(deliver(store, receiver, until_empty(store), ca_file=str(tmp_path / "ours")))
+        assert hook.turns("AgentStale") == ["fired"]
+    finally:
+        hook.close()
+    with pytest.raises(ConfigError, match=r"alerts\.ca_file"):
+        open_client(str(tmp_path / "nothing"))
+
+
 def test_the_store_keeps_alerts_silences_and_order(store: AlertStore) -> None:
     first, second = change(Turn.FIRED, AlertState.FIRING, "a"), change(Turn.FIRED, AlertState.FIRING, "b")
     notes = notes_of([first, second], NOW)
@@ -231,9 +256,9 @@ def test_the_outbox_is_bounded(store: AlertStore) -> None:
     assert store.waiting("x", 1)[0].note.id == notes[3].id
 
 
-async def _until_failed(store: AlertStore, receiver: Receiver) -> Delivery:
+async def _until_failed(store: AlertStore, receiver: Receiver, ca_file: str = "") -> Delivery:
     metrics = Metrics(COORDINATOR_METRICS)
-    return await deliver(store, receiver, lambda: b'outcome="failed"' in metrics.render(), metrics=metrics)
+    return await deliver(store, receiver, lambda: b'outcome="failed"' in metrics.render(), metrics=metrics, ca_file=ca_file)
 
 
 def _unix(text: str) -> float:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordinator.main import Coordinator
+from coordinator.pki import create_ca, issue_coordinator
 from coordinator.tracing import OtlpTracing, open_tracing
+from shared.config import CoordinatorConfig, TlsConfig
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otlp is not installed")
 
@@ -90,6 +95,23 @@ def test_a_stage_without_a_cycle_is_a_trace_of_its_own(collector: Collector) -> 
     tracing.stage("train", 1.0, 0)
     tracing.close()
     assert [(span.name, span.parent_span_id) for _, span in collector.spans] == [("train", b"")]
+
+
+def test_the_coordinators_stages_arrive(collector: Collector, tmp_path: Path) -> None:
+    create_ca(tmp_path / "pki")
+    files = issue_coordinator(tmp_path / "pki", ["localhost"], ["127.0.0.1"])
+    tls = TlsConfig(ca=str(files.ca), certificate=str(files.certificate), key=str(files.key))
+    config = CoordinatorConfig(state_dir=str(tmp_path / "state"), tls=tls, ray=False, trace_url=collector.url)
+
+    async def play() -> None:
+        coordinator = Coordinator(config)
+        for name in ("forecast", "decide"):
+            with coordinator._stage(name):
+                pass
+        await coordinator.stop()
+
+    asyncio.run(play())
+    assert {span.name for _, span in collector.spans} == {"decision cycle", "forecast", "decide"}
 
 
 def test_off_costs_nothing_not_even_an_import() -> None:

@@ -77,6 +77,14 @@ class Coordinator:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(timeout=30)
 
+    def tool(self, *arguments: str) -> str:
+        """`tidegate alert` against it; what it printed."""
+        command = [sys.executable, "-c", "from coordinator.cli import main; main()", "alert", *arguments]
+        env = {**os.environ, "TIDEGATE_URL": str(self.http.base_url), "TIDEGATE_TOKEN": self.http.headers["authorization"].split()[1]}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def states(self) -> list[str]:
         page = self.http.get("/api/v1/alerts", params={"rule": RULE}).json()
         return [alert["state"] for alert in page["items"]]
@@ -156,24 +164,20 @@ def test_a_silence_outlives_the_process_and_its_end_is_heard(hook: Hook, made: C
     coordinator = made({"webhooks": [hook.url]})
     coordinator.certify(200)
     with coordinator.running():
-        body = {"matchers": [{"name": "alertname", "value": RULE}], "duration_s": 3600, "comment": "renewal is planned"}
-        silence = coordinator.http.post("/api/v1/silences", json=body)
-        assert silence.status_code == 201, silence.text
+        made_known = coordinator.tool(
+            "silence", f"alertname={RULE}", "severity!=critical", "--for", "1h", "--comment", "renewal is planned"
+        )
+        silence_id = made_known.split()[0]
+        assert "renewal is planned" in coordinator.tool("silences")
     coordinator.certify(10)
     with coordinator.running():
         until(lambda: coordinator.states() == ["firing"], "the alert fires", 30)
         (alert,) = coordinator.http.get("/api/v1/alerts", params={"rule": RULE}).json()["items"]
-        silence_id = silence.json()["silence"]["id"]
         assert alert["silenced_by"] == [silence_id]
+        assert "(silenced)" in coordinator.tool("list", "--state", "firing")
         assert hook.tries == []
-        command = [sys.executable, "-c", "from coordinator.cli import main; main()", "alert", "unsilence", silence_id]
-        env = {
-            **os.environ,
-            "TIDEGATE_URL": str(coordinator.http.base_url),
-            "TIDEGATE_TOKEN": coordinator.http.headers["authorization"][7:],
-        }
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env)
-        assert done.returncode == 0, done.stderr
+        coordinator.tool("unsilence", silence_id)
         until(lambda: hook.turns(RULE), "the webhook is told after all", 30)
-        listed = subprocess.run([*command[:3], "alert", "list"], capture_output=True, text=True, check=False, timeout=60, env=env)
-        assert RULE in listed.stdout and "firing" in listed.stdout
+        assert "acknowledged by ops" in coordinator.tool("ack", alert["id"], "--comment", "on it")
+        assert '"comment": "on it"' in coordinator.tool("show", alert["id"])
+        assert f"{RULE} " in coordinator.tool("rules") and "0 waiting" in coordinator.tool("rules")
