@@ -107,7 +107,7 @@ def registry_copy(source_url: str, config_path: Path | None) -> None:
     """Copy the registry at SOURCE_URL into the configured one, which must be new. Stop the coordinator first."""
     from coordinator.store.upkeep import copy  # noqa: PLC0415
 
-    click.echo(f"copied {copy(_config(config_path), source_url)} rows")
+    click.echo(f"copied {copy(configuration(config_path), source_url)} rows")
 
 
 @cli.group()
