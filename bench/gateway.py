@@ -125,9 +125,13 @@ def run(hosts: int, seconds: float, *, ray: bool, processes: int, restart: bool,
         for agents in fleet.agents:
             agents.ask("mark")
         cpu_s, started, memory = fleet.cpu_s(), time.monotonic(), []
+        answers: list[float] = []
         while time.monotonic() - started < seconds:
             time.sleep(1.0)
             memory.append((time.monotonic() - started, fleet.rss_bytes()))
+            asked = time.monotonic()
+            fleet.get("/api/v1/fleet")
+            answers.append(time.monotonic() - asked)
         told = [agents.ask("told") for agents in fleet.agents]
         spent_s, took_s = fleet.cpu_s() - cpu_s, time.monotonic() - started
         sloths.close()
@@ -148,6 +152,8 @@ def run(hosts: int, seconds: float, *, ray: bool, processes: int, restart: bool,
             Figure(name="send to durable acknowledgement, p99", value=p99, unit="s", bar="<= 2 s", holds=p99 <= 2.0),
             Figure(name="  slowest", value=float(latencies.max()), unit="s"),
             Figure(name="  latest that the generator made a frame too late", value=max(t.lag_s for t in told), unit="s"),
+            Figure(name="answer of /api/v1/fleet meanwhile, median", value=float(np.median(answers)), unit="s"),
+            Figure(name="  slowest", value=max(answers), unit="s"),
             Figure(name="forecast cycles in the run", value=cycles, unit=""),
             Figure(name="resident memory at the end", value=memory[-1][1] / 2**20, unit="MiB"),
             Figure(name="  slope over the second half", value=slope * 3600 / 2**20, unit="MiB/h"),
@@ -172,16 +178,17 @@ def run(hosts: int, seconds: float, *, ray: bool, processes: int, restart: bool,
 
 
 def main() -> None:
-    """python -m bench.gateway [--quick] [--json FILE] [--ray] [--seconds S]"""
+    """python -m bench.gateway [--quick] [--json FILE] [--local] [--hosts N] [--seconds S] [--speed X]"""
     parser = options(__doc__ or "")
-    parser.add_argument("--ray", action="store_true", help="forecasts in Ray workers, as by default; else in the coordinator's process")
+    parser.add_argument("--local", action="store_true", help="forecasts in the coordinator's process; else in Ray workers, as by default")
+    parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=120.0, help="how long is measured")
     parser.add_argument("--speed", type=float, default=SPEED, help="simulated seconds per second; 1 = 2,000 VM samples a second")
     arguments = parser.parse_args()
     if arguments.quick:
-        finish(run(100, 8.0, ray=False, processes=1, restart=True), arguments.json, strict=False)
+        finish(run(50, 8.0, ray=False, processes=1, restart=True), arguments.json, strict=False)
     else:
-        figures = run(1000, arguments.seconds, ray=arguments.ray, processes=1, restart=True, speed=arguments.speed)
+        figures = run(arguments.hosts, arguments.seconds, ray=not arguments.local, processes=1, restart=True, speed=arguments.speed)
         finish(figures, arguments.json, strict=False)
 
 

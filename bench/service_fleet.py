@@ -115,7 +115,7 @@ class ServiceFleet:
 
     def get(self, path: str) -> Any:
         """JSON of a page of the API."""
-        return httpx.get(f"{self.url}{path}", timeout=30).raise_for_status().json()
+        return httpx.get(f"{self.url}{path}", timeout=120).raise_for_status().json()
 
     def up(self) -> int:
         """Agents connected, as they see it."""

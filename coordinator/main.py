@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -69,6 +70,9 @@ from shared.units import BUCKET_S, NS_PER_S
 
 PRUNE_CYCLES: Final = 12  # an hour of 10,000 VMs are 120,000 receipts, gone in a second; a day of them would hold up all that is written
 STOP_STORE_S: Final = 10.0  # how long the last writes may take when the process stops
+# A thread that computes keeps the interpreter for this long while the loop waits to go on after each read and write of a socket. Frames of
+# 10 kB through a loop beside one such thread: 3,200 a second with Python's 5 ms, 12,300 with this (two cores, shared).
+SWITCH_S: Final = 0.0002
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 
 _T = TypeVar("_T")
@@ -475,6 +479,7 @@ class Coordinator:
 
 async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordinator], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT, or until a part fails (raises)."""
+    sys.setswitchinterval(SWITCH_S)
     stop = asyncio.Event()
     _stop_on_signal(stop)
     coordinator = await opened(partial(Coordinator, config), stop)

@@ -127,10 +127,10 @@ def encode_block(samples: Sequence[HostSample]) -> bytes:
     return _encode(_Block(n=len(samples), vm_ids=vm_ids, host=host, present=present, columns=columns))
 
 
-def decode_block(block: bytes, admit: Callable[[str, Sequence[int | None]], Sequence[int | None]] | None = None) -> tuple[HostSample, ...]:
+def decode_block(block: bytes, admit: Callable[[dict[str, bytes], int], dict[str, bytes]] | None = None) -> tuple[HostSample, ...]:
     """The samples of a block. Unknown columns (a newer peer) are ignored; PeerError when shapes do not fit.
 
-    `admit(column, values)`, where given, says what is taken of a column; as many values as came. Columns without None come as tuples.
+    `admit(columns, cells)`, where given, says what is taken of the packed columns, first of the host's and then of the VMs'.
     """
     try:
         parsed = _block_decoder.decode(block)
@@ -141,12 +141,12 @@ def decode_block(block: bytes, admit: Callable[[str, Sequence[int | None]], Sequ
         raise PeerError(f"sample block of {n} x {width} cells: at most {MAX_CELLS}")
     if len(parsed.present) != n * width:
         raise PeerError(f"sample block: presence map of {len(parsed.present)} bytes for {n * width} cells")
-    host = {name: _unpack(parsed.host.get(name), n, name) for name in HOST_COLUMNS}
-    known = [name for name in VM_COLUMNS if name in parsed.columns]
-    columns = [_unpack(parsed.columns[name], n * width, name) for name in known]
+    of_host, of_vms = parsed.host, parsed.columns
     if admit is not None:
-        host = {name: admit(name, column) if name in parsed.host else column for name, column in host.items()}
-        columns = [admit(name, column) for name, column in zip(known, columns, strict=True)]
+        of_host, of_vms = admit(of_host, n), admit(of_vms, n * width)
+    host = {name: _unpack(of_host.get(name), n, name) for name in HOST_COLUMNS}
+    known = [name for name in VM_COLUMNS if name in of_vms]
+    columns = [_unpack(of_vms[name], n * width, name) for name in known]
     rows = list(zip(*columns, strict=True)) if known else [()] * (n * width)
     for name in ("wall_ns", "monotonic_ns", "period_ns"):
         if any(value is None or value < 0 for value in host[name]):

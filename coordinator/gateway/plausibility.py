@@ -8,14 +8,16 @@ Invariant: a reading within its bounds is never touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.frame import HOST_COLUMNS
 from shared.model import VM_COLUMNS
-from shared.units import UNLIMITED
-
-Column = Sequence[int | None]
+from shared.units import UNKNOWN_I64, UNLIMITED
 
 MOST: Final = 2**53  # bytes, bits, events a second: beyond what integers in JSON and floats hold exactly
 SHARE_MOST: Final = 1_000_000  # permille of one CPU, summed over vCPUs: a thousand of them
@@ -49,23 +51,30 @@ def _bounds(column: str) -> tuple[int, int]:
 BOUNDS: Final = {column: _bounds(column) for column in (*VM_COLUMNS, *HOST_COLUMNS) if column not in STAMPS}
 
 
-def admitted(host_cpu_millicores: int | None, dropped: Counter[str]) -> Callable[[str, Column], Column]:
-    """For shared.frame.decode_block: a column as it may be taken. `dropped` counts readings by column. None = a host of unknown size."""
-    cpu_most = MOST if host_cpu_millicores is None else int(host_cpu_millicores * BUSY_MOST)
+def admitted(host_cpu_millicores: int | None, dropped: Counter[str]) -> Callable[[dict[str, bytes], int], dict[str, bytes]]:
+    """For shared.frame.decode_block: packed columns as they may be taken. `dropped` counts readings by column. None = size unknown."""
+    cpu_most = MOST if host_cpu_millicores is None else min(MOST, int(host_cpu_millicores * BUSY_MOST))
 
-    def admit(column: str, values: Column) -> Column:
-        bounds = BOUNDS.get(column)
-        if bounds is None:
-            return values
-        low, high = bounds
-        if column in CPU_USED:
-            high = min(high, cpu_most)
-        known = values if isinstance(values, tuple) else [value for value in values if value is not None]
-        # a column without unknown readings comes as a tuple of integers: two passes in C, and no copy
-        if not known or (min(known) >= low and max(known) <= high):
-            return values
-        kept = [value if value is not None and low <= value <= high else None for value in values]
-        dropped[column] += len(known) - (len(kept) - kept.count(None))
-        return kept
+    def admit(columns: dict[str, bytes], cells: int) -> dict[str, bytes]:
+        names = tuple(name for name in columns if name in BOUNDS)
+        if not names or any(len(columns[name]) != 8 * cells for name in names):
+            return columns  # a wrong length is the decoder's to refuse
+        values = np.frombuffer(b"".join([columns[name] for name in names]), "<i8").reshape(len(names), cells)
+        low, high = _limits(names, cpu_most)
+        odd = (values > high) | ((values < low) & (values != UNKNOWN_I64))
+        if not odd.any():
+            return columns
+        for row in np.flatnonzero(odd.any(axis=1)):
+            dropped[names[row]] += int(odd[row].sum())
+        kept = np.where(odd, UNKNOWN_I64, values)
+        return columns | {name: kept[row].astype("<i8").tobytes() for row, name in enumerate(names)}
 
     return admit
+
+
+@lru_cache(maxsize=256)  # hosts of a fleet send few different sets of columns
+def _limits(names: tuple[str, ...], cpu_most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Least and most of each column, int64[column, 1]."""
+    low = np.array([[BOUNDS[name][0]] for name in names], np.int64)
+    high = np.array([[min(BOUNDS[name][1], cpu_most) if name in CPU_USED else BOUNDS[name][1]] for name in names], np.int64)
+    return low, high

@@ -255,6 +255,7 @@ class GatewayCore:
         self._hosts: dict[str, _Host] = {}
         self._store_full = ""  # why
         self._paused: set[str | None] = set(paused)
+        self._ticked_ns: int | None = None
         for (host_id, boot_id), sequence in (acked or {}).items():
             self._host(host_id).streams[boot_id] = _Stream(sequence, sequence, sequence)
         for host_id, mode in (modes or {}).items():
@@ -401,6 +402,7 @@ class GatewayCore:
     def _tick(self, now_ns: int) -> list[Instruction]:
         out: list[Instruction] = []
         limit_ns = int(self.settings.stale_host_s * NS_PER_S)
+        self._listened(now_ns, limit_ns)
         for host_id, host in self._hosts.items():
             if host.up and now_ns - host.last_message_ns > limit_ns:
                 host.up = False
@@ -411,6 +413,14 @@ class GatewayCore:
                     out.append(PlanUnsent(host.plan))
                 host.plan = None
         return out
+
+    def _listened(self, now_ns: int, limit_ns: int) -> None:
+        """Who was not heard while this process itself stood still was not silent: that time does not count."""
+        gap_ns = 0 if self._ticked_ns is None else now_ns - self._ticked_ns
+        self._ticked_ns = now_ns
+        if gap_ns > limit_ns // 2:
+            for host in self._hosts.values():
+                host.last_message_ns += gap_ns if host.up else 0
 
     def _plan_ready(self, plan: Plan, now_ns: int) -> list[Instruction]:
         host = self._host(plan.host_id)

@@ -337,3 +337,16 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_delivered_twice(data: st.Da
         assert max(Counter(log + buffer).values(), default=1) == 1
         assert delivered_since_start == log + buffer
         assert set(log) | set(spool) == set(range(total))
+
+
+def test_time_in_which_the_coordinator_stood_still_makes_no_host_silent() -> None:
+    core = GatewayCore(GatewaySettings(epoch=3, stale_host_s=60))
+    core.handle(gs.Connected(1, "h1"), NOW)
+    core.handle(gs.Received(1, encode(HELLO)), NOW)
+    now = NOW
+    for step_s in (1, 25, 90):  # it looked, a second later; then it stood still for a minute and a half
+        now += step_s * NS_PER_S
+        assert core.handle(gs.Tick(), now) == []
+    downs = [core.handle(gs.Tick(), now + i * NS_PER_S) for i in range(1, 40)]
+    assert [i for i, down in enumerate(downs, 1) if down] == [35]  # 26 s of silence before, 35 since
+    assert downs[34] == [gs.HostDown("h1", "silent")]
