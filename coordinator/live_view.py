@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView, forecast_view, known, model_name, no_forecast_view, reason_name
 from coordinator.service.groups import group_forecast, group_list
 from coordinator.service.outlooks import OutlookView, outlook_view
+from coordinator.service.profiling import ProfilesView
 from coordinator.service.signals import SignalBatch, SignalHistory, SignalsTaken, SignalState
 from coordinator.service.sizing import SizingView, host_load, sizing_view
 from coordinator.service.telling import readings_of
@@ -83,7 +85,11 @@ class LiveView(LiveAlerts, LiveMigrations, LiveOperations, LivePlacing, LiveVmPa
         LiveCompliance.__init__(self, running)
         LiveReports.__init__(self, running)
         self._of = running
-        self.profiles = LiveProfiles(running.clock, running.cycle, running.history, zone_of(running.config))
+
+    @cached_property
+    def profiles(self) -> ProfilesView:
+        of = self._of
+        return LiveProfiles(of.clock, of.cycle, of.history, zone_of(of.config))
 
     @property
     def tenancy(self) -> TenancyView:

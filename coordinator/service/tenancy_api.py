@@ -138,6 +138,7 @@ def _fields(spec: Spec) -> dict[str, Any]:
 
 
 PATHS: Final = {Kind.CLIENT: "clients", Kind.APPLICATION: "applications", Kind.SLA: "slas", Kind.EVENT: "events", Kind.POLICY: "policies"}
+_NOUNS: Final = {kind: "SLA" if kind is Kind.SLA else str(kind) for kind in PATHS}
 _SHOWN: Final[dict[Kind, Callable[[State, list[Row[Spec]]], list[msgspec.Struct]]]] = {
     Kind.CLIENT: _client,
     Kind.APPLICATION: _application,
@@ -153,11 +154,11 @@ def _handlers(
     kind: Kind, spec: type[Spec], new: type[Spec], view: type[msgspec.Struct], page: type[msgspec.Struct]
 ) -> list[HTTPRouteHandler]:
     """GET all and one, POST, PUT, PATCH and DELETE of one kind."""
-    path, show = f"/{PATHS[kind]}", _SHOWN[kind]
-    noun = "SLA" if kind is Kind.SLA else kind.value
+    return [*_reads(kind, view, page), *_writes(kind, spec, new, view), *_ends(kind, view)]
 
-    def shown(state: State, row: Row[Spec], status: int = 200, location: str | None = None) -> Response[Any]:
-        return answer(show(state, [row])[0], row, status, location)
+
+def _reads(kind: Kind, view: type[msgspec.Struct], page: type[msgspec.Struct]) -> list[HTTPRouteHandler]:
+    path, show, noun = f"/{PATHS[kind]}", _SHOWN[kind], _NOUNS[kind]
 
     def listed(state: State, limit: Limit = 100, cursor: Cursor = None, client: FromQuery[str | None] = None) -> Any:
         rows = list(tenancy(state).book.of(kind).values())
@@ -170,68 +171,74 @@ def _handlers(
 
     def one(request: AnyRequest, state: State, id: PathId) -> Any:
         row = found_row(state, kind, id)
-        return Response(b"", status_code=304, headers={"ETag": row.etag}) if unchanged(request, row) else shown(state, row)
+        return Response(b"", status_code=304, headers={"ETag": row.etag}) if unchanged(request, row) else _shown(kind, state, row)
+
+    listing = listed if kind in (Kind.APPLICATION, Kind.EVENT) else listed_all
+    every = f"Every {noun}, by id; `cursor` is the last page's `next_cursor`."
+    single = f"One {noun}; its ETag names the version. 304 where If-None-Match has it."
+    return [
+        get(path, responses=READ_REFUSED, sync_to_thread=False)(_made(listing, f"list_{path[1:]}", every, **{"return": page})),
+        get(f"{path}/{{id:str}}", responses=READ_REFUSED, sync_to_thread=False)(_made(one, f"get_{kind}", single, **{"return": view})),
+    ]
+
+
+def _writes(kind: Kind, spec: type[Spec], new: type[Spec], view: type[msgspec.Struct]) -> list[HTTPRouteHandler]:
+    path, noun = f"/{PATHS[kind]}", _NOUNS[kind]
 
     async def create(request: AnyRequest, state: State, data: Any) -> Any:
         asked = msgspec.convert({name: value for name, value in _fields(data).items() if name != "id"}, spec)
         row = await tenancy(state).create(kind, data.id, asked, request.state["actor"])
-        return shown(state, row, 201, f"/api/v1{path}/{row.id}")
+        return _shown(kind, state, row, 201, f"/api/v1{path}/{row.id}")
 
     async def replace(request: AnyRequest, state: State, id: PathId, data: Any) -> Any:
         if creates(request):
             row = await tenancy(state).create(kind, id, data, request.state["actor"])
-            return shown(state, row, 201, f"/api/v1{path}/{row.id}")
+            return _shown(kind, state, row, 201, f"/api/v1{path}/{row.id}")
         before = expected(request, found_row(state, kind, id))
-        return shown(state, await tenancy(state).replace(kind, before, data, request.state["actor"]))
+        return _shown(kind, state, await tenancy(state).replace(kind, before, data, request.state["actor"]))
 
-    async def change(request: AnyRequest, state: State, id: PathId, data: Any) -> Any:
+    created = {201: ResponseSpec(view, description="created", generate_examples=False)}
+    put_text = f"Replace one {noun}: If-Match names the version that is meant; If-None-Match: * creates it."
+    fresh: Any = JSONBody[new]  # type: ignore[misc, valid-type]  # made at run time
+    whole: Any = JSONBody[spec]  # type: ignore[misc, valid-type]
+    return [
+        post(path, status_code=201, security=TOKEN, responses=WRITE_REFUSED)(
+            _made(create, f"create_{kind}", f"Register one {noun}.", data=fresh, **{"return": view})
+        ),
+        put(f"{path}/{{id:str}}", security=TOKEN, responses=WRITE_REFUSED | created)(
+            _made(replace, f"replace_{kind}", put_text, data=whole, **{"return": view})
+        ),
+    ]
+
+
+def _ends(kind: Kind, view: type[msgspec.Struct]) -> list[HTTPRouteHandler]:
+    path, noun = f"/{PATHS[kind]}/{{id:str}}", _NOUNS[kind]
+
+    async def change(request: AnyRequest, state: State, id: PathId, data: JSONBody[dict[str, Any]]) -> Any:
         before = expected(request, found_row(state, kind, id))
-        return shown(state, await tenancy(state).replace(kind, before, patched(before, data), request.state["actor"]))
+        return _shown(kind, state, await tenancy(state).replace(kind, before, patched(before, data), request.state["actor"]))
 
     async def remove(request: AnyRequest, state: State, id: PathId) -> None:
         await tenancy(state).remove(kind, expected(request, found_row(state, kind, id)), request.state["actor"])
 
-    listing = listed if kind in (Kind.APPLICATION, Kind.EVENT) else listed_all
-    created = {201: ResponseSpec(view, description="created", generate_examples=False)}
-
-    def made(function: Any, name: str, text: str, **annotations: Any) -> Any:
-        function.__name__ = name
-        function.__doc__ = text
-        function.__annotations__ = {**function.__annotations__, **annotations}
-        return function
-
+    patch_text = f"Change fields of one {noun} (JSON merge patch: null takes a field back). If-Match as in PUT."
+    delete_text = f"Remove one {noun} that nothing names any more. If-Match as in PUT."
     return [
-        get(path, responses=READ_REFUSED, sync_to_thread=False)(
-            made(listing, f"list_{path[1:]}", f"Every {noun}, by id; `cursor` is the last page's `next_cursor`.", **{"return": page})
-        ),
-        get(f"{path}/{{id:str}}", responses=READ_REFUSED, sync_to_thread=False)(
-            made(one, f"get_{kind.value}", f"One {noun}; its ETag names the version. 304 where If-None-Match has it.", **{"return": view})
-        ),
-        post(path, status_code=201, security=TOKEN, responses=WRITE_REFUSED)(
-            made(create, f"create_{kind.value}", f"Register one {noun}.", data=JSONBody[new], **{"return": view})  # type: ignore[misc, valid-type]  # made at run time
-        ),
-        put(f"{path}/{{id:str}}", security=TOKEN, responses=WRITE_REFUSED | created)(
-            made(
-                replace,
-                f"replace_{kind.value}",
-                f"Replace one {noun}: If-Match names the version that is meant; If-None-Match: * creates it.",
-                data=JSONBody[spec],  # type: ignore[misc, valid-type]
-                **{"return": view},
-            )
-        ),
-        patch(f"{path}/{{id:str}}", security=TOKEN, responses=WRITE_REFUSED)(
-            made(
-                change,
-                f"change_{kind.value}",
-                f"Change fields of one {noun} (JSON merge patch: null takes a field back). If-Match as in PUT.",
-                data=JSONBody[dict[str, Any]],
-                **{"return": view},
-            )
-        ),
-        delete(f"{path}/{{id:str}}", security=TOKEN, responses=WRITE_REFUSED)(
-            made(remove, f"remove_{kind.value}", f"Remove one {noun} that nothing names any more. If-Match as in PUT.")
-        ),
+        patch(path, security=TOKEN, responses=WRITE_REFUSED)(_made(change, f"change_{kind}", patch_text, **{"return": view})),
+        delete(path, security=TOKEN, responses=WRITE_REFUSED)(_made(remove, f"remove_{kind}", delete_text)),
     ]
+
+
+def _shown(kind: Kind, state: State, row: Row[Spec], status: int = 200, location: str | None = None) -> Response[Any]:
+    return answer(_SHOWN[kind](state, [row])[0], row, status, location)
+
+
+def _made(function: Any, name: str, text: str, **annotations: Any) -> Any:
+    """A handler under its own name, with its own text and types: the document is made of these."""
+    function.__name__ = name
+    function.__doc__ = text
+    function.__annotations__ = {**function.__annotations__, **annotations}
+    return function
 
 
 @post("/events/trigger", status_code=201, security=TOKEN, responses=WRITE_REFUSED)

@@ -61,3 +61,14 @@ def test_a_client_in_observe_is_left_alone_by_plans_and_agents_and_an_event_is_o
 def excluded(ring: Any, host_id: str) -> set[str]:
     """VMs that this host's agent leaves alone."""
     return {vm["vm_id"] for vm in ring.fleet.ask(host_id, "vms") if vm["excluded"]}
+
+
+def test_a_profile_is_worked_out_from_what_is_stored(ring: Any) -> None:
+    vm_id = ring.host("host-1")["vm_ids"][0]
+    cpu = ring.until(lambda: _known(ring.get(f"vms/{vm_id}/profile?days=1")["resources"][0]), "a bucket is in the history")
+    assert cpu["resource"] == "cpu_millicores" and 0 < cpu["known"] <= 1
+    assert (cpu["kind"] == "unknown") == (cpu["mean"] is None)
+
+
+def _known(profile: dict[str, Any]) -> dict[str, Any] | None:
+    return profile if profile["known"] else None

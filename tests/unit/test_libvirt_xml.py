@@ -13,7 +13,7 @@ from agent.adapters.libvirt_hypervisor import LibvirtHypervisor
 from agent.adapters.libvirt_levers import LEAST_QUOTA_US, quota_in_force, quota_us
 from agent.adapters.libvirt_xml import parse_definition
 from shared.errors import ConfigError, HostError, Refusal
-from shared.model import Capabilities, Policy, Priority
+from shared.model import Capabilities, Mode, Policy, Priority
 from shared.refusal import RefusalCode
 from shared.units import MIB, UNLIMITED
 
@@ -180,6 +180,11 @@ def test_policy_metadata() -> None:
         None,
     )
     assert policy("client='acme' application='shop'") == (Policy(client="acme", application="shop"), None)
+    assert policy("mode='observe' size_quantile_permille='950'") == (
+        Policy(mode=Mode.OBSERVE, excluded=True, size_quantile_permille=950),
+        None,
+    )
+    assert policy("mode='reactive'") == (Policy(mode=Mode.REACTIVE), None)
     assert policy("excluded='true' priority='2'") == (Policy(excluded=True, priority=Priority.HIGH), None)
     other = parse_definition(xml(top="<metadata><policy xmlns='urn:other' priority='high'/></metadata>"))
     assert (other.policy, other.policy_error) == (Policy(), None)
