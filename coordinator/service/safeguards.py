@@ -33,6 +33,8 @@ from shared.refusal import RefusalCode
 from shared.roles import Role
 
 MAX_WAITING: Final = 1000  # audit entries; with 256 connections only a disk that fails makes so many
+MAX_ROWS: Final = 2_000_000  # of the audit, some 600 bytes each; the oldest go, and a row says so
+PRUNE_EVERY: Final = 10_000
 PEER_KEY: Final = "peer_name"  # where app.py leaves the common name of the client certificate
 NOTE_EVERY_S: Final = 60.0  # of refusals by rate one row a caller and minute is written: more would let a flood fill the disk
 MAX_NOTED: Final = 10_000
@@ -86,6 +88,7 @@ class Safeguards:
         self._failures = Rate(config.failures_per_s)
         self._waiting: deque[AuditEntry] = deque()
         self._draining = threading.Lock()
+        self._since_prune = PRUNE_EVERY  # a first look at the first row
         self._noted: dict[str, float] = {}
 
     async def identify(self, connection: Connection, open_reads: bool) -> Caller:
@@ -140,6 +143,10 @@ class Safeguards:
             except HostError:
                 self._waiting.extendleft(reversed(entries))
                 raise
+            self._since_prune += len(entries)
+            if self._since_prune >= PRUNE_EVERY:
+                self._since_prune = 0
+                self.log.prune(MAX_ROWS, self.wall_ns())
         if settle is not None:
             settle()
 

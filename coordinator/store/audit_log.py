@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from coordinator.store.access_tables import audit
-from coordinator.store.audit_chain import FIRST, AuditEntry, AuditRow, Broken, Walk, chained
+from coordinator.store.audit_chain import FIRST, PRUNE, AuditEntry, AuditRow, Broken, Walk, chained, pruned
 from coordinator.store.transactions import transaction
 from shared.errors import HostError
 
@@ -65,15 +65,33 @@ class AuditLog:
                 rows = [AuditRow(**row) for row in connection.execute(query).mappings()]
             broken = walk.over(rows)
             if broken is not None or len(rows) < PAGE:
-                return walk, broken
+                return walk, broken or walk.end()
+
+    def prune(self, keep: int, now_ns: int) -> int:
+        """Drop all but the newest `keep` rows and say so in one more, in one transaction; how many went. Raises HostError."""
+        with transaction(self._engine) as connection:
+            newest = connection.execute(select(audit.c.sequence).order_by(audit.c.sequence.desc()).limit(1)).scalar() or 0
+            first = newest - keep + 1
+            oldest = connection.execute(select(audit.c.sequence).order_by(audit.c.sequence).limit(1)).scalar() or 0
+            found = connection.execute(select(audit.c.previous).where(audit.c.sequence == first)).scalar()
+            if found is None or first <= oldest:
+                return 0
+            words = {"actor": "", "role": "", "how": "coordinator", "action": PRUNE, "target": "audit", "result": "ok", "request_id": ""}
+            entry = AuditEntry(time_ns=now_ns, what=pruned(first, found), status=0, **words)
+            self._chain(connection, [entry])
+            return connection.execute(delete(audit).where(audit.c.sequence < first)).rowcount
 
     def _append(self, entries: Sequence[AuditEntry]) -> None:
         with self._engine.begin() as connection:
-            last = connection.execute(select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)).first()
-            sequence, previous = (0, FIRST) if last is None else (last.sequence, last.hash)
-            rows = []
-            for entry in entries:
-                row = chained(entry, sequence + 1, previous)
-                sequence, previous = row.sequence, row.hash
-                rows.append(msgspec.structs.asdict(row))
-            connection.execute(audit.insert(), rows)
+            self._chain(connection, entries)
+
+    @staticmethod
+    def _chain(connection: Connection, entries: Sequence[AuditEntry]) -> None:
+        last = connection.execute(select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)).first()
+        sequence, previous = (0, FIRST) if last is None else (last.sequence, last.hash)
+        rows = []
+        for entry in entries:
+            row = chained(entry, sequence + 1, previous)
+            sequence, previous = row.sequence, row.hash
+            rows.append(msgspec.structs.asdict(row))
+        connection.execute(audit.insert(), rows)
