@@ -140,7 +140,7 @@ class Coordinator:
             host=config.listen_http.host,
             port=config.listen_http.port,
             config=config.access,
-            safeguards=Safeguards(verifier, self.registry.engine, self.read, self.hub, config.access),
+            safeguards=Safeguards(verifier, self.registry.engine, self.read, self.hub, config.access, metrics=self.metrics),
         )
 
     async def start(self) -> None:
@@ -453,6 +453,7 @@ class Coordinator:
         self.metrics.set("tidegate_hosts", len(hosts) - alive, state="stale")
         self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
         self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
+        self._news.measure(self.metrics)
         self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
         self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
