@@ -98,8 +98,8 @@ class Safeguards:
     async def identify(self, connection: Connection, open_reads: bool) -> Caller:
         """Whoever shows a token or a known certificate, else an address. Refusal(UNAUTHORIZED): the token is none of ours."""
         address = connection.client.host if connection.client is not None else ""
-        header = connection.headers.get("authorization")
-        if header is not None:
+        header = connection.headers.get("authorization", "")
+        if header.lower().startswith("bearer"):  # another scheme is a proxy's own business
             grant = await self.tokens.recognise(header)
             if grant is None:
                 if wait_s := self._failures.wait_s(address, self._monotonic()):
