@@ -85,6 +85,17 @@ def pki_host(folder: Path, host_id: str) -> None:
     click.echo(f"certificate: {files.certificate}\nkey: {files.key}")
 
 
+@pki.command("caller")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name")
+def pki_caller(folder: Path, name: str) -> None:
+    """Make the certificate of a caller of the HTTP door; access.subjects says what caller-NAME may do."""
+    from coordinator.pki import issue_caller  # noqa: PLC0415
+
+    files = issue_caller(folder, name)
+    click.echo(f"certificate: {files.certificate}\nkey: {files.key}\nsubject: caller-{name}")
+
+
 @cli.group()
 def placement() -> None:
     """Look into placements."""

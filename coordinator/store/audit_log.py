@@ -5,7 +5,7 @@ the primary key, so two that take the same place cannot both have it, and the la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, delete, select
@@ -18,6 +18,16 @@ from shared.errors import HostError
 
 TRIES: Final = 20  # against another writer; each loss means that the other one got on
 PAGE: Final = 1000
+
+
+class Wanted(NamedTuple):
+    """Which rows; None = all. `before`: of a lower sequence; `target`: that it begins with; `since_ns`: of that moment and later."""
+
+    before: int | None = None
+    actor: str | None = None
+    target: str | None = None
+    result: str | None = None
+    since_ns: int | None = None
 
 
 class AuditLog:
@@ -44,17 +54,23 @@ class AuditLog:
             return
         raise HostError(f"registry: the audit's end was taken by others {TRIES} times in a row")
 
-    def newest(self, limit: int, before: int | None = None, actor: str | None = None, target: str | None = None) -> list[AuditRow]:
-        """Newest first; `before`: only rows of a lower sequence; `target`: that it begins with."""
-        query = select(audit).order_by(audit.c.sequence.desc()).limit(limit)
-        if before is not None:
-            query = query.where(audit.c.sequence < before)
-        if actor is not None:
-            query = query.where(audit.c.actor == actor)
-        if target is not None:
-            query = query.where(audit.c.target.startswith(target, autoescape=True))
+    def newest(self, limit: int, wanted: Wanted | None = None) -> list[AuditRow]:
+        """Newest first."""
+        wanted = Wanted() if wanted is None else wanted
+        query = select(audit)
+        if wanted.before is not None:
+            query = query.where(audit.c.sequence < wanted.before)
+        if wanted.actor is not None:
+            query = query.where(audit.c.actor == wanted.actor)
+        if wanted.target is not None:
+            query = query.where(audit.c.target.startswith(wanted.target, autoescape=True))
+        if wanted.result is not None:
+            query = query.where(audit.c.result == wanted.result)
+        if wanted.since_ns is not None:
+            query = query.where(audit.c.time_ns >= wanted.since_ns)
         with transaction(self._engine) as connection:
-            return [AuditRow(**row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query.order_by(audit.c.sequence.desc()).limit(limit)).mappings()
+            return [AuditRow(**row) for row in rows]
 
     def verify(self) -> tuple[Walk, Broken | None]:
         """Walk the whole chain, a page at a time."""

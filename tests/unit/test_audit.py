@@ -205,6 +205,10 @@ def test_pages_and_filters(asked: Callers) -> None:
         cursor = {"cursor": page["next_cursor"]}
     assert seen == [7, 6, 5, 4, 3, 2, 1]
     assert {row["actor"] for row in rows_of(asked, actor="operator")} == {"operator"}
+    asked.ask("viewer", "PUT", "/api/v1/fleet/pause", json={"paused": False})
+    assert [row["actor"] for row in rows_of(asked, result="forbidden")] == ["viewer"]
+    assert len(rows_of(asked, since_s=0)) == 8
+    assert rows_of(asked, since_s=2**33) == []
     assert {row["target"] for row in rows_of(asked, target="/api/v1/hosts/kvm-02")} == {"/api/v1/hosts/kvm-02/pause"}
 
 
