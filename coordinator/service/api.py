@@ -67,7 +67,7 @@ from shared.errors import HostError, Refusal
 from shared.plan import Plan
 from shared.refusal import RefusalCode
 
-API_VERSION: Final = "1.3.0"  # of the interface, not of the product: additive changes raise the second number
+API_VERSION: Final = "1.4.0"  # of the interface, not of the product: additive changes raise the second number
 
 
 def _bounds(field: str) -> dict[str, int]:
