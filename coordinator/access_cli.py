@@ -100,6 +100,8 @@ def audit() -> None:
 @CONFIG_OPTION
 def audit_verify(tip: str | None, config_path: Path | None) -> None:
     """Walk the chain from its first row; name the first row that is broken and end with 1."""
+    from coordinator.store.audit_log import Wanted  # noqa: PLC0415
+
     with _registry(config_path) as stores:
         walk, broken = stores.log.verify()
         held = None
@@ -107,7 +109,7 @@ def audit_verify(tip: str | None, config_path: Path | None) -> None:
             sequence, _, expected = tip.partition(":")
             if not sequence.isdigit() or len(expected) != 64:
                 raise ConfigError(f"--tip {tip!r}: allowed is SEQUENCE:HASH as `tidegate audit verify` prints it")
-            rows = stores.log.newest(1, before=int(sequence) + 1)
+            rows = stores.log.newest(1, Wanted(before=int(sequence) + 1))
             held = bool(rows) and rows[0].sequence == int(sequence) and rows[0].hash == expected
     if broken is not None:
         raise click.ClickException(f"audit: row {broken.sequence} {broken.why}; {walk.rows} rows before it are whole")

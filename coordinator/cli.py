@@ -35,7 +35,7 @@ cli.add_command(alert)
 def run(config_path: Path | None) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
     config = configuration(config_path)
-    from coordinator.main import run_coordinator  # noqa: PLC0415  # seconds of imports that --help and a wrong setting need not wait for
+    from coordinator.process import run_coordinator  # noqa: PLC0415  # seconds of imports that --help and a wrong setting need not wait for
     from shared.logging import configure  # noqa: PLC0415
 
     configure(config.log_level)
@@ -137,6 +137,17 @@ def pki_host(folder: Path, host_id: str) -> None:
 
     files = issue_host(folder, host_id)
     click.echo(f"certificate: {files.certificate}\nkey: {files.key}")
+
+
+@pki.command("caller")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name")
+def pki_caller(folder: Path, name: str) -> None:
+    """Make the certificate of a caller of the HTTP door; access.subjects says what caller-NAME may do."""
+    from coordinator.pki import issue_caller  # noqa: PLC0415
+
+    files = issue_caller(folder, name)
+    click.echo(f"certificate: {files.certificate}\nkey: {files.key}\nsubject: caller-{name}")
 
 
 @cli.group()

@@ -15,6 +15,7 @@ from coordinator.service.view import FleetView
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.tokens import KnownGrants, TokenStore
 from shared.config import CoordinatorConfig
+from shared.metrics import Metrics
 
 
 class HttpDoor:
@@ -30,6 +31,7 @@ class HttpDoor:
         epoch: int,
         read: Callable[..., Any],
         trouble: Callable[[], str],
+        metrics: Metrics,
     ) -> None:
         self.hub = Hub(epoch, streams=config.access.streams, per_caller=config.access.streams_per_caller)
         self.news = News(self.hub, fleet)
@@ -41,5 +43,5 @@ class HttpDoor:
             host=config.listen_http.host,
             port=config.listen_http.port,
             config=config.access,
-            safeguards=Safeguards(verifier, registry.engine, read, self.hub, config.access),
+            safeguards=Safeguards(verifier, registry.engine, read, self.hub, config.access, metrics=metrics),
         )

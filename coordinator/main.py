@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -41,7 +39,7 @@ from coordinator.learning.retraining import RetrainSchedule
 from coordinator.live_view import LiveView
 from coordinator.model import HistoryBlock
 from coordinator.moving import MoveKeeper
-from coordinator.outages import Outages, opened
+from coordinator.outages import Outages
 from coordinator.placement.explain.plan import Placed
 from coordinator.placement.fleet.site import Site
 from coordinator.placement_turns import PlacementTurns
@@ -70,9 +68,6 @@ from shared.units import BUCKET_S, NS_PER_S
 
 PRUNE_CYCLES: Final = 12  # an hour of 10,000 VMs are 120,000 receipts, gone in a second; a day of them would hold up all that is written
 STOP_STORE_S: Final = 10.0  # how long the last writes may take when the process stops
-# A thread that computes keeps the interpreter for this long while the loop waits to go on after each read and write of a socket. Frames of
-# 10 kB through a loop beside one such thread: 3,200 a second with Python's 5 ms, 12,300 with this (two cores, shared).
-SWITCH_S: Final = 0.0002
 ANNOUNCE_S: Final = 60.0  # of the coordinator's clock, from one look at the calendars to the next
 
 _T = TypeVar("_T")
@@ -164,8 +159,17 @@ class Coordinator:
         self.alerting = Alerting(self, AlertStore(self.registry.engine), PictureOf(self, config.alerts.reversals))
         self.tenancy.order = self.gateway.order_policies
         self.view = LiveView(self)
-        door = HttpDoor(config, self.view, self.registry, self.cycle.fleet, epoch=epoch, read=self.read, trouble=lambda: self._outages.why)
-        self.http, self._news = door.http, door.news
+        self._door = HttpDoor(
+            config,
+            self.view,
+            self.registry,
+            self.cycle.fleet,
+            epoch=epoch,
+            read=self.read,
+            trouble=lambda: self._outages.why,
+            metrics=self.metrics,
+        )
+        self.http, self._news = self._door.http, self._door.news
 
     @property
     def site(self) -> Site:
@@ -452,6 +456,7 @@ class Coordinator:
         self.metrics.set("tidegate_hosts", len(hosts) - alive, state="stale")
         self.metrics.set("tidegate_vms", len(self.cycle.fleet.vms))
         self.metrics.set("tidegate_agents_connected", len(self.gateway.connected()))
+        self._news.measure(self.metrics)
         self.metrics.set("tidegate_wal_bytes", self.wal.total_bytes)
         self.metrics.set("tidegate_signal_log_bytes", self.signal_log.total_bytes)
         counters = self.gateway.core.counters
@@ -475,31 +480,3 @@ class Coordinator:
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
-
-
-async def run_coordinator(config: CoordinatorConfig, started: Callable[[Coordinator], None] | None = None) -> None:
-    """Run until SIGTERM or SIGINT, or until a part fails (raises)."""
-    sys.setswitchinterval(SWITCH_S)
-    stop = asyncio.Event()
-    _stop_on_signal(stop)
-    coordinator = await opened(partial(Coordinator, config), stop)
-    if coordinator is None:
-        return
-    try:
-        await coordinator.start()
-        _stop_on_signal(stop)  # again: Ray's workers put a handler of their own in place, which aborts
-        if started is not None:
-            started(coordinator)
-        failure = asyncio.create_task(coordinator.wait())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({failure, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if failure.done():
-            failure.result()
-        failure.cancel()
-    finally:
-        await coordinator.stop()
-
-
-def _stop_on_signal(stop: asyncio.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)

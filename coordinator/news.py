@@ -11,6 +11,7 @@ from typing import Final
 from coordinator.cycle import Instruction, SendPlan, StoreOutcomes
 from coordinator.fleet import Fleet
 from coordinator.service.streaming import Hub
+from shared.metrics import Metrics
 from shared.plan import Outcome
 from shared.units import NS_PER_S
 
@@ -22,6 +23,7 @@ class News:
 
     def __init__(self, hub: Hub, fleet: Fleet) -> None:
         self._hub, self._fleet = hub, fleet
+        self._dropped = 0
 
     def tell(self, instruction: Instruction) -> None:
         """What is about to be carried out, where it is news."""
@@ -46,6 +48,12 @@ class News:
         alive = sum(host.alive for host in self._fleet.hosts.values())
         said = {"cycle": cycles, "done_s": done_ns / NS_PER_S, "hosts_alive": alive}
         self._hub.publish("fleet", said | {"hosts_silent": len(self._fleet.hosts) - alive, "vms": len(self._fleet.vms)})
+
+    def measure(self, metrics: Metrics) -> None:
+        """How many listen, and how many could not keep up."""
+        metrics.set("tidegate_streams", self._hub.readers)
+        dropped, self._dropped = self._hub.dropped - self._dropped, self._hub.dropped
+        metrics.add("tidegate_streams_dropped_total", dropped)
 
     def _outcome(self, host_id: str, outcome: Outcome) -> None:
         step, vm = outcome.step, self._fleet.vms.get(outcome.step.vm_id)

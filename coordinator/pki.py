@@ -26,6 +26,8 @@ from shared.tls import HOST_URN
 
 CA_DAYS: Final = 3650
 LEAF_DAYS: Final = 825  # what common TLS stacks accept at most
+CALLER_URN: Final = "urn:tidegate:caller:"
+MAX_CALLER_CHARS: Final = 57  # with `caller-` the 64 of X.520's common name
 CLOCK_SKEW: Final = timedelta(hours=1)  # a host whose clock is a little behind must accept a certificate made just now
 
 
@@ -77,6 +79,21 @@ def issue_host(folder: Path, host_id: str, *, valid_days: int = LEAF_DAYS) -> Ce
         raise ConfigError(f"host id {host_id!r}: {error}") from error
     alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(HOST_URN + host_id)]
     return _issue(folder, f"host-{host_id}", alternatives, ExtendedKeyUsageOID.CLIENT_AUTH, valid_days)
+
+
+def issue_caller(folder: Path, name: str, *, valid_days: int = LEAF_DAYS) -> CertificateFiles:
+    """Certificate for a caller of the HTTP door (caller-<name>.pem, caller-<name>.key), its common name `caller-<name>`.
+
+    No host's certificate has such a name, and the agents' door takes none without a host's identity.
+    """
+    try:
+        msgspec.convert(name, Identifier)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"caller {name!r}: {error}") from error
+    if len(name) > MAX_CALLER_CHARS:
+        raise ConfigError(f"caller {name!r}: {len(name)} characters, allowed are {MAX_CALLER_CHARS}")
+    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(CALLER_URN + name)]
+    return _issue(folder, f"caller-{name}", alternatives, ExtendedKeyUsageOID.CLIENT_AUTH, valid_days)
 
 
 def _issue(

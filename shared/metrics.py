@@ -208,6 +208,10 @@ COORDINATOR_METRICS: Final = (
     Metric("tidegate_frames_received_total", "counter", "Frames made durable"),
     Metric("tidegate_frames_duplicate_total", "counter", "Frames received again and not counted again"),
     Metric("tidegate_frames_rejected_total", "counter", "Frames that broke the protocol, by reason", ("reason",)),
+    Metric("tidegate_http_requests_total", "counter", "Answers of the HTTP API, by method and status", ("method", "status")),
+    Metric("tidegate_audit_rows_total", "counter", "Rows added to the audit, by result: ok, replayed or a refusal's code", ("result",)),
+    Metric("tidegate_streams", "gauge", "Live update streams open now"),
+    Metric("tidegate_streams_dropped_total", "counter", "Streams cut off because their reader was too slow"),
     Metric(
         "tidegate_signals_total",
         "counter",

@@ -16,6 +16,7 @@ from coordinator.service.auth import new_token
 from coordinator.service.problems import InvalidValue, NotFound
 from coordinator.service.safeguards import Safeguards, caller_of
 from coordinator.service.view import BOUNDS
+from coordinator.store.audit_log import Wanted
 from coordinator.store.tokens import Grant, id_of
 from shared.refusal import RefusalCode
 from shared.roles import Role
@@ -27,6 +28,8 @@ Limit = Annotated[int, QueryParameter(ge=_LOW, le=_HIGH, description="At most so
 Sequence = Annotated[int | None, QueryParameter(ge=1, le=2**53, description="The last page's next_cursor")]
 Actor = Annotated[str | None, QueryParameter(max_length=256, description="Rows of this name alone")]
 Target = Annotated[str | None, QueryParameter(max_length=256, description="Rows whose path begins so")]
+Result = Annotated[str | None, QueryParameter(max_length=64, description="Rows of this result alone: ok, replayed, or a refusal's code")]
+Since = Annotated[int | None, QueryParameter(ge=0, le=2**33, description="Rows of this moment and later, Unix seconds of the real clock")]
 _TOKEN: Final[list[dict[str, list[str]]]] = [{"token": []}]
 _DENIED: Final = refused(s400="invalid_value: field, value and allowed", s401="unauthorized", s403="forbidden", s429="rate_limited")
 _KEYS: Final = refused(s409="key_in_use", s422="key_reused")
@@ -77,10 +80,20 @@ async def revoke_token(request: Request[Any, Any, Any], state: State, token_id: 
 
 
 @get("/audit", security=_TOKEN, responses=_DENIED)
-async def audit(state: State, limit: Limit = 100, cursor: Sequence = None, actor: Actor = None, target: Target = None) -> AuditPage:
+async def audit(
+    *,
+    state: State,
+    limit: Limit = 100,
+    cursor: Sequence = None,
+    actor: Actor = None,
+    target: Target = None,
+    result: Result = None,
+    since_s: Since = None,
+) -> AuditPage:
     """Every write and every refused one, newest first, each with its place in the chain."""
     guards = _guards(state)
-    rows = await guards.run(guards.log.newest, limit, cursor, actor, target)
+    since_ns = None if since_s is None else since_s * NS_PER_S
+    rows = await guards.run(guards.log.newest, limit, Wanted(cursor, actor, target, result, since_ns))
     last = rows[-1].sequence if len(rows) == limit and rows[-1].sequence > 1 else None
     return AuditPage(items=tuple(map(audit_view, rows)), next_cursor=last)
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.edge import LOOPBACK_NAMES
-from coordinator.service.safeguards import PEER_KEY, Safeguards
+from coordinator.service.safeguards import ABORT_KEY, PEER_KEY, Safeguards
 from coordinator.service.view import FleetView
 from shared.config_access import AccessConfig
 from shared.errors import ConfigError
@@ -120,7 +120,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(transport)
-        self.app_state = {**self.app_state, PEER_KEY: peer_name(transport.get_extra_info("ssl_object"))}
+        peer = peer_name(transport.get_extra_info("ssl_object"))
+        self.app_state = {**self.app_state, PEER_KEY: peer, ABORT_KEY: transport.abort}
         self.loop.call_later(HEAD_DEADLINE_S, self._close_headless)
 
     def _close_headless(self) -> None:

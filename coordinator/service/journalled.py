@@ -49,6 +49,7 @@ def journalled(app: ASGIApp) -> ASGIApp:
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
+                _safeguards(scope).count("tidegate_http_requests_total", method=_method(scope), status=str(message["status"]))
                 MutableScopeHeaders.from_message(message)["X-Request-Id"] = state["request_id"]
             await send(message)
 

@@ -29,11 +29,15 @@ from coordinator.store.tables import metadata
 from coordinator.store.tokens import TokenStore
 from shared.config_access import AccessConfig
 from shared.errors import HostError, Refusal
+from shared.metrics import Metrics
 from shared.refusal import RefusalCode
 from shared.roles import Role
 
 MAX_WAITING: Final = 1000  # audit entries; with 256 connections only a disk that fails makes so many
+MAX_ROWS: Final = 2_000_000  # of the audit, some 600 bytes each; the oldest go, and a row says so
+PRUNE_EVERY: Final = 10_000
 PEER_KEY: Final = "peer_name"  # where app.py leaves the common name of the client certificate
+ABORT_KEY: Final = "abort"  # and how to break the connection
 NOTE_EVERY_S: Final = 60.0  # of refusals by rate one row a caller and minute is written: more would let a flood fill the disk
 MAX_NOTED: Final = 10_000
 
@@ -69,6 +73,7 @@ class Safeguards:
         hub: Hub,
         config: AccessConfig = AccessConfig(),  # noqa: B008  # frozen
         *,
+        metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -77,6 +82,7 @@ class Safeguards:
         self.log = AuditLog(engine)
         self.answers = Answers(engine, uuid4().hex)
         self.run = run
+        self._metrics = metrics
         self.hub = hub
         self.wall_ns = wall_ns
         self._monotonic = monotonic
@@ -86,13 +92,14 @@ class Safeguards:
         self._failures = Rate(config.failures_per_s)
         self._waiting: deque[AuditEntry] = deque()
         self._draining = threading.Lock()
+        self._since_prune = PRUNE_EVERY  # a first look at the first row
         self._noted: dict[str, float] = {}
 
     async def identify(self, connection: Connection, open_reads: bool) -> Caller:
         """Whoever shows a token or a known certificate, else an address. Refusal(UNAUTHORIZED): the token is none of ours."""
         address = connection.client.host if connection.client is not None else ""
-        header = connection.headers.get("authorization")
-        if header is not None:
+        header = connection.headers.get("authorization", "")
+        if header.lower().startswith("bearer"):  # another scheme is a proxy's own business
             grant = await self.tokens.recognise(header)
             if grant is None:
                 if wait_s := self._failures.wait_s(address, self._monotonic()):
@@ -124,12 +131,18 @@ class Safeguards:
         self._noted[caller.how] = now_s
         return True
 
+    def count(self, name: str, **labels: str) -> None:
+        """One more, where there are metrics."""
+        if self._metrics is not None:
+            self._metrics.add(name, **labels)
+
     async def note(self, entry: AuditEntry, settle: Callable[[], None] | None = None) -> None:
         """Durable when it returns; `settle` is done with it. Raises HostError."""
         if len(self._waiting) >= MAX_WAITING:
             raise HostError(f"audit: {MAX_WAITING} entries wait for the disk")
         self._waiting.append(entry)
         await self.run(self._drain, settle)
+        self.count("tidegate_audit_rows_total", result=entry.result)
 
     def _drain(self, settle: Callable[[], None] | None) -> None:
         """In a thread. What cannot be written waits on: the next one tries again."""
@@ -140,6 +153,10 @@ class Safeguards:
             except HostError:
                 self._waiting.extendleft(reversed(entries))
                 raise
+            self._since_prune += len(entries)
+            if self._since_prune >= PRUNE_EVERY:
+                self._since_prune = 0
+                self.log.prune(MAX_ROWS, self.wall_ns())
         if settle is not None:
             settle()
 

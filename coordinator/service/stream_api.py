@@ -13,7 +13,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from coordinator.service.answered import refused
 from coordinator.service.problems import InvalidValue
-from coordinator.service.safeguards import Safeguards, caller_of
+from coordinator.service.safeguards import ABORT_KEY, Safeguards, caller_of
 from coordinator.service.streaming import TOPICS, Hub, Reader
 from shared.roles import Role
 
@@ -34,7 +34,8 @@ async def stream(request: Request[Any, Any, Any], state: State, topics: Topics =
             raise InvalidValue("topics", topic, ", ".join(TOPICS))
     last_id = request.headers.get("last-event-id")
     client = (caller.client or "") if caller.role is Role.CLIENT else None
-    reader = guards.hub.open(caller.how, chosen, client, None if last_id is None else last_id[:MAX_ID_CHARS])
+    abort = request.scope["state"].get(ABORT_KEY)
+    reader = guards.hub.open(caller.how, chosen, client, None if last_id is None else last_id[:MAX_ID_CHARS], abort)
     asyncio.get_running_loop().call_later(BEGIN_S, guards.hub.close_unbegun, reader)
     return ServerSentEvent(_messages(guards.hub, reader), retry_duration=RETRY_MS, headers={"Cache-Control": "no-store"})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -21,6 +21,7 @@ Topic = Literal["fleet", "host", "vm", "plan", "outcome", "alert"]
 TOPICS: Final[tuple[str, ...]] = get_args(Topic)
 RING: Final = 4096  # events; about 2 MB, and some minutes of a busy fleet
 QUEUE: Final = 512  # events that a slow reader may be behind
+CUT_S: Final = 5.0  # to send what is queued to a reader that was cut off
 HEARTBEAT_S: Final = 15.0  # proxies close what is silent for 30 to 60 s
 RESET: Final = "reset"
 
@@ -68,14 +69,25 @@ class Hub:
             if not reader.offer(event):
                 self.dropped += 1
                 self._readers.discard(reader)
+                reader.cut()
 
-    def open(self, caller: str, topics: Collection[str], client: str | None = None, last_id: str | None = None) -> Reader:
-        """A reader of these topics; of one client's events alone where `client` is given. Refusal(RATE_LIMITED): too many are open."""
+    def open(
+        self,
+        caller: str,
+        topics: Collection[str],
+        client: str | None = None,
+        last_id: str | None = None,
+        abort: Callable[[], None] | None = None,
+    ) -> Reader:
+        """A reader of these topics; of one client's events alone where `client` is given. `abort` breaks its connection.
+
+        Refusal(RATE_LIMITED): too many are open.
+        """
         if len(self._readers) >= self._streams:
             raise Refusal(RefusalCode.RATE_LIMITED, f"{self._streams} streams are open: access.streams allows no more")
         if self._callers[caller] >= self._per_caller:
             raise Refusal(RefusalCode.RATE_LIMITED, f"{self._per_caller} streams of this caller are open: access.streams_per_caller")
-        reader = Reader(self, caller, frozenset(topics), client)
+        reader = Reader(self, caller, frozenset(topics), client, abort)
         self._replay(reader, last_id)
         self._readers.add(reader)
         self._callers[caller] += 1
@@ -112,11 +124,12 @@ class Hub:
 class Reader:
     """One open stream. Iterate it; `Hub.close` ends it."""
 
-    def __init__(self, hub: Hub, caller: str, topics: frozenset[str], client: str | None) -> None:
+    def __init__(self, hub: Hub, caller: str, topics: frozenset[str], client: str | None, abort: Callable[[], None] | None = None) -> None:
         self.caller = caller
         self.lost = False
         self.gone = False
         self.begun = False
+        self._abort = abort
         self.missed: list[StreamEvent] = []
         self._hub, self._topics, self._client = hub, topics, client
         self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue(QUEUE + 1)  # one more: the word that it was cut off
@@ -134,6 +147,11 @@ class Reader:
             return False
         self._queue.put_nowait(event)
         return True
+
+    def cut(self) -> None:
+        """End it soon, even where it hangs on a connection that takes nothing more."""
+        if self._abort is not None:
+            asyncio.get_running_loop().call_later(CUT_S, self._abort)
 
     async def told(self, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[Told]:
         """What to send on, until the reader is cut off; heartbeats where nothing happens."""

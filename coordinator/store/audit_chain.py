@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 FIRST: Final = "0" * 64  # what the first row follows
+PRUNE: Final = "audit prune"  # action of the row that says which rows were dropped
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,16 +52,27 @@ def chained(entry: AuditEntry, sequence: int, previous: str) -> AuditRow:
     return AuditRow(**values, sequence=sequence, previous=previous, hash=_hash(entry, sequence, previous))
 
 
+def pruned(first: int, previous: str) -> str:
+    """`what` of the row that says that all rows before `first` were dropped, the last of them with the hash `previous`."""
+    return msgspec.json.encode({"first": first, "previous": previous}, order="sorted").decode()
+
+
 class Walk:
-    """Walks rows in their order, a page at a time. `tip` is (sequence, hash) of the last good one."""
+    """Walks rows in their order, a page at a time. `tip` is (sequence, hash) of the last good one.
+
+    Where the oldest rows were dropped for their number, the chain begins later, and a row of it says so: `end` wants to have seen it.
+    """
 
     def __init__(self) -> None:
         self.tip = (0, FIRST)
         self.rows = 0
+        self._owed: str | None = None
 
     def over(self, rows: Iterable[AuditRow]) -> Broken | None:
         """None = all of them follow the rows before them."""
         for row in rows:
+            if self.rows == 0 and row.sequence > 1:
+                self.tip, self._owed = (row.sequence - 1, row.previous), pruned(row.sequence, row.previous)
             after, previous = self.tip
             if row.sequence != after + 1:
                 return Broken(sequence=after + 1, why=f"missing: row {row.sequence} follows row {after}")
@@ -70,7 +82,13 @@ class Walk:
                 return Broken(sequence=row.sequence, why="was changed: its hash is not that of what it says")
             self.tip = (row.sequence, row.hash)
             self.rows += 1
+            if row.action == PRUNE and row.what == self._owed:
+                self._owed = None
         return None
+
+    def end(self) -> Broken | None:
+        """After the last row: None = nothing is missing before the first one."""
+        return None if self._owed is None else Broken(sequence=1, why="is missing, and no row says that it was dropped for its age")
 
 
 def _hash(entry: AuditEntry, sequence: int, previous: str) -> str:

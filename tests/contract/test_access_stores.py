@@ -10,7 +10,7 @@ import pytest
 from coordinator.service.operations import operation_id, operation_of
 from coordinator.store.answers import Answers, KeptAnswer
 from coordinator.store.audit_chain import AuditEntry
-from coordinator.store.audit_log import AuditLog
+from coordinator.store.audit_log import AuditLog, Wanted
 from coordinator.store.operations import OperationStore
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.tokens import KEPT_NS, Grant, TokenStore, id_of
@@ -133,8 +133,8 @@ def test_rows_are_found(registry: SqlRegistry) -> None:
     log = AuditLog(registry.engine)
     log.append([entry(n, "a" if n % 2 else "b") for n in range(6)])
     assert [row.sequence for row in log.newest(2)] == [6, 5]
-    assert [row.sequence for row in log.newest(9, before=4, actor="a", target="/")] == [2]
-    assert log.newest(9, target="/%") == []
+    assert [row.sequence for row in log.newest(9, Wanted(before=4, actor="a", target="/"))] == [2]
+    assert log.newest(9, Wanted(target="/%")) == []
 
 
 # -- answers

@@ -13,11 +13,11 @@ import pytest
 from callers_double import Callers, callers
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 
 from coordinator.service.journalled import told
 from coordinator.store.access_tables import audit
-from coordinator.store.audit_chain import FIRST, AuditEntry, AuditRow, Walk, chained
+from coordinator.store.audit_chain import FIRST, AuditEntry, AuditRow, Broken, Walk, chained
 from coordinator.store.audit_log import AuditLog
 from coordinator.store.registry import SqlRegistry
 from shared.config_access import AccessConfig
@@ -38,33 +38,38 @@ def chain(length: int) -> list[AuditRow]:
     return rows
 
 
+def walked(rows: list[AuditRow]) -> Broken | None:
+    walk = Walk()
+    return walk.over(rows) or walk.end()
+
+
 @given(length=st.integers(1, 12), data=st.data())
 def test_any_change_of_any_row_is_named(length: int, data: st.DataObject) -> None:
     rows = chain(length)
-    assert Walk().over(rows) is None
+    assert walked(rows) is None
     at = data.draw(st.integers(0, length - 1))
     field = data.draw(st.sampled_from(AuditRow.__struct_fields__))
     old = getattr(rows[at], field)
     new = old + 1 if isinstance(old, int) else "f" * 64 if len(old) == 64 else old + "x"
-    broken = Walk().over([*rows[:at], msgspec.structs.replace(rows[at], **{field: new}), *rows[at + 1 :]])
+    broken = walked([*rows[:at], msgspec.structs.replace(rows[at], **{field: new}), *rows[at + 1 :]])
     assert broken is not None
-    assert broken.sequence == at + 1
+    assert broken.sequence == (new if (at, field) == (0, "sequence") else at + 1)  # a chain may begin later
 
 
 @given(length=st.integers(2, 12), data=st.data())
 def test_a_row_that_is_gone_or_between_is_named(length: int, data: st.DataObject) -> None:
     rows, at = chain(length), data.draw(st.integers(0, length - 2))  # the newest one's loss only a noted tip can show
-    gone = Walk().over([*rows[:at], *rows[at + 1 :]])
+    gone = walked([*rows[:at], *rows[at + 1 :]])
     assert gone is not None and gone.sequence == at + 1
     put_between = chained(entry(99), at + 2, rows[at].hash)
-    between = Walk().over([*rows[: at + 1], put_between, *rows[at + 1 :]])
+    between = walked([*rows[: at + 1], put_between, *rows[at + 1 :]])
     assert between is not None and between.sequence == at + 3
 
 
 def test_a_row_rewritten_with_its_hash_breaks_the_next() -> None:
     rows = chain(3)
     forged = chained(entry(1, actor="somebody else"), 2, rows[0].hash)
-    broken = Walk().over([rows[0], forged, rows[2]])
+    broken = walked([rows[0], forged, rows[2]])
     assert broken is not None and broken.sequence == 3
 
 
@@ -108,6 +113,23 @@ def test_tampering_in_the_database_is_found(registry: SqlRegistry) -> None:
     walk, broken = log.verify()
     assert broken is not None
     assert (broken.sequence, walk.rows) == (1700, 1699)
+
+
+def test_the_oldest_rows_go_and_a_row_says_so(registry: SqlRegistry) -> None:
+    log = AuditLog(registry.engine)
+    log.append([entry(n) for n in range(30)])
+    assert log.prune(30, 99) == 0
+    assert (log.prune(10, 99), log.prune(11, 99)) == (20, 0)
+    walk, broken = log.verify()
+    assert (broken, walk.rows, walk.tip[0]) == (None, 11, 31)
+    assert json.loads(log.newest(1)[0].what)["first"] == 21
+    log.append([entry(50)])
+    assert log.prune(5, 100) == 7
+    assert log.verify()[1] is None
+    with registry.engine.begin() as connection:
+        connection.execute(delete(audit).where(audit.c.sequence < 30))
+    broken = log.verify()[1]
+    assert broken is not None and broken.sequence == 1
 
 
 # -- through the API
@@ -183,6 +205,10 @@ def test_pages_and_filters(asked: Callers) -> None:
         cursor = {"cursor": page["next_cursor"]}
     assert seen == [7, 6, 5, 4, 3, 2, 1]
     assert {row["actor"] for row in rows_of(asked, actor="operator")} == {"operator"}
+    asked.ask("viewer", "PUT", "/api/v1/fleet/pause", json={"paused": False})
+    assert [row["actor"] for row in rows_of(asked, result="forbidden")] == ["viewer"]
+    assert len(rows_of(asked, since_s=0)) == 8
+    assert rows_of(asked, since_s=2**33) == []
     assert {row["target"] for row in rows_of(asked, target="/api/v1/hosts/kvm-02")} == {"/api/v1/hosts/kvm-02/pause"}
 
 

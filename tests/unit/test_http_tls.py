@@ -12,8 +12,10 @@ import httpx
 import pytest
 import trustme
 from api_client import BEARER, HASH
+from cryptography import x509
 from fleet_double import FleetDouble
 
+from coordinator.pki import CertificateFiles, create_ca, issue_caller, issue_coordinator, issue_host
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.safeguards import in_memory
@@ -183,3 +185,31 @@ def test_a_key_that_others_can_read_is_refused(authority: Authority) -> None:
 def test_settings_that_contradict_each_other(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         AccessConfig(**values)
+
+
+def test_certificates_of_our_own_authority(tmp_path: Path) -> None:
+    """One authority for agents and callers: a host's certificate is nobody at the HTTP door, a caller's is none at the agents'."""
+    create_ca(tmp_path)
+    server = issue_coordinator(tmp_path, ["localhost"], ["127.0.0.1"])
+    access = AccessConfig(
+        open_reads=False,
+        certificate=str(server.certificate),
+        key=str(server.key),
+        client_ca=str(server.ca),
+        subjects=("caller-ops=operator",),
+    )
+
+    def status(files: CertificateFiles) -> int:
+        context = ssl.create_default_context(cafile=str(files.ca))
+        context.load_cert_chain(files.certificate, files.key)
+        (answer,) = asyncio.run(answers(access, context, ("PUT", PAUSE, {})))
+        return answer.status_code
+
+    ops = issue_caller(tmp_path, "ops")
+    assert status(ops) == 200
+    assert status(issue_caller(tmp_path, "other")) == status(issue_host(tmp_path, "ops")) == 401
+    names = x509.load_pem_x509_certificate(ops.certificate.read_bytes()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert [name.value for name in names.value] == ["urn:tidegate:caller:ops"]
+    for wrong in ("x" * 58, "a/b", ""):
+        with pytest.raises(ConfigError, match="caller"):
+            issue_caller(tmp_path, wrong)

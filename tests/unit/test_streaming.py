@@ -12,6 +12,7 @@ import pytest
 from api_client import BEARER, HASH
 from fleet_double import FleetDouble
 
+from coordinator.service import streaming
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier, new_token
 from coordinator.service.safeguards import in_memory
@@ -199,5 +200,24 @@ def test_too_many_streams_are_refused() -> None:
                 assert (third.status_code, third.json()["code"]) == (429, "rate_limited")
             bad = await served.http.get(f"{url}?topics=fleet,weather")
             assert (bad.status_code, bad.json()["value"]) == (400, "weather")
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_takes_nothing_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "CUT_S", 0.05)
+
+    async def run() -> None:
+        async with Served() as served:
+            hub = served.guards.hub
+            _, writer = await asyncio.open_connection("127.0.0.1", served.service.port, limit=1024)
+            writer.write(f"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: {BEARER['Authorization']}\r\n\r\n".encode())
+            await served.until(lambda: hub.readers == 1)
+            while hub.readers:
+                hub.publish("plan", {"much": "x" * 20_000})
+                await asyncio.sleep(0)
+            await served.until(lambda: not hub._callers)
+            assert hub.dropped == 1
+            writer.close()
 
     asyncio.run(run())
