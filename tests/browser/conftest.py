@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -123,6 +123,12 @@ class Served:
         self._started.set_result(f"http://127.0.0.1:{service.port}/")
         await self._stop.wait()
         await service.stop()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Any], Served]:
+    """Serves a fleet of the caller's, who stops it."""
+    return Served
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 // The shell: views by hash, one turn after another, and the truth about the connection.
 //
 // A turn reads the fleet and lets the view in sight read what it shows; turns never overlap. News (live.js) or a change of view ask for one
-// at once. A view is {title, mount(root, params)}; mount returns the function of a turn. A view that is left goes with its root.
+// at once. A view is {title, mount(root, params)}; mount returns the function of a turn: (promise of the fleet, painted) -> promise. A view
+// that is left goes with its root.
 import { Refused, offers, onTokenWanted, readOr } from "./api.js";
 import { $, el, fact } from "./dom.js";
 import { heard, notice, tick } from "./freshness.js";
@@ -35,6 +36,7 @@ let again = false;
 let lostAt = null;
 let nextAt = 0;
 let wanted = null; // timer of a turn that news asked for
+let unpainted = null; // name of the view whose first turn is not over: its time is kept as a measure, for operators' and our own tools
 
 // "#/vm/ID?resource=x" -> {name, id, query}; "#vm=ID" and "#host=ID" are of links in alerts.
 export function route(hash) {
@@ -49,6 +51,7 @@ function show() {
   if (location.hash === "#view") return; // the skip link
   const { name, id, query } = route(location.hash);
   const root = el("div", { class: "view", id: `view-${name}` });
+  performance.mark(`asked ${unpainted = name}`);
   const title = id ? `${VIEWS[name].title} ${id}` : VIEWS[name].title;
   root.append(el("h2", { class: "title", tabIndex: -1 }, title));
   document.title = `${title} · Tidegate · ${$("fleet-name").textContent}`;
@@ -71,11 +74,12 @@ async function turn() {
   try {
     await learnRole();
     const fleet = readOr("fleet", 500);
-    const [answer] = await Promise.all([fleet, act(fleet)]);
+    const [answer] = await Promise.all([fleet, act(fleet, () => painted(act))]);
     if (answer) {
       heard(answer.data, answer.at);
       showFleet(answer.data);
     }
+    painted(act);
     lostAt = null;
     notice("link", null);
     link(true, streaming() ? "live · stream" : "live");
@@ -87,6 +91,13 @@ async function turn() {
     nextAt = Date.now() + (streaming() ? STREAMING_MS : PERIOD_MS);
   }
   if (again) { again = false; turn(); }
+}
+// What a view is opened for is there; a view that does not say so earlier has painted when its first turn is over.
+function painted(act) {
+  if (unpainted === null || act !== turnOfView) return;
+  const name = unpainted;
+  unpainted = null;
+  requestAnimationFrame(() => performance.measure(`view ${name}`, { start: `asked ${name}`, end: performance.now() }));
 }
 function lost(error) {
   if (error.status === 401) return link(false, "needs a token");

@@ -28,7 +28,9 @@ export function confirmed(title, told, yes, method, path, body) {
       } catch (error) {
         wrong.textContent = `Not done. ${error.problem && error.problem.code ? `${error.problem.code}: ` : ""}${error.message}`;
         event.submitter.disabled = false;
-        if (error.status === 401) dialog.close();
+        if (error.status !== 401) return;
+        dialog.close();
+        invalid();
       }
     });
     dialog.addEventListener("cancel", () => resolve(null), { once: true });
@@ -43,6 +45,7 @@ export function askToken() {
 export function startSession(turn) {
   $("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
+    $("token-wrong").textContent = "";
     setToken($("token").value.trim());
     $("token").value = "";
     $("token-form").hidden = true;
@@ -59,13 +62,16 @@ export async function learnRole() {
       setRole(await findRole());
     } catch (error) {
       if (error.status !== 401) throw error;
-      setToken(null);
-      $("token-wrong").textContent = "That token is not valid.";
-      askToken();
+      invalid();
     }
   }
-  if (hasToken()) $("token-wrong").textContent = "";
   showAccount();
+}
+function invalid() {
+  setToken(null);
+  showAccount();
+  askToken();
+  $("token-wrong").textContent = "That token is not valid, or no longer.";
 }
 function showAccount() {
   $("role").textContent = !hasToken() ? "not logged in" : roleNow() === "unknown" || roleNow() === null ? "logged in" : roleNow();

@@ -37,7 +37,7 @@ function mount(root, { turn }) {
   steps.body.append(scroll("newest steps", "mid", stepTable));
   root.append(wrong.root, heat.root, el("div", { class: "columns" }, el("div", {}, hosts.root, groups.root), el("div", {}, scores.root, cycle.root, steps.root)));
 
-  return async (fleetAsked) => {
+  return async (fleetAsked, painted) => {
     const slow = state.many ? SLOW_MS : 1000;
     const fast = Promise.all([readOr("hosts", slow), readOr("sizing?limit=20", slow), offers("/alerts").then((has) => (has ? readOr("alerts?state=firing&limit=50", slow) : null)), fleetAsked]);
     const rest = Promise.all([readOr(`aggregates?limit=1000&kind=host`, slow), readOr(`aggregates?limit=200${state.kind ? `&kind=${state.kind}` : ""}`, slow), readOr("scores", 1000), read("outcomes?limit=60", 1000)]);
@@ -59,6 +59,7 @@ function mount(root, { turn }) {
     const [sums, shown, scored, outcomes] = await rest;
     showHeat({ heat, now, ahead }, known_, sums.data.items, state);
     stamp(heat, { at: sums.at, made: sums.data.issued_s, everyMs });
+    painted();
     showGroups(groupTable, groups, shown.data, new Map(known_.map((host) => [host.id, host.capacity])));
     stamp(groups, { at: shown.at, made: shown.data.issued_s, everyMs });
     showScores(scores, scored.data, known_);

@@ -68,7 +68,6 @@ function mount(root, { turn }) {
       showRows(spare, sized.data.spare, (each) => `${each.pool}/${each.resource}`, SPARE, "Not worked out yet.");
       stamp(sizing, { at: sized.at, made: sized.data.issued_s });
     }
-    await whyNot.show(true);
   };
 }
 
@@ -133,12 +132,12 @@ export function whyNotPanel(vm) {
     answer.replaceChildren(...(found ? told(found.data) : [el("p", { class: "wrong" }, "The newest plan knows no such VM or host, or your role may not ask.")]));
     if (found) stamp(panel_, { at: found.at, everyMs: 600000 });
   });
-  return { root: panel_.root, show: async (mayAsk) => {
-    panel_.root.hidden = !mayAsk;
-    if (!mayAsk || list.childElementCount) return;
+  host.addEventListener("focus", async () => { // up to a thousand names: only for whoever asks
+    if (list.childElementCount) return;
     const hosts = await readOr("placement/hosts?limit=1000", 60000);
     list.replaceChildren(...(hosts ? hosts.data : []).map(({ host_id }) => el("option", { value: host_id })));
-  } };
+  });
+  return { root: panel_.root, show: (mayAsk) => { panel_.root.hidden = !mayAsk; } };
 }
 function told(why) {
   const verdict = why.here ? `The plan has it on ${why.host_id}.` : why.possible ? `It could be on ${why.host_id}, and that would cost ${number(why.total)} more over the hour.` : `It cannot be on ${why.host_id}:`;

@@ -46,9 +46,7 @@ function mount(root, { id, query, turn }) {
   root.append(graph.root, el("div", { class: "columns" }, el("div", {}, now.root, told.root, receipts.root, whyNot.root), el("div", {}, steps.root, scores.root, ahead.root, adjust.root)));
   showOrders(adjust, id, turn);
 
-  return async (fleetAsked) => {
-    const slowly = Promise.all([readOr(`${path}/outlook`, 10000), readOr(`${path}/accuracy`, 10000)]);
-    slowly.catch(() => null); // awaited below
+  return async (fleetAsked, painted) => {
     const { resource, hours } = state;
     let found;
     try {
@@ -68,14 +66,14 @@ function mount(root, { id, query, turn }) {
     showSteps(stepTable, outcomes.data);
     steps.count.textContent = `newest ${outcomes.data.length}`;
     stamp(steps, { at: outcomes.at });
-    await told.show(state.resource);
-    await receipts.show();
-    const [outlook, accuracy] = await slowly;
+    painted();
+    await Promise.all([told.show(state.resource), receipts.show()]);
+    const [outlook, accuracy] = await Promise.all([readOr(`${path}/outlook`, 10000), readOr(`${path}/accuracy`, 10000)]);
     if (outlook) showOutlook(aheadTable, outlook.data, resource, forecast.data.issued_s || 0);
     if (outlook) stamp(ahead, { at: outlook.at, everyMs: 10000 });
     if (accuracy) showAccuracy(scoreTable, accuracy.data, resource);
     if (accuracy) stamp(scores, { at: accuracy.at, everyMs: 10000 });
-    await whyNot.show((await fleetAsked) !== null);
+    whyNot.show((await fleetAsked) !== null);
   };
 }
 
