@@ -1,4 +1,4 @@
-"""A fleet of 1,000 hosts and 10,000 VMs for the page's timing: FleetDouble's documents, made once, so that the page is timed and not the double."""
+"""A fleet of 1,000 hosts and 10,000 VMs for the page's timing: documents made once, so that the page is timed and not the double."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BigFleet(FleetDouble):
     def __init__(self, hosts: int = 1000) -> None:
         super().__init__(hosts=4, vms_per_host=10)
         small = FleetDouble(hosts=4, vms_per_host=10)
-        pattern = [found for found in small.hosts() if found.alive][0]
+        pattern = next(found for found in small.hosts() if found.alive)
         groups = small.groups("host", 4).items[0]
         self.modes = {f"kvm-{h:04}": Mode.PREDICTIVE if h % 3 else Mode.REACTIVE for h in range(hosts)}
         self.home = {f"vm-{h:04}-{v:02}": f"kvm-{h:04}" for h in range(hosts) for v in range(10)}

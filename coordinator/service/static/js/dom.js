@@ -39,7 +39,7 @@ export function table(id, label, heads) {
   return el("table", { id, "aria-label": label }, el("thead", {}, row), el("tbody", {}));
 }
 // A box that scrolls by itself; a keyboard has to reach it.
-export const scroll = (label, kind, ...children) => el("div", { class: `scroll ${kind || ""}`, tabIndex: 0, role: "region", "aria-label": label }, children);
+export const scroll = (label, kind, ...children) => el("div", { class: `scroll ${kind || ""}`, tabIndex: 0, role: "group", "aria-label": label }, children);
 export function pick(id, label, options, chosen, onchange) {
   const select = el("select", { id }, Object.entries(options).map(([value, text]) => el("option", { value }, text)));
   if (known(chosen)) select.value = chosen;

@@ -23,7 +23,7 @@ export const bandOf = ({ share, silent }) => (silent ? SILENT : known(share) ? B
 const rank = (cell) => (cell.silent ? 2000 : known(cell.share) ? cell.share : -1);
 
 export function heatMap(id, title) {
-  const canvas = el("canvas", { id, role: "img" });
+  const canvas = el("canvas", { id, role: "img", "aria-label": title });
   const legend = el("ul", { class: "legend", id: `${id}-legend` });
   const told = el("p", { class: "muted note", id: `${id}-told` }, "Point at a cell to read it; the table of hosts below has the same numbers.");
   const box = el("div", { class: "heat" }, el("h4", {}, title), legend, el("div", { class: "heat-box scroll" }, canvas), told);

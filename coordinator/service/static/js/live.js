@@ -39,6 +39,7 @@ export async function follow(onNews) {
     if (error.name !== "AbortError" && !(error instanceof TypeError)) throw error; // cut off or unreachable: the poll says so
   } finally {
     clearTimeout(watch);
+    if (alive) onNews({ id: null, topic: "end", data: "" }); // polling goes faster again from now on
     alive = false;
     open = null;
     setTimeout(() => follow(onNews), RETRY_MS);

@@ -62,22 +62,16 @@ function mount(root, { id, turn }) {
   };
 }
 
-// The clock offset under whichever name the coordinator tells it: seconds or milliseconds.
-function offsetOf(host) {
-  if (known(host.clock_offset_s)) return `${number(host.clock_offset_s * 1000, 0)} ms`;
-  return known(host.clock_offset_ms) ? `${number(host.clock_offset_ms, 0)} ms` : null;
-}
 function showHost(panel_, host) {
   const heardAgo = known(host.last_seen_s) && clockNow() !== null ? span(clockNow() - host.last_seen_s) : null;
   const { capacity } = host;
   panel_.root.classList.toggle("silent", !host.alive);
-  const offset = offsetOf(host);
   panel_.body.replaceChildren(el("p", { class: "note" }, modeBadges(host), " ", aliveBadges(host)),
     el("dl", { class: "sheet" }, fact("Heard last", clock(host.last_seen_s), heardAgo ? `${heardAgo} ago` : ""),
       fact("CPU in use", host.alive ? inUnit(host.cpu_used_millicores, 1e-3) : "?", `of ${number(capacity.cpu_millicores / 1000)} cores`), fact("Memory available", host.alive ? inUnit(host.memory_available_bytes, 2 ** -30) : "?", `of ${number(capacity.memory_bytes / 2 ** 30)} GiB`),
       fact("CPU that may be promised", number(capacity.cpu_commit_millicores / 1000), "cores"), fact("Memory that may be promised", number(capacity.memory_commit_bytes / 2 ** 30), "GiB"),
       fact("Spool", known(host.spool_frames) ? `${host.spool_frames} frames` : "?", host.spool_dropped ? `${host.spool_dropped} lost` : ""), fact("Hypervisor", host.hypervisor || "?"), fact("Agent", host.agent_version || "?"),
-      offset === null ? null : fact("Clock offset", offset)));
+      known(host.clock_offset_s) ? fact("Clock offset", `${number(host.clock_offset_s * 1000, 0)} ms`, "positive = ahead of the coordinator's") : null));
 }
 function showLoad(table_, host, sums) {
   const committed = { cpu_millicores: [host.committed.cpu_millicores, host.capacity.cpu_commit_millicores], memory_bytes: [host.committed.memory_bytes, host.capacity.memory_commit_bytes] };

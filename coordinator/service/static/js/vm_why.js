@@ -57,7 +57,7 @@ function membersOf(part, { scale, unit }) {
 
 export function receiptsPanel(id) {
   const panel_ = panel("receipts", "Why it got what it got");
-  const list = el("div", { class: "scroll mid", id: "receipts", tabIndex: 0, role: "region", "aria-label": "decisions about this VM" });
+  const list = el("div", { class: "scroll mid", id: "receipts", tabIndex: 0, role: "group", "aria-label": "decisions about this VM" });
   panel_.body.append(list);
   return { root: panel_.root, show: async () => {
     const answer = await readOr(`receipts?limit=12&vm=${encodeURIComponent(id)}`, 1000);
