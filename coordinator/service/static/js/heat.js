@@ -4,7 +4,7 @@
 import { el } from "./dom.js";
 import { known, percent } from "./units.js";
 
-const WIDTH = 42;
+const WIDTH = 46;
 const HEIGHT = 24;
 const GAP = 2;
 export const BANDS = [

@@ -14,7 +14,7 @@ const SLOW_MS = 10000;
 export const fleetView = { title: "Fleet", mount };
 
 function mount(root, { turn }) {
-  const state = { resource: "cpu_millicores", ahead: "hour", kind: "", steps: "", find: "", rows: SHOWN, many: false };
+  const state = { resource: "cpu_millicores", ahead: "hour", kind: "", steps: "", find: "", rows: SHOWN, many: false, alerts: [] };
   const change = (key) => (value) => { state[key] = value; turn(); };
   const wrong = panel("wrong", "Needs attention");
   const heat = panel("heat", "Hosts, now and ahead", pick("heat-resource", "Resource", Object.fromEntries(Object.entries(RESOURCES).map(([key, { name }]) => [key, name])), state.resource, change("resource")),
@@ -39,10 +39,10 @@ function mount(root, { turn }) {
 
   return async (fleetAsked, painted) => {
     const slow = state.many ? SLOW_MS : 1000;
-    const fast = Promise.all([readOr("hosts", slow), readOr("sizing?limit=20", slow), offers("/alerts").then((has) => (has ? readOr("alerts?state=firing&limit=50", slow) : null)), fleetAsked]);
+    const fast = Promise.all([readOr("hosts", slow), readOr("sizing?limit=20", slow), fleetAsked]);
     const rest = Promise.all([readOr(`aggregates?limit=1000&kind=host`, slow), readOr(`aggregates?limit=200${state.kind ? `&kind=${state.kind}` : ""}`, slow), readOr("scores", 1000), read("outcomes?limit=60", 1000)]);
     rest.catch(() => null); // awaited below; it must not go unhandled where the first fails before
-    const [hostAnswer, sizing, alerts, fleet] = await fast;
+    const [hostAnswer, sizing, fleet] = await fast;
     if (!hostAnswer || !fleet) {
       wrong.body.replaceChildren(el("p", { class: "note" }, "Your role sees no fleet. ", link("#/vms", "Your VMs")));
       return;
@@ -50,7 +50,8 @@ function mount(root, { turn }) {
     const known_ = hostAnswer.data;
     state.many = known_.length > MANY;
     const everyMs = state.many ? SLOW_MS : 2000;
-    showWrong(wrong, { fleet: fleet.data, hosts: known_, sizing: sizing && sizing.data, alerts: alerts && alerts.data.items });
+    const showAttention = () => showWrong(wrong, { fleet: fleet.data, hosts: known_, sizing: sizing && sizing.data, alerts: state.alerts });
+    showAttention();
     stamp(wrong, { at: hostAnswer.at, everyMs });
     showCycle(cycle, fleet.data);
     stamp(cycle, { at: fleet.at, made: fleet.data.last_cycle_s });
@@ -68,6 +69,11 @@ function mount(root, { turn }) {
     steps.count.textContent = `newest ${entries.length}`;
     showSteps(stepTable, entries);
     stamp(steps, { at: outcomes.at });
+    if (await offers("/alerts")) { // last: what is offered may take a moment to learn, and the first paint must not wait for it
+      const alerts = await readOr("alerts?state=firing&limit=50", slow);
+      state.alerts = alerts ? alerts.data.items : [];
+      showAttention();
+    }
   };
 }
 
