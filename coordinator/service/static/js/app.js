@@ -135,7 +135,7 @@ function start() {
     return el("li", {}, link);
   }));
   onTokenWanted(() => { if (!hasToken()) askToken(); });
-  onChange("role", show); // buttons come and go with it
+  onChange("role", () => { show(); follow(news); }); // buttons come and go with it; without a token the stream may have been closed to us
   onChange("token", () => { unfollow(); show(); });
   startSession(turn);
   window.addEventListener("hashchange", show);

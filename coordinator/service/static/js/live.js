@@ -14,7 +14,7 @@ let alive = false;
 export const streaming = () => alive;
 
 export async function follow(onNews) {
-  if (open || document.hidden || !(await offers("/stream"))) return;
+  if (open || document.hidden || !(await offers("/stream")) || open) return; // another call may have opened it meanwhile
   const control = open = new AbortController();
   let watch = setTimeout(() => control.abort(), SILENCE_MS);
   try {

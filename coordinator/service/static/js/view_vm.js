@@ -82,7 +82,7 @@ function showNow(panel_, sheet, table_, vm) {
   const cannot = Object.entries(vm.capabilities).filter(([, why]) => why !== null);
   sheet.replaceChildren(fact("Host", hostLink(vm.host_id)), fact("Mode", badge(vm.mode), vm.mode_reason || ""), fact("Client", vm.client ? link(`#/vms?client=${encodeURIComponent(vm.client)}`, vm.client) : "none"), fact("Application", vm.application || "none"),
     fact("Priority", vm.priority), fact("Violation minutes", number(vm.violation_minutes, 1), "demand above what was granted"), fact("At most", `${vm.vcpus_max} vCPUs`, `${number(vm.memory_max_bytes / 2 ** 30)} GiB`),
-    ...vm.signals.map((signal) => fact(words(signal.signal || signal.name || "signal"), number(signal.value))),
+    ...vm.signals.map((signal) => fact(words(signal.signal), number(signal.value), `told ${clock(signal.time_s)}`)),
     fact("Cannot", cannot.length ? el("details", {}, el("summary", {}, `${cannot.length} levers`), el("ul", { class: "told" }, cannot.map(([lever, why]) => el("li", {}, `${words(lever)}: ${why}`)))) : "nothing is closed to it"));
   syncRows(table_.tBodies[0], vm.resources, (entry) => entry.resource, (row, entry) => {
     const { scale, unit } = RESOURCES[entry.resource];
