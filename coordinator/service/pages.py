@@ -1,7 +1,8 @@
-"""The status page: one HTML shell, our own script and style, and Plotly's script from its wheel. Nothing from elsewhere.
+"""The status page: one HTML shell, our own modules and style. Nothing from elsewhere, nothing inline, no build step.
 
-The shell holds no data; static/app.js fills it from /api/v1. Assets are addressed by the hash of their content, so browsers may
-keep them for ever. Source of the chart library: plotly.py ships plotly.min.js as package data.
+The shell holds no data; static/js/app.js fills it from /api/v1. Assets are addressed by the hash of their content, so browsers may keep
+them for ever; a module names those that it imports by their hash too, so its own hash changes with theirs. Invariant: imports between
+modules have no cycle (there would be no first hash).
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from coordinator.service.view import FleetView
 from shared.refusal import RefusalCode
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
+_PACKAGE: Final = "coordinator.service"
+_IMPORT: Final = re.compile(r'(?<=from "\./)([a-z_]+\.js)(?=";)')
+MODULES: Final = (
+    *("app.js", "api.js", "chart.js", "dom.js", "freshness.js", "heat.js", "live.js", "orders.js", "session.js", "tables.js", "units.js"),
+    *("view_alerts.js", "view_audit.js", "view_clients.js", "view_fleet.js", "view_host.js", "view_plan.js", "view_quality.js"),
+    *("view_shadow.js", "view_vm.js", "view_vms.js", "vm_orders.js", "vm_why.js", "wrong.js"),
+)
 _SOURCES: Final = {
-    "app.js": ("coordinator.service", "static/app.js", "text/javascript"),
-    "chart.js": ("coordinator.service", "static/chart.js", "text/javascript"),
-    "report.css": ("coordinator.service", "static/report.css", "text/css"),
-    "style.css": ("coordinator.service", "static/style.css", "text/css"),
-    "favicon.svg": ("coordinator.service", "static/favicon.svg", "image/svg+xml"),
-    "plotly.min.js": ("plotly", "package_data/plotly.min.js", "text/javascript"),
+    **{name: (f"static/js/{name}", "text/javascript") for name in MODULES},
+    "report.css": ("static/report.css", "text/css"),
+    "style.css": ("static/style.css", "text/css"),
+    "favicon.svg": ("static/favicon.svg", "image/svg+xml"),
 }
 
 
@@ -52,27 +58,23 @@ def page_handlers() -> list[HTTPRouteHandler]:
 @cache
 def asset(name: str) -> Asset:
     """A static file by name. KeyError where there is none; FileNotFoundError = a broken installation."""
-    package, path, media_type = _SOURCES[name]
-    plain = files(package).joinpath(path).read_bytes()
+    path, media_type = _SOURCES[name]
+    plain = files(_PACKAGE).joinpath(path).read_bytes()
+    if name in MODULES:
+        plain = _IMPORT.sub(lambda found: f"{found[0]}?v={asset(found[0]).digest}", plain.decode()).encode()
     return Asset(plain=plain, zipped=gzip.compress(plain, 6), media_type=media_type, digest=hashlib.sha256(plain).hexdigest()[:16])
 
 
 @cache
 def shell() -> Template:
     """The page's HTML with the addresses of its assets filled in; `$version` and `$name` are left."""
-    html = files("coordinator.service").joinpath("static/index.html").read_text(encoding="utf-8")
+    html = files(_PACKAGE).joinpath("static/index.html").read_text(encoding="utf-8")
+    # all modules at once: found one import after the other they would take a round trip for each depth
+    preloads = "\n".join(f'<link rel="modulepreload" href="/static/{name}">' for name in MODULES)
+    html = html.replace("<!-- modules -->", preloads)
     for name in _SOURCES:
-        html = html.replace(f"/static/{name}", f"/static/{name}?v={asset(name).digest}")
-    return Template(html.replace("<!-- sheets -->", _unwanted_sheets(asset("plotly.min.js").plain)))
-
-
-def _unwanted_sheets(script: bytes) -> str:
-    """Elements that keep Plotly from adding its map library's inline style sheet, which our CSP refuses and no chart of ours needs.
-
-    The script adds a sheet only where no element has the sheet's id, a SHA-256 in hexadecimal that changes with its version.
-    """
-    ids = sorted(set(re.findall(rb'getElementById\("([0-9a-f]{64})"\)', script)))
-    return "".join(f'<meta name="unwanted-sheet" id="{sheet.decode()}">' for sheet in ids)
+        html = html.replace(f'"/static/{name}"', f'"/static/{name}?v={asset(name).digest}"')
+    return Template(html)
 
 
 @get("/", media_type="text/html", include_in_schema=False, sync_to_thread=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from fleet_double import FleetDouble
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier, new_token
@@ -27,9 +27,58 @@ FLAGS = [
 ]
 
 
+WIDE = {"width": 1500, "height": 1150}
+
+
 def new_fleet(hosts: int = 4) -> Any:
     """A FleetDouble."""
     return FleetDouble(hosts=hosts)
+
+
+class Watched:
+    """A page and what it complained about, requests to anywhere else included."""
+
+    def __init__(self, browser: Browser, home: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": WIDE, **context})
+        self.page: Page = self.context.new_page()
+        self.home = home
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        self.page.on(
+            "request", lambda request: request.url.startswith((home, "data:")) or self.complaints.append(f"foreign: {request.url}")
+        )
+
+    def see(self, view: str) -> Page:
+        """Go to a view and wait until it has had a turn."""
+        self.page.goto(f"{self.home}#/{view}")
+        self.page.wait_for_function("() => document.querySelector('#link.live') && document.body.dataset.cycle")
+        return self.page
+
+    def log_in(self, token: str) -> None:
+        """By the form in the page."""
+        self.page.locator("#login").click()
+        self.page.get_by_label("A token, kept in this tab alone").fill(token)
+        self.page.locator("#token-form button").click()
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(f"{kind}: {text}")
+
+
+@pytest.fixture
+def watch(browser: Browser) -> Iterator[Any]:
+    """Opens pages: `watch(url)` at the fleet; `.see("vm/ID")` goes on."""
+    opened: list[Watched] = []
+
+    def open_page(url: str, **context: Any) -> Watched:
+        opened.append(Watched(browser, url, **context))
+        opened[-1].page.goto(url)
+        return opened[-1]
+
+    yield open_page
+    for watched in opened:
+        watched.context.close()
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +123,12 @@ class Served:
         self._started.set_result(f"http://127.0.0.1:{service.port}/")
         await self._stop.wait()
         await service.stop()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Any], Served]:
+    """Serves a fleet of the caller's, who stops it."""
+    return Served
 
 
 @pytest.fixture

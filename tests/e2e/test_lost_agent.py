@@ -31,7 +31,7 @@ def test_a_dead_agents_host_counts_as_full_until_it_is_back_with_its_limits_and_
     host = ring.until(lambda: (seen := ring.host(HOST))["counts_as_full"] and seen, "the host counts as full")
     assert not host["alive"] and host["silent_reason"] == "silent"
     assert ring.get("fleet")["hosts_silent"] == 1
-    assert "counts as full" in ring.http.get("/static/app.js").text
+    assert "counts as full" in ring.http.get("/static/tables.js").text
     refused = ring.post(f"vms/{host['vm_ids'][0]}/resources", {"vcpus": 1, "dry_run": True})
     assert (refused.status_code, refused.json()["code"]) == (409, "host_unknown_state")
     newest = ring.get(f"plans?host={HOST}&limit=1")

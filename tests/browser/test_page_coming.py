@@ -1,0 +1,117 @@
+"""Views over the API's other parts, roles and the stream, against documents of their structs (coming_documents.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from coming_documents import offer
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+STREAM = """() => {
+    const real = window.fetch;
+    window.fetch = (url, options) => String(url).endsWith("/api/v1/stream")
+        ? Promise.resolve(new Response(new ReadableStream({ start: (control) => { window.stream = control; } })))
+        : real(url, options);
+}"""
+
+
+def test_clients_slas_and_compliance(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page)
+    page = watched.see("clients")
+    expect(page.locator("#budgets tbody tr").first).to_contain_text("aurora")
+    expect(page.locator("#clients tbody tr")).to_contain_text(["Aurora Ltd"])
+    expect(page.locator("#slas tbody tr")).to_contain_text(["ready at most 2 % for 99.5 % of minutes in 30 days"])
+    row = page.locator("#compliance tbody tr").first
+    expect(row).to_contain_text("99.099 %")
+    expect(row).to_contain_text("-40 of 50 min")
+    expect(row).to_contain_text("60 min: 15.2 ×, 5 min: ?")
+    assert Axe().run(page).response["violations"] == []
+
+
+def test_alerts_silences_and_receivers(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page)
+    page = watched.see("alerts")
+    expect(page.locator("#alerts tbody tr").first).to_contain_text("kvm-03 has been silent for 42 s")
+    expect(page.locator("#alerts-count")).to_have_text("1 firing · 1 in all")
+    expect(page.locator("#silences tbody tr").first).to_contain_text("host=~kvm-0.")
+    expect(page.locator("#rules-count")).to_have_text("NOT TAKEN by pager: connection refused (3 wait)")
+    assert Axe().run(page).response["violations"] == []
+    expect(watched.see("fleet").locator("#wrong")).to_contain_text("kvm-03 has been silent for 42 s")
+    page.goto(f"{served.url}#host=kvm-03")  # as an alert links to it
+    expect(page.locator("h2")).to_have_text("Host kvm-03")
+
+
+def test_the_shadow_report(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page)
+    page = watched.see("shadow")
+    expect(page.locator("#shadow-verdict")).to_contain_text("violation minutes 320 → 80 (−75 %)")
+    expect(page.locator("#shadow-verdict")).to_contain_text("hosts needed 4 → 3 (−25 %)")
+    expect(page.locator("#shadow-hosts tbody tr")).to_contain_text(["80 min · 700 steps · 4,100 GiB h"])
+    assert Axe().run(page).response["violations"] == []
+
+
+def test_the_audit_is_for_those_who_may(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page)
+    page = watched.see("audit")
+    expect(page.locator("#audit-panel")).to_contain_text("for operators and admins")
+    watched.log_in(served.token)
+    expect(page.locator("#role")).to_have_text("admin")
+    expect(page.locator("#audit tbody tr").first).to_contain_text("PUT /api/v1/hosts/kvm-01/mode")
+    assert Axe().run(page).response["violations"] == []
+
+
+@pytest.mark.parametrize(("forbidden", "role", "orders"), [(("audit", "tokens"), "viewer", 0), (("tokens",), "operator", 2)])
+def test_a_role_sees_the_orders_that_it_may_give(watch: Any, served: Any, forbidden: tuple[str, ...], role: str, orders: int) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page, forbidden)
+    page = watched.see("host/kvm-01")
+    watched.log_in(served.token)
+    expect(page.locator("#role")).to_have_text(role)
+    expect(page.locator("#pin")).to_be_visible()
+    expect(page.locator("#orders-panel button")).to_have_count(orders)
+
+
+def test_a_client_sees_its_own_vms_and_no_fleet(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    offer(watched.page, ("fleet", "hosts", "sizing", "scores", "placement", "migration", "accuracy"))
+    page = watched.page
+    page.goto(f"{served.url}#/fleet")
+    expect(page.locator("#wrong-panel")).to_contain_text("Your role sees no fleet")
+    page.get_by_role("link", name="Your VMs").click()
+    expect(page.locator("#vms tbody tr")).to_have_count(24)
+    page.goto(f"{served.url}#/vm/vm-02-01")
+    expect(page.locator("#chart svg")).to_be_visible()
+    page.goto(f"{served.url}#/plan")
+    expect(page.locator("#placement-note")).to_contain_text("Your role sees no plan")
+    expect(page.locator("#link-text")).to_have_text("live")
+
+
+def test_news_of_the_stream_are_shown_at_once(watch: Any, served: Any) -> None:
+    watched = watch("about:blank")
+    watched.home = served.url
+    watched.page.add_init_script(f"({STREAM})()")
+    offer(watched.page, also=("stream",))
+    page = watched.see("fleet")
+    page.wait_for_function("() => window.stream")
+    page.evaluate("() => window.stream.enqueue(new TextEncoder().encode(': heartbeat\\n\\n'))")
+    expect(page.locator("#link-text")).to_have_text("live · stream", timeout=10_000)
+    page.wait_for_timeout(500)
+    served.fleet.tick()
+    page.evaluate("() => window.stream.enqueue(new TextEncoder().encode('id: 3-1\\nevent: fleet\\ndata: {\"cycle\": 413}\\n\\n'))")
+    expect(page.locator("#facts")).to_contain_text("413", timeout=4_000)  # polling beside a stream takes ten seconds
+    page.evaluate("() => window.stream.close()")
+    expect(page.locator("#link-text")).to_have_text("live", timeout=4_500)  # it is opened anew after five seconds
