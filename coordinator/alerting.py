@@ -94,6 +94,7 @@ class Alerting:
         self._error: str | None = None
         self._backlog: Mapping[str, tuple[int, int]] = {}
         self._looks = 0
+        self.on_change: Callable[[Sequence[al.Change]], None] = lambda _changes: None  # who follows them live
 
     async def run(self) -> None:
         """Look, write and deliver, for good."""
@@ -184,6 +185,7 @@ class Alerting:
         for change in changes:
             self._unwritten.pop(change.alert.id, None)
             self._unwritten[change.alert.id] = change
+        self.on_change(changes)
         if self._names:
             self._notes += notes_of(changes, self._of.clock.wall_ns() / NS_PER_S)
         if len(self._notes) > MAX_UNWRITTEN:

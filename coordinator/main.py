@@ -170,6 +170,7 @@ class Coordinator:
             metrics=self.metrics,
         )
         self.http, self._news = self._door.http, self._door.news
+        self.alerting.on_change = self._news.alerts
 
     @property
     def site(self) -> Site:

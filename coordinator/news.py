@@ -6,10 +6,12 @@ Steps of many clients' VMs are in one plan, so a plan is told of its host and as
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from coordinator.cycle import Instruction, SendPlan, StoreOutcomes
 from coordinator.fleet import Fleet
+from coordinator.learning.alerts import Change
 from coordinator.service.streaming import Hub
 from shared.metrics import Metrics
 from shared.plan import Outcome
@@ -48,6 +50,13 @@ class News:
         alive = sum(host.alive for host in self._fleet.hosts.values())
         said = {"cycle": cycles, "done_s": done_ns / NS_PER_S, "hosts_alive": alive}
         self._hub.publish("fleet", said | {"hosts_silent": len(self._fleet.hosts) - alive, "vms": len(self._fleet.vms)})
+
+    def alerts(self, changes: Sequence[Change]) -> None:
+        """Alerts that took a turn."""
+        for change in changes[-MAX_OUTCOMES:]:
+            alert = change.alert
+            said = {"id": alert.id, "rule": alert.rule, "severity": alert.severity, "state": alert.state, "turn": change.turn}
+            self._hub.publish("alert", said | {"summary": alert.summary, "labels": alert.labels, "started_s": alert.started_s})
 
     def measure(self, metrics: Metrics) -> None:
         """How many listen, and how many could not keep up."""

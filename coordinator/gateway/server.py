@@ -21,7 +21,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from coordinator.gateway.admission import Admission
-from coordinator.gateway.sessions import (
+from coordinator.gateway.events import (
     LOG_FULL,
     AppendWal,
     Close,
@@ -30,7 +30,6 @@ from coordinator.gateway.sessions import (
     Disconnected,
     Durable,
     Event,
-    GatewayCore,
     HostDown,
     HostUp,
     ModeOrdered,
@@ -43,6 +42,7 @@ from coordinator.gateway.sessions import (
     StoreFull,
     Tick,
 )
+from coordinator.gateway.sessions import GatewayCore
 from coordinator.store.wal import Wal
 from shared.clock import Clock
 from shared.errors import HostError, PeerError

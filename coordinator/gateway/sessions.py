@@ -15,13 +15,33 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from coordinator.gateway.events import (
+    AppendWal,
+    Close,
+    Connected,
+    Deliver,
+    Disconnected,
+    Durable,
+    Event,
+    HostDown,
+    HostUp,
+    Instruction,
+    ModeOrdered,
+    PauseOrdered,
+    PlanReady,
+    PlanUnsent,
+    PoliciesOrdered,
+    Received,
+    Reply,
+    StoreFull,
+    Tick,
+)
 from coordinator.gateway.offsets import ClockOffsets
 from coordinator.gateway.plausibility import admitted
 from shared.errors import PeerError
 from shared.frame import decode_agent, decode_block, encode
 from shared.messages import (
     Ack,
-    AgentMessage,
     CoordinatorMessage,
     Goodbye,
     Hello,
@@ -34,7 +54,7 @@ from shared.messages import (
     Status,
     Welcome,
 )
-from shared.model import HostSample, Mode, Policy
+from shared.model import HostSample, Mode
 from shared.plan import Plan
 from shared.session import Session, SessionState, Side
 from shared.units import NS_PER_S
@@ -42,7 +62,6 @@ from shared.units import NS_PER_S
 MAX_AHEAD_NS: Final = 3600 * NS_PER_S  # a clock further ahead than this would file samples under buckets that are still to come
 MAX_BOOTS_PER_HOST: Final = 16  # streams remembered per host; an agent's spool spans a reboot or two
 STORE_FULL_RETRY_S: Final = 30.0
-LOG_FULL: Final = "the coordinator's log is full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,142 +72,6 @@ class GatewaySettings:
     stale_host_s: float = 60.0
     max_skew_s: float | None = None  # a host whose clock is further off, either way, is sent away; None = only one that is far ahead
 
-
-@dataclass(frozen=True)
-class Connected:
-    """A peer passed the TLS handshake; `cert_host_id` is what its certificate says."""
-
-    conn_id: int
-    cert_host_id: str
-
-
-@dataclass(frozen=True)
-class Received:
-    """One whole WebSocket message."""
-
-    conn_id: int
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class Disconnected:
-    """The transport is gone."""
-
-    conn_id: int
-
-
-@dataclass(frozen=True)
-class Durable:
-    """Every AppendWal of these streams up to these sequences is on disk."""
-
-    upto: Mapping[tuple[str, str], int]
-
-
-@dataclass(frozen=True)
-class StoreFull:
-    """The coordinator can(not) make frames durable. While full, they stay on the agents and senders are sent away for a while."""
-
-    full: bool
-    reason: str = LOG_FULL
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time passed."""
-
-
-@dataclass(frozen=True)
-class PlanReady:
-    """A plan for one host; the newest not yet delivered one is kept until the host is there or the plan has expired."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class ModeOrdered:
-    """The API's order for a host; remembered, and repeated in every Welcome."""
-
-    host_id: str
-    mode: Mode
-
-
-@dataclass(frozen=True)
-class PauseOrdered:
-    """The kill switch for one host, or for the whole fleet (None); remembered, and repeated in every Welcome."""
-
-    host_id: str | None
-    paused: bool
-
-
-@dataclass(frozen=True)
-class PoliciesOrdered:
-    """Policies over those of domains, for one host; not remembered: the driver sends them again after every inventory."""
-
-    host_id: str
-    policies: Mapping[str, Policy]
-
-
-Event = Connected | Received | Disconnected | Durable | StoreFull | Tick | PlanReady | ModeOrdered | PauseOrdered | PoliciesOrdered
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Send this frame."""
-
-    conn_id: int
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class Close:
-    """Close after what was sent before."""
-
-    conn_id: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class AppendWal:
-    """Log this frame; answer with Durable once it is on disk."""
-
-    host_id: str
-    boot_id: str
-    sequence: int
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class Deliver:
-    """Hand to the decision cycle. `samples` is the decoded block of a Samples message, else empty."""
-
-    host_id: str
-    message: AgentMessage
-    samples: tuple[HostSample, ...] = ()
-
-
-@dataclass(frozen=True)
-class HostUp:
-    """The host speaks (again)."""
-
-    host_id: str
-
-
-@dataclass(frozen=True)
-class HostDown:
-    """The host has been silent for too long: it counts as full."""
-
-    host_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class PlanUnsent:
-    """This plan was never on a connection and never will be: it expired, or a newer one came first."""
-
-    plan: Plan
-
-
-Instruction = Reply | Close | AppendWal | Deliver | HostUp | HostDown | PlanUnsent
 
 COUNTERS: Final = (
     "frames",

@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.gateway.sessions import Close, Connected, GatewayCore, GatewaySettings, Received, Reply
+from coordinator.gateway.events import Close, Connected, Received, Reply
+from coordinator.gateway.sessions import GatewayCore, GatewaySettings
 from shared.errors import PeerError
 from shared.frame import HEADER, MAGIC, VERSION, decode_agent, decode_block, decode_coordinator, encode, encode_block
 from shared.messages import AgentMessage, CoordinatorMessage, Samples
