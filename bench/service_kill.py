@@ -101,7 +101,7 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--kills", type=int, default=50)
     arguments = parser.parse_args()
-    hosts, vms, kills, longest_s = (20, 10, 3, 6.0) if arguments.quick else (200, 40, arguments.kills, 40.0)
+    hosts, vms, kills, longest_s = (10, 10, 2, 4.0) if arguments.quick else (200, 40, arguments.kills, 40.0)
     figures = run(hosts, vms, kills, between_s=(0.5, longest_s))
     finish(figures, arguments.json, strict=False)
 
