@@ -27,9 +27,6 @@ def cli() -> None:
     """Tidegate: gives every VM of a KVM fleet its capacity before its demand arrives."""
 
 
-cli.add_command(alert)
-
-
 @cli.command()
 @CONFIG_OPTION
 def run(config_path: Path | None) -> None:
@@ -173,7 +170,7 @@ def placement_replay(receipt: Path) -> None:
     click.echo(f"the same: {len(answer)} VMs, {len(plan.moves)} moves, {plan.status}, digest {plan.digest[:12]}")
 
 
-for command in (token, audit, *groups(), vm, host, migration, completion, man):
+for command in (token, audit, alert, *groups(), vm, host, migration, completion, man):
     cli.add_command(command)
 
 
@@ -191,7 +188,7 @@ def main() -> None:
         sys.exit(EXIT_CONFIG)
     except Refusal as error:
         click.echo(f"tidegate: {error}", err=True)
-        sys.exit(1)
+        sys.exit(EXIT_REFUSED)
     except HostError as error:
         click.echo(f"tidegate: {error}", err=True)
         sys.exit(EXIT_HOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 from coordinator.service.operations import Operation, operation_id, operation_of
@@ -31,7 +32,10 @@ class LiveOperations:
 
     def __init__(self, running: Operating) -> None:
         self._operating = running
-        self._operations = OperationStore(running.registry.engine)
+
+    @cached_property
+    def _operations(self) -> OperationStore:
+        return OperationStore(self._operating.registry.engine)
 
     async def ordered(self, vm_id: str, actor: str, plan: Plan) -> str:
         """Store a plan that was just sent as an operation; its id. Behind the plan itself in the order of writes."""

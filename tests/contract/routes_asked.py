@@ -8,6 +8,9 @@ from typing import Any
 from callers_double import callers
 
 OWN_VM, FOREIGN_VM = "vm-01-00", "vm-01-01"
+CHANGES = ("PUT", "PATCH")
+GOLD = {"name": "Gold", "objectives": [{"metric": "ready", "threshold_permille": 20, "share_permille": 995}]}
+BACKUP = {"name": "Backup", "start_s": 1_790_000_000, "duration_s": 3600}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/api/v1/hosts/{host_id}/mode"): {"mode": "observe"},
     ("PUT", "/api/v1/hosts/{host_id}/pause"): {"paused": False},
@@ -18,6 +21,16 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/tokens"): {"name": "made", "role": "viewer"},
     ("POST", "/api/v1/alerts/{alert_id}/acknowledgement"): {"comment": "mine"},
     ("POST", "/api/v1/silences"): {"matchers": [{"name": "vm", "value": OWN_VM}], "ends_s": 4_000_000_000, "comment": "mine"},
+    ("POST", "/api/v1/events/trigger"): {"name": "launch", "effect": "cpu=x2", "duration_s": 3600},
+    ("POST", "/api/v1/clients"): {"id": "made", "name": "Made"},
+    ("POST", "/api/v1/applications"): {"id": "shop", "client": "acme", "name": "Shop"},
+    ("POST", "/api/v1/slas"): {"id": "gold", **GOLD},
+    ("POST", "/api/v1/events"): {"id": "backup", **BACKUP},
+    **{(method, "/api/v1/clients/{id}"): {"name": "Acme"} for method in CHANGES},
+    **{(method, "/api/v1/applications/{id}"): {"client": "acme", "name": "Shop"} for method in CHANGES},
+    **{(method, "/api/v1/slas/{id}"): GOLD for method in CHANGES},
+    **{(method, "/api/v1/events/{id}"): BACKUP for method in CHANGES},
+    **{(method, f"/api/v1/policies/{level}"): {"priority": "high"} for method in CHANGES for level in ("fleet", "client/{id}", "vm/{id}")},
 }
 QUERIES = {"/api/v1/placement/why-not": "?vm={vm}&host=kvm-01"}
 STREAM = "/api/v1/stream"  # does not end: test_streaming.py and the live matrix of tests/e2e ask it

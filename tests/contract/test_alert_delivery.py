@@ -258,7 +258,9 @@ def test_the_outbox_is_bounded(store: AlertStore) -> None:
 
 async def _until_failed(store: AlertStore, receiver: Receiver, ca_file: str = "") -> Delivery:
     metrics = Metrics(COORDINATOR_METRICS)
-    return await deliver(store, receiver, lambda: b'outcome="failed"' in metrics.render(), metrics=metrics, ca_file=ca_file)
+    found = await deliver(store, receiver, lambda: b'outcome="failed"' in metrics.render(), metrics=metrics, ca_file=ca_file)
+    await asyncio.sleep(0.1)  # the transport of a handshake that failed closes some turns of the loop later
+    return found
 
 
 def _unix(text: str) -> float:

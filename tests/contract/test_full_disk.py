@@ -23,7 +23,7 @@ FRAME = bytes(range(256)) * 40  # 10 KiB
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with small_disk(tmp_path / "disk", 512) as mounted:
+    with small_disk(tmp_path / "disk", 2048) as mounted:
         yield mounted
 
 

@@ -14,6 +14,7 @@ from coordinator.fleet import Relocation
 from coordinator.store.database import registry_url, shown
 from coordinator.store.registry import SqlRegistry
 from coordinator.store.schema import head
+from coordinator.store.tokens import TokenStore
 from coordinator.store.upkeep import copy
 from shared.config import CoordinatorConfig
 from shared.errors import ConfigError, HostError
@@ -136,6 +137,7 @@ def test_commands_follow_the_setting(postgres: Postgres, tmp_path: Path) -> None
     assert tidegate("registry", "check") == (0, f"up to date: revision {head()}\n")
     assert tidegate("token", "new", "grafana")[0] == 0
     registry = SqlRegistry(url)
-    assert list(registry.token_names().values()) == ["grafana"]
+    names = [grant.name for grant in TokenStore(registry.engine).grants().values()]
     registry.close()
+    assert names == ["grafana"]
     assert not (tmp_path / "state" / "registry.sqlite").exists()

@@ -53,6 +53,7 @@ class Keeping:
             clock=self.running.clock,
             write=self.write,
             read=self.read,
+            insist=self.read,
             metrics=self.metrics,
         )
 

@@ -232,6 +232,7 @@ VALUES = {
     "collector": 12,
     "by": 3,
     "result": 2,
+    "method": 7,
     "column": 32,  # of a sample
     "client": MAX_SERIES,  # as many as there are: the bound of a metric holds
     "objective": len(METRICS),
