@@ -23,6 +23,7 @@ from coordinator.learning.compliance_sums import PAIRS
 from coordinator.model import F32
 from coordinator.store.compliance_store import ComplianceStore
 from shared.clock import Clock
+from shared.errors import HostError
 from shared.metrics import Metrics
 from shared.model import Priority
 from shared.units import BUCKET_S, NS_PER_S
@@ -98,8 +99,11 @@ class ComplianceKeeper:
         while True:
             version = self._book.slas.version
             if version != self._version and self._cycle.fleet.vms:
-                await self._fill_past()
-                self._version = version
+                try:
+                    await self._fill_past()
+                    self._version = version
+                except HostError as error:  # what was filled in stays; the rest comes when the store is back
+                    log.warning("minutes of the past wait for their store", reason=str(error))
             await self._clock.sleep(LOOK_S)
 
     def publish(self) -> None:

@@ -45,6 +45,7 @@ def test_nothing_of_others_reaches_a_client(ring: Any, program: Any) -> None:
     for vm in (mine[0], foreign[0]):
         receipt = ring.until(lambda vm=vm: ring.get(f"receipts?vm={vm['id']}&limit=1"), "a receipt")[0]["id"]  # type: ignore[misc]
         values = {"vm_id": vm["id"], "host_id": vm["host_id"], "receipt_id": receipt, "operation_id": "1-1-host-0", "token_id": "x"}
+        values |= {"alert_id": "x", "silence_id": "x", "id": vm["client"], "client": vm["client"], "kind": "vm", "name": vm["id"]}
         for template in READS:
             path = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)  # noqa: B023  # used at once
             queries = ["", f"?vm={vm['id']}", f"?client={vm['client']}", f"?host={vm['host_id']}", f"?kind=client&name={vm['client']}"]
