@@ -43,13 +43,14 @@ def ended_well(ring: MovingRing, plan: dict[str, Any]) -> None:
     """Every move of a plan that is done: where its VM is, its outcome, and that its host began it once, whatever was refused before."""
     where = ring.where()
     told = {row["outcome"]["step"]["id"]: (row["outcome"]["state"], row["outcome"]["code"]) for row in ring.get("outcomes?limit=500")}
-    begun = Counter(step_id.rpartition("-")[0] for host in ring.fleet.host_ids if ring.awake(host) for step_id in ring.submitted(host))
+    awake = {host for host in ring.fleet.host_ids if ring.awake(host)}  # one that was emptied may sleep by now, and its agent with it
+    begun = Counter(step_id.rpartition("-")[0] for host in awake for step_id in ring.submitted(host))
     for move in plan["moves"]:
         assert move["phase"] == "done", f"{move}\n{told}\n{where}\n{ring.story()}"
         assert where[move["vm_id"]] == move["target"]
         which, _, tries = move["step_id"].rpartition("-")
         assert told[move["step_id"]][0] == "verified"
-        assert begun[which] == 1
+        assert begun[which] == (1 if move["source"] in awake else 0)
         # on a clock that runs so fast a busy moment is minutes: the host may find a step expired, and is then asked again
         before = {told.get(f"{which}-{n}") for n in range(1, int(tries))}
         assert before <= {("refused", "step_expired"), None}, before  # None: its plan expired before it was sent
@@ -84,7 +85,7 @@ def test_an_operator_lets_a_plan_run_ends_one_half_way_and_a_killed_coordinator_
         assert len(first["moves"]) >= 2, first
         ring.until(lambda: phases(ring.plan())["sent"], "a move is under way")
         assert ring.put(f"migrations/{first['id']}", {"action": "abort"}).json()["plan"]["status"] == "stopping"
-        ended = ring.until(lambda: (found := ring.plan())["status"] == "aborted" and found, "the plan ends")
+        ended = ring.until(lambda: (found := ring.plan()) and found["status"] == "aborted" and found, "the plan ends")
         count = phases(ended)
         assert set(count) == {"done", "skipped"}, ended
         assert len(ring.submitted("host-0")) == count["done"], "what had not begun does not begin"
@@ -98,7 +99,7 @@ def test_an_operator_lets_a_plan_run_ends_one_half_way_and_a_killed_coordinator_
         ring.start("coordinator")
         known = ring.until(lambda: spent(ring), "error budgets outlive a kill")
         assert all(0.5 * share < known[client] < 2.0 * share for client, share in used_up.items()), (used_up, known)
-        done = ring.until(lambda: (found := ring.plan())["status"] == "done" and found, "the plan is done")
+        done = ring.until(lambda: (found := ring.plan()) and found["status"] == "done" and found, "the plan is done")
         assert (done["id"], done["actor"]) == (second["id"], "tests")
         ended_well(ring, done)
         (under_way,) = [move for move in done["moves"] if move["step_id"] == begun[-1]]
