@@ -410,12 +410,6 @@ class FleetDouble(AlertsDouble, OperationsDouble, PlacingDouble, RunningDouble, 
         operation = None if request.dry_run else self.ordered(self.home[vm_id], vm_id, steps, actor)
         return vw.AdjustResult(vm_id=vm_id, host_id=self.home[vm_id], dry_run=request.dry_run, steps=steps, operation_id=operation)
 
-    def metrics_text(self) -> str:
-        return f"# TYPE tidegate_cycles_total counter\ntidegate_cycles_total {self.cycle}\n"
-
-    def ready(self) -> tuple[bool, str]:
-        return self.is_ready
-
     # -- invention
 
     def _asked(self, vm_ids: str | Sequence[str] | None) -> list[str]:

@@ -97,3 +97,9 @@ class RunningDouble:
         )
         budget = ClientBudget(client="aurora", budget=0.01, violated=0.004, burn_rate=0.4, spent=0.1)
         return SizingView(issued_s=self.now_s, scarce=(scarce,)[:limit], budgets=(budget,)[:limit], infeasible=(), spare=())
+
+    def metrics_text(self) -> str:
+        return f"# TYPE tidegate_cycles_total counter\ntidegate_cycles_total {self.cycle}\n"
+
+    def ready(self) -> tuple[bool, str]:
+        return self.is_ready
