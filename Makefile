@@ -14,7 +14,7 @@ TEST_WORKERS ?= 2
 NONE_IS_FINE = $(if $(TEST_ARGS),|| [ $$? = 5 ])
 
 # QEMU without hardware virtualization now and then starts a move that never moves: what failed has a second try, alone, on fresh guests
-AGAIN = echo "tidegate: once more, alone:" && $(BIN)/python -m pytest -m realhost --last-failed --last-failed-no-failures none $(TEST_ARGS)
+AGAIN = echo "tidegate: once more, alone:" && $(BIN)/python -m pytest -m "realhost and not long" --last-failed --last-failed-no-failures none $(TEST_ARGS)
 
 # one stamp per content of the files that say what is installed: a changed pin reinstalls, a changed date does not
 KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
@@ -22,7 +22,7 @@ READY_RUN := $(VENV)/.run-$(KEY)
 READY_DEV := $(VENV)/.dev-$(KEY)
 PIP_INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help demo test lint types imports check clean
+.PHONY: help demo test test-long lint types imports check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -35,10 +35,16 @@ demo: $(READY_RUN)
 test: export PATH := $(abspath $(BIN)):$(PATH)
 test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ring and not realhost and not browser" $(TEST_ARGS) $(NONE_IS_FINE)
-	$(BIN)/python -m pytest -m ring $(TEST_ARGS) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
-	$(BIN)/python -m pytest -m realhost --durations=25 $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
-	$(BIN)/python -m pytest -m browser $(TEST_ARGS) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ring and not realhost and not browser and not long" $(TEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m "ring and not long" $(or $(TEST_ARGS),tests/e2e) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
+	$(BIN)/python -m pytest -m "realhost and not long" --durations=25 $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
+	$(BIN)/python -m pytest -m browser $(or $(TEST_ARGS),tests/browser) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
+
+## test-long what takes minutes for a case that a shorter test has nearly covered; no part of test
+test-long: export PATH := $(abspath $(BIN)):$(PATH)
+test-long: $(READY_DEV)
+	.ci/prepare-tests $(VENV)
+	$(BIN)/python -m pytest -m long $(TEST_ARGS)
 
 ## lint     ruff: rules and format
 lint: $(READY_DEV)

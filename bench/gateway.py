@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=SPEED, help="simulated seconds per second; 1 = 2,000 VM samples a second")
     arguments = parser.parse_args()
     if arguments.quick:
-        finish(run(20, 5.0, ray=False, processes=1, restart=True), arguments.json, strict=False)
+        finish(run(20, 5.0, ray=False, processes=1, restart=False), arguments.json, strict=False)
     else:
         figures = run(arguments.hosts, arguments.seconds, ray=not arguments.local, processes=1, restart=True, speed=arguments.speed)
         finish(figures, arguments.json, strict=False)

@@ -13,6 +13,7 @@ from shared.units import BUCKET_S
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_history_in_s3_that_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -86,6 +86,7 @@ def test_the_database_dies_and_comes_back(world: World, server: Postgres) -> Non
     world.until(lambda: world.complete(began_s, ended_s), "history has every bucket of the outage whole")
 
 
+@pytest.mark.long
 def test_a_coordinator_that_is_killed_while_the_database_is_away_waits_for_it_and_loses_nothing(world: World, server: Postgres) -> None:
     world.until(world.whole, "whole before")
     epoch, began_s = world.get("fleet")["epoch"], world.get("fleet")["now_s"]
@@ -108,6 +109,7 @@ def test_a_coordinator_that_is_killed_while_the_database_is_away_waits_for_it_an
     assert (done.returncode, done.stdout.startswith("up to date")) == (0, True), done.stderr
 
 
+@pytest.mark.long
 def test_a_database_that_hangs_is_seen_and_waited_for(world: World, server: Postgres) -> None:
     world.until(world.whole, "whole before")
     epoch, began_s = world.get("fleet")["epoch"], world.get("fleet")["now_s"]

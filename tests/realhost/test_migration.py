@@ -276,7 +276,9 @@ def devices(host: RealHost) -> set[str]:
     return {line.split()[0].partition("@")[0] for line in found.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("peer_to_peer", [True, False], ids=["peer_to_peer", "client_driven"])
+@pytest.mark.parametrize(
+    "peer_to_peer", [pytest.param(True, id="peer_to_peer"), pytest.param(False, id="client_driven", marks=pytest.mark.long)]
+)
 def test_a_vm_moves_and_its_limits_with_it(agents: Callable[..., tuple[Agent, Agent]], guest: Guest, *, peer_to_peer: bool) -> None:
     source, target = agents(peer_to_peer=peer_to_peer)
     limited(source, guest)
