@@ -15,6 +15,7 @@ from shared.units import BUCKET_S
 pytestmark = [pytest.mark.server, pytest.mark.ring]
 
 
+@pytest.mark.long
 def test_a_full_disk_loses_nothing_and_heals(program: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     with running_world(program, lambda _: {}, lambda folder: small_disk(folder, 64 * 1024)) as world:
         began_s = world.get("fleet")["now_s"]
