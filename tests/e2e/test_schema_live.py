@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 DOCUMENT = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())
 OPERATIONS = [found.ok() for found in schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig()).get_all_operations()]
 STREAM = "/api/v1/stream"
-EXAMPLES = int(os.environ.get("TIDEGATE_EXAMPLES", "8"))  # of each operation and mode; some hundred operations
+EXAMPLES = int(os.environ.get("TIDEGATE_EXAMPLES", "5"))  # of each operation and mode; some hundred operations
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
