@@ -43,6 +43,7 @@ class _Waiting:
     block: BucketBlock | ForecastBlock | tuple[SignalBlock, ...]
     late: bool = False
     then: Callable[[], None] | None = None
+    number: int = 0  # in the order of coming
 
 
 class HistoryQueue:
@@ -63,6 +64,7 @@ class HistoryQueue:
         self._history, self._on_bug = history, on_bug
         self._max_buckets, self._max_forecasts, self._first_pause_s = max_buckets, max_forecasts, first_pause_s
         self._waiting: deque[_Waiting] = deque()  # the first one is being written
+        self._put = 0  # number of the newest
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -104,9 +106,14 @@ class HistoryQueue:
             return sum(isinstance(waiting.block, BucketBlock) for waiting in self._waiting) >= self._max_buckets
 
     def settle(self, within_s: float) -> bool:
-        """Wait until nothing is pending; False when it took too long."""
+        """Wait until what waits now is held, whatever comes meanwhile; False when it took too long."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting or self._closing, within_s) and not self._waiting
+            last = self._put
+
+            def settled() -> bool:
+                return not self._waiting or self._waiting[0].number > last
+
+            return self._changed.wait_for(lambda: settled() or self._closing, within_s) and settled()
 
     def close(self, within_s: float) -> None:
         """Finish what can be finished in time and stop. The rest is in the log, and comes again from there."""
@@ -117,6 +124,8 @@ class HistoryQueue:
         self._thread.join(within_s)
 
     def _add(self, waiting: _Waiting) -> None:
+        self._put += 1
+        waiting.number = self._put
         self._waiting.append(waiting)
         self._changed.notify_all()
 

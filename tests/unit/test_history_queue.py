@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,3 +138,28 @@ def test_anything_but_the_store_failing_is_a_bug(history: Refusing) -> None:
     until(lambda: bugs, "a bug", 10)
     assert "allowed are multiples of 300" in str(bugs[0])
     queue.close(0.1)
+
+
+def test_a_reader_waits_for_what_was_there_and_not_for_what_comes(history: Refusing, queue_of: Made) -> None:
+    queue, second = queue_of(), threading.Event()
+    stored = threading.Event()
+
+    def then() -> None:
+        stored.set()
+        second.wait(10.0)  # as slow a store as one likes
+
+    queue.put_bucket(bucket(T0), late=False)
+    assert queue.settle(10.0)
+    queue.put_bucket(bucket(T0 + BUCKET_S), late=False, then=then)
+    assert stored.wait(10.0)
+    assert not queue.settle(0.05), "this one was there and is not done"
+    waited = threading.Thread(target=lambda: results.append(queue.settle(10.0)))
+    results: list[bool] = []
+    waited.start()
+    time.sleep(0.2)  # nothing shows from outside that it waits
+    history.away.set()
+    queue.put_bucket(bucket(T0 + 2 * BUCKET_S), late=False)  # comes meanwhile, and is refused
+    second.set()
+    waited.join(10.0)
+    history.away.clear()
+    assert results == [True]
