@@ -134,6 +134,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", f"{_V1}/operations"): OWN_READ,
     ("GET", f"{_V1}/operations/{{operation_id}}"): OWN_READ,
     ("GET", f"{_V1}/stream"): OWN_READ,
+    ("GET", f"{_V1}/whoami"): PLAIN_READ,
     ("GET", f"{_V1}/audit"): Rule(Role.OPERATOR),
     ("GET", f"{_V1}/tokens"): GOVERN,
     ("POST", f"{_V1}/tokens"): GOVERN,

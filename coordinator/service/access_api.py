@@ -1,4 +1,4 @@
-"""The HTTP API's part about itself: tokens (for admins) and the audit (for operators and admins)."""
+"""The HTTP API's part about itself: who the caller is, tokens (for admins) and the audit (for operators and admins)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from coordinator.service import journalled
-from coordinator.service.access_views import AuditPage, TokenList, TokenMade, TokenOrder, audit_view, token_view
+from coordinator.service.access_views import AuditPage, TokenList, TokenMade, TokenOrder, WhoAmI, audit_view, token_view
 from coordinator.service.answered import refused
 from coordinator.service.auth import new_token
 from coordinator.service.problems import InvalidValue, NotFound
@@ -33,6 +33,13 @@ Since = Annotated[int | None, QueryParameter(ge=0, le=2**33, description="Rows o
 _TOKEN: Final[list[dict[str, list[str]]]] = [{"token": []}]
 _DENIED: Final = refused(s400="invalid_value: field, value and allowed", s401="unauthorized", s403="forbidden", s429="rate_limited")
 _KEYS: Final = refused(s409="key_in_use", s422="key_reused")
+
+
+@get("/whoami", responses=refused(s401="unauthorized"), sync_to_thread=False)
+def whoami(request: Request[Any, Any, Any]) -> WhoAmI:
+    """Who the caller is: name, role, client, and by what it is known."""
+    caller = caller_of(request.scope["state"])
+    return WhoAmI(name=caller.name, role=caller.role, client=caller.client, how=caller.how)
 
 
 @get("/tokens", security=_TOKEN, responses=_DENIED)
@@ -98,7 +105,7 @@ async def audit(
     return AuditPage(items=tuple(map(audit_view, rows)), next_cursor=last)
 
 
-ACCESS_HANDLERS: Final = (tokens, make_token, revoke_token, audit)
+ACCESS_HANDLERS: Final = (whoami, tokens, make_token, revoke_token, audit)
 
 
 def _guards(state: State) -> Safeguards:

@@ -53,6 +53,15 @@ class TokenList(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[TokenView, ...]
 
 
+class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
+    """The caller as this coordinator knows it. `how`: by which token, certificate or address; no secret."""
+
+    name: str
+    role: Role | None
+    client: str | None
+    how: str
+
+
 class AuditView(msgspec.Struct, frozen=True, kw_only=True):
     """One write: who, how, what, and what came of it. `hash` covers all of it and `previous`, the hash of the row before."""
 

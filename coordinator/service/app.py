@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
 from coordinator.service.edge import LOOPBACK_NAMES
-from coordinator.service.safeguards import ABORT_KEY, PEER_KEY, Safeguards
+from coordinator.service.safeguards import ABORT_KEY, PEER_KEY, Safeguards, in_memory
 from coordinator.service.view import FleetView
 from shared.config_access import AccessConfig
 from shared.errors import ConfigError
@@ -54,7 +54,7 @@ class HttpService:
         self._view = view
         self._tokens = tokens
         self._config = config
-        self._safeguards = safeguards
+        self._safeguards = in_memory(tokens) if safeguards is None else safeguards
         self._server: _Server | None = None
 
     @property
@@ -86,8 +86,9 @@ class HttpService:
             raise RuntimeError("the HTTP server did not start")
 
     async def stop(self) -> None:
-        """Finish open requests (at most STOP_S seconds) and close the listener. Idempotent."""
+        """End the streams, finish open requests (at most STOP_S seconds) and close the listener. Idempotent."""
         if self._server is not None and self.task is not None:
+            self._safeguards.hub.end()
             self._server.should_exit = True
             await self.task
             self._server = None

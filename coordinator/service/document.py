@@ -1,7 +1,7 @@
 """The OpenAPI document as it is served and committed: the framework's, put right where it is not what the service does.
 
 Two things: a `tuple[X, ...]` with bounds comes out as "X or anything", which nothing but X is; and every path of /api/v1 can be refused at
-the door, whatever its handler declares.
+the door, whatever its handler declares, each that takes a body for a body that is too large.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ AT_THE_DOOR: Final = {
     "429": "rate_limited: Retry-After says for how long",
     "503": "the registry does not answer",
 }
+TOO_LARGE: Final = {"413": "invalid_value: the body is larger than is taken"}
 
 
 def put_right(schema: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,8 @@ def put_right(schema: dict[str, Any]) -> dict[str, Any]:
     _items(schema)
     for path, verbs in schema.get("paths", {}).items():
         for operation in verbs.values() if path.startswith("/api/v1/") else ():
-            for status, description in AT_THE_DOOR.items():
+            refused = AT_THE_DOOR | (TOO_LARGE if "requestBody" in operation else {})
+            for status, description in refused.items():
                 content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
                 operation["responses"].setdefault(status, {"description": description, "content": content})
     return schema

@@ -8,6 +8,7 @@ Source: HTML Living Standard, 9.2 Server-sent events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Final, Literal, get_args
@@ -107,6 +108,11 @@ class Hub:
             if self._callers[reader.caller] <= 0:
                 del self._callers[reader.caller]
 
+    def end(self) -> None:
+        """End every stream after what is queued for it: the process stops. A reader comes back by itself."""
+        for reader in tuple(self._readers):
+            reader.end()
+
     def _replay(self, reader: Reader, last_id: str | None) -> None:
         if last_id is None:
             return
@@ -147,6 +153,11 @@ class Reader:
             return False
         self._queue.put_nowait(event)
         return True
+
+    def end(self) -> None:
+        """Nothing more is told."""
+        with contextlib.suppress(asyncio.QueueFull):  # then it was cut off, and that word is in the queue
+            self._queue.put_nowait(None)
 
     def cut(self) -> None:
         """End it soon, even where it hangs on a connection that takes nothing more."""

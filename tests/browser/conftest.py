@@ -15,6 +15,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from coordinator.service.app import HttpService
 from coordinator.service.auth import TokenVerifier, new_token
+from coordinator.service.safeguards import in_memory
+from coordinator.service.streaming import Topic
+from coordinator.store.tokens import Grant, id_of
+from shared.roles import Role
 
 FLAGS = [
     "--no-sandbox",  # the tests run as root in a container
@@ -52,7 +56,7 @@ class Watched:
     def see(self, view: str) -> Page:
         """Go to a view and wait until it has had a turn."""
         self.page.goto(f"{self.home}#/{view}")
-        self.page.wait_for_function("() => document.querySelector('#link.live') && document.body.dataset.cycle")
+        self.page.wait_for_function("() => document.querySelector('#link.live') && document.body.dataset.turned")
         return self.page
 
     def log_in(self, token: str) -> None:
@@ -93,12 +97,21 @@ def browser() -> Iterator[Browser]:
 
 
 class Served:
-    """A running service: its fleet, its address, its token, and a way to end it."""
+    """A running service: its fleet, its address, a token of each role (`token`: an operator's), and a way to end it."""
 
     def __init__(self, fleet: Any, host: str = "127.0.0.1") -> None:
         self.fleet = fleet
         self.host = host
-        self.token, self._hash = new_token()
+        made = {role: new_token() for role in Role}
+        self.tokens = {role: plain for role, (plain, _) in made.items()}
+        self.token = self.tokens[Role.OPERATOR]
+        self._verifier = TokenVerifier(
+            {
+                hashed: Grant(id=id_of(hashed), name=f"a-{role}", role=role, client="aurora" if role is Role.CLIENT else None)
+                for role, (_, hashed) in made.items()
+            }
+        )
+        self.guards = in_memory(self._verifier)
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -106,6 +119,14 @@ class Served:
         self._started: Future[str] = Future()
         self._thread.start()
         self.url = self._started.result(timeout=30)
+
+    def tell(self, topic: Topic, what: dict[str, Any]) -> None:
+        """To everyone who reads the stream."""
+        self._loop.call_soon_threadsafe(lambda: self.guards.hub.publish(topic, what))
+
+    def end_streams(self) -> None:
+        """As when the coordinator stops."""
+        self._loop.call_soon_threadsafe(self.guards.hub.end)
 
     def stop(self) -> None:
         if self._thread.is_alive():
@@ -118,7 +139,7 @@ class Served:
         self._loop.close()
 
     async def _serve(self) -> None:
-        service = HttpService(self.fleet, TokenVerifier({self._hash: "test"}), host=self.host, port=0)
+        service = HttpService(self.fleet, self._verifier, host=self.host, port=0, safeguards=self.guards)
         await service.start()
         self._started.set_result(f"http://127.0.0.1:{service.port}/")
         await self._stop.wait()

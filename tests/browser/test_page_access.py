@@ -16,8 +16,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 
 def settled(page: Page) -> None:
     """Wait until the view in sight has had its whole first turn."""
-    page.wait_for_function("() => document.querySelector('#link.live') && performance.getEntriesByType('measure').length > 0")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function("() => document.querySelector('#link.live') && document.body.dataset.turned")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -17,14 +17,16 @@ FLEET = {"now_s": 100_000, "last_cycle_s": 99_900, "last_cycle_wall_ms": 300, "c
 def test_a_stuck_loop_is_said_although_answers_come(watch: Any, served: Any) -> None:
     real = served.fleet.fleet
     watched = watch(served.url)
-    expect(watched.page.locator("#link-text")).to_have_text("live")
+    expect(watched.page.locator("#link-text")).to_contain_text("live")
     expect(watched.page.locator(".banner")).to_have_count(0)
     served.fleet.fleet = lambda: msgspec.structs.replace(real(), clock_speed=None, last_cycle_s=real().now_s - 1260.0)
-    expect(watched.page.locator(".banner.bad")).to_contain_text("The decision loop is stuck: cycle 412 ended at 08:29:00 UTC, 21 min ago")
+    expect(watched.page.locator(".banner.bad")).to_contain_text(
+        "The decision loop is stuck: cycle 412 ended at 08:29:00 UTC, 21 min ago", timeout=10_000
+    )
     expect(watched.page.locator("#cycle-panel")).to_have_class("panel stale")
     expect(watched.page.locator("#cycle-age")).to_contain_text("OLD")
     served.fleet.fleet = real
-    expect(watched.page.locator(".banner")).to_have_count(0)
+    expect(watched.page.locator(".banner")).to_have_count(0, timeout=10_000)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_what_is_called_stuck(watch: Any, served: Any, change: dict[str, Any], s
 
 def test_a_lost_coordinator_is_said_and_everything_grows_old(watch: Any, served: Any) -> None:
     page = watch(served.url).page
-    expect(page.locator("#link-text")).to_have_text("live")
+    expect(page.locator("#link-text")).to_contain_text("live")
     expect(page.locator("#hosts tbody tr")).to_have_count(4)
     served.stop()
     expect(page.locator("#link.lost")).to_contain_text("no answer since", timeout=10_000)
@@ -57,17 +59,17 @@ def test_a_lost_coordinator_is_said_and_everything_grows_old(watch: Any, served:
 
 def test_a_coordinator_that_comes_back_is_live_again(watch: Any, served: Any) -> None:
     page = watch(served.url).page
-    expect(page.locator("#link-text")).to_have_text("live")
+    expect(page.locator("#link-text")).to_contain_text("live")
     served.fleet.broken = RuntimeError("as if")
     expect(page.locator("#link.lost")).to_be_visible(timeout=10_000)
     served.fleet.broken = None
-    expect(page.locator("#link-text")).to_have_text("live", timeout=10_000)
+    expect(page.locator("#link-text")).to_contain_text("live", timeout=10_000)
     expect(page.locator(".banner")).to_have_count(0)
 
 
 def test_a_clock_that_stands_is_said(watch: Any, served: Any) -> None:
     page = watch(served.url).page
-    expect(page.locator("#link-text")).to_have_text("live")
+    expect(page.locator("#link-text")).to_contain_text("live")
     told = page.evaluate("""async () => {
         const { heard } = await import(document.querySelector('link[href*="freshness.js"]').getAttribute("href"));
         const fleet = await (await fetch("/api/v1/fleet")).json();

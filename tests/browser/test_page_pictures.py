@@ -26,7 +26,6 @@ def test_the_pictures_of_the_documents(watch: Any, served: Any, serve: Any, tmp_
     folder.mkdir(parents=True, exist_ok=True)
     for name, (view, context) in SHOTS.items():
         page = watch(served.url, **context).see(view)
-        page.wait_for_load_state("networkidle")
         page.screenshot(path=folder / f"{name}.png")
     big = serve(BigFleet())
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from api_client import BEARER, HASH
 from fleet_double import FleetDouble
 
 from coordinator.service import streaming
-from coordinator.service.app import HttpService
+from coordinator.service.app import STOP_S, HttpService
 from coordinator.service.auth import TokenVerifier, new_token
 from coordinator.service.safeguards import in_memory
 from coordinator.service.streaming import QUEUE, RESET, RING, TOPICS, Hub, Reader, Told
@@ -174,6 +175,20 @@ def test_a_stream_over_a_socket_and_its_end() -> None:
             headers = {**BEARER, "Last-Event-ID": "1-0"}
             async with served.http.stream("GET", "/api/v1/stream", headers=headers) as answer:
                 assert (await first_event(served.lines(answer)))["id"] == "1-1"
+
+    asyncio.run(run())
+
+
+def test_a_stop_ends_streams_at_once_and_in_order() -> None:
+    async def run() -> None:
+        async with Served() as served, served.http.stream("GET", "/api/v1/stream", headers=BEARER) as answer:
+            await served.until(lambda: served.guards.hub.readers == 1)
+            served.guards.hub.publish("outcome", {"text": "last"})
+            started = time.monotonic()
+            await served.service.stop()
+            assert time.monotonic() - started < STOP_S / 2
+            told = [line async for line in answer.aiter_lines() if line.startswith("data")]  # to its end, without an error
+            assert told == ['data: {"text":"last"}']
 
     asyncio.run(run())
 

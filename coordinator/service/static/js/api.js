@@ -4,8 +4,10 @@ import { headers, hasToken, setToken } from "./session.js";
 const KEPT = 64; // answers kept at a time; the oldest goes
 const TIMEOUT_MS = 10000; // an answer that takes longer is none
 const kept = new Map();
+const denied = new Set(); // paths that the caller's role may not see
 const wanting = new EventTarget();
 let paths = null;
+let era = 0; // answers to who asked before a login or a write are not kept for who asks after it
 
 export class Refused extends Error {
   constructor(status, path, problem) {
@@ -27,21 +29,27 @@ async function ask(url, options = {}) {
 export async function read(path, withinMs = 0) {
   const found = kept.get(path);
   if (found && Date.now() - found.at < withinMs) return found;
+  const asked = era;
   const answer = { data: await ask(`/api/v1/${path}`), at: Date.now() };
+  if (asked !== era) return answer;
   kept.delete(path);
   kept.set(path, answer);
   if (kept.size > KEPT) kept.delete(kept.keys().next().value);
   return answer;
 }
-export const forget = () => kept.clear();
+export const forget = () => { era += 1; kept.clear(); denied.clear(); };
 
 // As read; null where there is nothing (404), or where the caller's role may not see it (403).
 export async function readOr(path, withinMs = 0) {
+  const [plain] = path.split("?");
+  if (denied.has(plain)) return null; // it was said once
+  const asked = era;
   try {
     return await read(path, withinMs);
   } catch (error) {
-    if (error instanceof Refused && (error.status === 404 || error.status === 403)) return null;
-    throw error;
+    if (!(error instanceof Refused) || ![403, 404].includes(error.status)) throw error;
+    if (error.status === 403 && asked === era) denied.add(plain);
+    return null;
   }
 }
 export async function write(method, path, body) {
@@ -58,11 +66,9 @@ export async function offers(path) {
   if (paths === null) paths = new Set(Object.keys((await ask("/openapi.json")).paths));
   return paths.has(`/api/v1${path}`);
 }
-// The audit is for operators and admins, the tokens for admins: what may be read tells the role. Without the first, any valid token may write.
+// On older coordinators any valid token may write.
 export async function findRole() {
   if (!hasToken()) return null;
-  if (!(await offers("/audit"))) return "unknown";
-  if (await readOr("audit?limit=1") === null) return "viewer";
-  return (await readOr("tokens")) === null ? "operator" : "admin";
+  return (await offers("/whoami")) ? (await read("whoami")).data.role : "unknown";
 }
-export const logout = () => { setToken(null); forget(); };
+export const logout = () => { forget(); setToken(null); };

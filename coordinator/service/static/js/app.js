@@ -22,7 +22,7 @@ import { vmView } from "./view_vm.js";
 import { vmsView } from "./view_vms.js";
 
 const PERIOD_MS = 2000;
-const STREAMING_MS = 10000; // beside a stream that tells what changes
+const STREAMING_MS = 5000; // beside a stream that tells what changes; well before a panel is called stale
 const NEWS_MS = 400; // a cycle brings many events: one turn for all of them
 const VIEWS = {
   fleet: fleetView, vms: vmsView, plan: planView, clients: clientsView, quality: qualityView, alerts: alertsView, audit: auditView, shadow: shadowView,
@@ -50,6 +50,7 @@ export function route(hash) {
 function show() {
   if (location.hash === "#view") return; // the skip link
   const { name, id, query } = route(location.hash);
+  delete document.body.dataset.turned;
   const root = el("div", { class: "view", id: `view-${name}` });
   performance.mark(`asked ${unpainted = name}`);
   const title = id ? `${VIEWS[name].title} ${id}` : VIEWS[name].title;
@@ -78,8 +79,9 @@ async function turn() {
     if (answer) {
       heard(answer.data, answer.at);
       showFleet(answer.data);
-    }
+    } else $("facts").replaceChildren(); // not for this role to know
     painted(act);
+    if (act === turnOfView) document.body.dataset.turned = String(Date.now()); // all of the view in sight is from this turn or later
     lostAt = null;
     notice("link", null);
     link(true, streaming() ? "live · stream" : "live");

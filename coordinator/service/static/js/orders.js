@@ -46,10 +46,10 @@ export function startSession(turn) {
   $("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     $("token-wrong").textContent = "";
+    forget();
     setToken($("token").value.trim());
     $("token").value = "";
     $("token-form").hidden = true;
-    forget();
     learnRole().then(turn);
   });
   $("logout").addEventListener("click", () => { logout(); showAccount(); turn(); });

@@ -44,7 +44,7 @@ function mount(root, { turn }) {
   root.append(alerts.root, silences.root, rules.root);
   return async () => {
     if (!(await offers("/alerts"))) { [alerts, silences, rules].forEach(unavailable); return; }
-    const [found, quiet, known_] = await Promise.all([readOr(`alerts?limit=200${state.shown ? `&state=${state.shown}` : ""}`, 1000), readOr("silences", EVERY_MS), readOr("alerts/rules", 30000)]);
+    const [found, quiet, known_] = await Promise.all([readOr(`alerts?limit=200${state.shown ? `&status=${state.shown}` : ""}`, 1000), readOr("silences", EVERY_MS), readOr("alerts/rules", 30000)]);
     for (const [of, answer] of [[alerts, found], [silences, quiet], [rules, known_]]) {
       of.note.hidden = Boolean(answer);
       if (!answer) of.note.textContent = "Your role may not see this.";

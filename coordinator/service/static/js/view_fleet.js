@@ -70,7 +70,7 @@ function mount(root, { turn }) {
     showSteps(stepTable, entries);
     stamp(steps, { at: outcomes.at });
     if (await offers("/alerts")) { // last: what is offered may take a moment to learn, and the first paint must not wait for it
-      const alerts = await readOr("alerts?state=firing&limit=50", slow);
+      const alerts = await readOr("alerts?status=firing&limit=50", slow);
       state.alerts = alerts ? alerts.data.items : [];
       showAttention();
     }

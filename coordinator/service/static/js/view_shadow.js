@@ -52,6 +52,7 @@ function showReport({ note, verdict, list, hosts, method }, report) {
   const change = (key) => {
     const [was, would] = [of("happened", key), of("predictive", key)];
     if (!known(was) || !known(would)) return `${FIGURES[key]} not known`;
+    if (number(was, 0) === number(would, 0)) return `${FIGURES[key]} ${number(was, 0)} as before`;
     const by = was > 0 ? ` (${would <= was ? "−" : "+"}${percent(Math.abs(would / was - 1))})` : "";
     return `${FIGURES[key]} ${number(was, 0)} → ${number(would, 0)}${by}`;
   };

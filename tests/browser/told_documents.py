@@ -1,11 +1,10 @@
-"""Documents of the API's parts that the double fleet does not have: clients, SLAs, compliance, alerts, audit, shadow report.
+"""Documents of the API's parts of which the double fleet has nothing to tell: clients, SLAs, compliance, alerts, audit, shadow report.
 
-Of the shapes of their structs (tenancy_view.py, compliance.py, alerts_view.py, access_views.py, reports.py); `offer` lets a page find them.
+Of the shapes of their structs (a test compares); `offer` lets a page find them.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
@@ -107,9 +106,13 @@ def way(minutes: str, steps: int, memory: str) -> dict[str, Any]:
 
 WAYS: Final = {"happened": way("320.0", 0, "5200.0"), "reactive": way("210.0", 900, "4300.0"), "predictive": way("80.0", 700, "4100.0")}
 DOCUMENTS: Final[dict[str, Any]] = {
-    "clients": {"items": [CLIENT]},
-    "slas": {"items": [{"id": "gold", "name": "Gold", "objectives": [OBJECTIVE], "clients": ["aurora"], "record": RECORD}]},
-    "compliance": {"items": [COMPLIANCE], "until_s": 1795423800, "method": "…"},
+    "clients": {"items": [CLIENT], "total": 1, "next_cursor": None},
+    "slas": {
+        "items": [{"id": "gold", "name": "Gold", "objectives": [OBJECTIVE], "clients": ["aurora"], "record": RECORD}],
+        "total": 1,
+        "next_cursor": None,
+    },
+    "compliance": {"items": [COMPLIANCE], "total": 1, "next_cursor": None, "until_s": 1795423800, "method": "…"},
     "alerts": {"items": [ALERT], "total": 1, "next_cursor": None, "hidden": 0},
     "silences": [SILENCE],
     "alerts/rules": {"rules": [RULE], "evaluate_s": 30, "receivers": [{"name": "pager", "waiting": 3, "error": "connection refused"}]},
@@ -129,22 +132,11 @@ DOCUMENTS: Final[dict[str, Any]] = {
 }
 
 
-def offer(page: Page, forbidden: tuple[str, ...] = (), also: tuple[str, ...] = ()) -> None:
-    """Answer these paths with their documents; `forbidden` ones with 403. `also`: paths that are only said to be there."""
-
-    def openapi(route: Route) -> None:
-        found = route.fetch().json()
-        found["paths"] |= {f"/api/v1/{path}": {} for path in (*DOCUMENTS, *also)}
-        route.fulfill(json=found)
+def offer(page: Page) -> None:
+    """Answer these paths with their documents."""
 
     def answer(route: Route) -> None:
-        path = re.sub(r"\?.*", "", route.request.url.partition("/api/v1/")[2])
-        if path in forbidden:
-            problem = {"type": "about:blank", "title": "forbidden", "status": 403, "detail": "your role may not", "instance": path}
-            route.fulfill(status=403, content_type="application/problem+json", body=json.dumps(problem))
-        else:
-            route.fulfill(json=DOCUMENTS[path])
+        route.fulfill(json=DOCUMENTS[re.sub(r"\?.*", "", route.request.url.partition("/api/v1/")[2])])
 
-    page.route("**/openapi.json", openapi)
-    for path in {*DOCUMENTS, *forbidden}:
+    for path in DOCUMENTS:
         page.route(re.compile(rf"/api/v1/{path}(\?.*)?$"), answer)
