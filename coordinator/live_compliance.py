@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -43,15 +43,16 @@ class LiveCompliance:
     def __init__(self, running: Counting) -> None:
         self._counting = running
 
-    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
+    def compliance(self, kind: Kind, cursor: str | None, limit: int, among: Collection[str] | None = None) -> CompliancePage:
         book = self._counting.cycle.compliance
         found = book.grouped(kind)
-        first = 0 if cursor is None else bisect_right(found.names, cursor)
-        names = found.names[first : first + limit]
+        chosen = range(len(found.names)) if among is None else [i for i, name in enumerate(found.names) if name in among]
+        first = 0 if cursor is None else bisect_right(chosen, cursor, key=lambda i: found.names[i])
+        places = chosen[first : first + limit]
         return CompliancePage(
-            items=tuple(_item(kind, name, found.standing(first + i)) for i, name in enumerate(names)),
-            total=len(found.names),
-            next_cursor=names[-1] if first + limit < len(found.names) else None,
+            items=tuple(_item(kind, found.names[i], found.standing(i)) for i in places),
+            total=len(chosen),
+            next_cursor=found.names[places[-1]] if first + limit < len(chosen) else None,
             until_s=book.end_s,
         )
 

@@ -23,6 +23,7 @@ from coordinator.service.alerts import (
     SilenceView,
     StateName,
 )
+from coordinator.service.own_view import seen
 from coordinator.service.problems import InvalidValue, present
 from coordinator.service.view import BOUNDS, Problem
 from shared.refusal import RefusalCode
@@ -111,5 +112,4 @@ def _known(found: Alert | None, alert_id: str) -> Alert:
 
 
 def _view(state: State) -> AlertsView:
-    view: AlertsView = state["view"]
-    return view
+    return seen(state["view"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Protocol, get_args
 
 import msgspec
@@ -105,8 +106,8 @@ class ComplianceDetail(msgspec.Struct, frozen=True, kw_only=True):
 class ComplianceView(Protocol):
     """What is asked of the running coordinator."""
 
-    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
-        """Names of a kind behind `cursor`, sorted."""
+    def compliance(self, kind: Kind, cursor: str | None, limit: int, among: Collection[str] | None = None) -> CompliancePage:
+        """Names of a kind behind `cursor`, sorted; of `among` alone where it is given."""
         ...
 
     async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:

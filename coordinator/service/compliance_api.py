@@ -12,6 +12,7 @@ from litestar.params import PathParameter, QueryParameter
 from coordinator.learning.compliance import Kind
 from coordinator.service import problems
 from coordinator.service.compliance import KINDS, MOST_HOURS, ComplianceDetail, CompliancePage, ComplianceView
+from coordinator.service.own_view import seen
 from coordinator.service.problems import InvalidValue, present
 from coordinator.service.view import BOUNDS, Problem
 from shared.refusal import RefusalCode
@@ -62,5 +63,4 @@ def _kind(kind: str) -> Kind:
 
 
 def _view(state: State) -> ComplianceView:
-    view: ComplianceView = state["view"]
-    return view
+    return seen(state["view"])

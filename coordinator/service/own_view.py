@@ -6,17 +6,24 @@ name others are not implemented at all: access.py hides their routes, and a rout
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
+import msgspec
+
+from coordinator.learning.alerts import Alert
+from coordinator.learning.compliance import Kind
 from coordinator.model import Receipt
+from coordinator.service.alerts import AlertFilter, AlertPage
 from coordinator.service.callers import CALLER, Caller
+from coordinator.service.compliance import ComplianceDetail, CompliancePage
 from coordinator.service.explained import ForecastWhyView
 from coordinator.service.forecasts import ForecastView
 from coordinator.service.operations import Operation
 from coordinator.service.outlooks import OutlookView
 from coordinator.service.problems import InvalidValue, NotFound
+from coordinator.service.reports import Report
 from coordinator.service.signals import SignalBatch, SignalsTaken
 from coordinator.service.view import (
     FleetView,
@@ -120,6 +127,32 @@ class OwnView:
         """None = unknown, pruned, or of another's VM."""
         found = await self._view.operation(operation_id)
         return found if found is not None and self.vm(found.vm_id) is not None else None
+
+    def compliance(self, kind: Kind, cursor: str | None, limit: int, among: Collection[str] | None = None) -> CompliancePage:
+        """Of the client itself and of own VMs; applications may be shared with others, priorities are."""
+        own = {"client": {self._client} - {""}, "vm": set(self.vm_ids())}.get(kind, set())
+        return self._view.compliance(kind, cursor, limit, own if among is None else own & set(among))
+
+    async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:
+        """None = neither the client itself nor an own VM."""
+        own = (kind == "client" and name == self._client and self._client) or (kind == "vm" and self.vm(name) is not None)
+        return await self._view.compliance_of(kind, name, resolution_s, hours) if own else None
+
+    def alerts(self, wanted: AlertFilter, limit: int, cursor: str | None) -> AlertPage:
+        """That name the client. Those that found no room are not told by client."""
+        if not self._client or wanted.client not in (None, self._client):
+            return AlertPage(items=(), total=0, next_cursor=None, hidden=0)
+        found = self._view.alerts(msgspec.structs.replace(wanted, client=self._client), limit, cursor)
+        return msgspec.structs.replace(found, hidden=0)
+
+    def alert(self, alert_id: str) -> Alert | None:
+        """None = unknown, or it does not name the client."""
+        found = self._view.alert(alert_id)
+        return found if found is not None and self._client and found.labels.get("client") == self._client else None
+
+    async def report(self, client: str, from_s: int | None, until_s: int | None) -> Report | None:
+        """None = another's."""
+        return await self._view.report(client, from_s, until_s) if self._client and client == self._client else None
 
     async def tell_signals(self, batch: SignalBatch) -> SignalsTaken:
         """Of own VMs, or of the client itself. An application is named by its VMs: others may call theirs the same."""

@@ -12,6 +12,7 @@ from litestar.params import PathParameter, QueryParameter
 
 from coordinator.service import problems
 from coordinator.service.compliance_api import NOBODY
+from coordinator.service.own_view import seen
 from coordinator.service.pages import asset
 from coordinator.service.problems import InvalidValue, present
 from coordinator.service.report_text import report_csv, report_html
@@ -98,5 +99,4 @@ async def _report(state: State, client: str, from_: str | None, to: str | None) 
 
 
 def _view(state: State) -> ReportsView:
-    view: ReportsView = state["view"]
-    return view
+    return seen(state["view"])

@@ -87,12 +87,14 @@ def test_a_client_sees_its_own_vms_and_no_fleet(watch: Any, served: Any) -> None
     watched = watch(served.url)
     page = watched.page
     watched.log_in(served.tokens[Role.CLIENT])
-    expect(page.locator("#wrong-panel")).to_contain_text("Your role sees no fleet")
-    page.get_by_role("link", name="Your VMs").click()
+    expect(page.locator("nav a:visible")).to_have_text(["VMs", "Clients", "Alerts"])  # and it begins at its VMs
     expect(page.locator("#vms tbody tr")).to_have_count(8)
     page.locator("#vms tbody a").first.click()
     expect(page.locator("#chart svg")).to_be_visible()
     expect(page.locator("#facts")).to_be_empty()
+    expect(watched.see("alerts").locator("#alerts tbody tr")).to_contain_text(["VmAtItsLimit"])
+    expect(watched.see("clients").locator("#compliance tbody tr").first).to_contain_text("aurora")
+    expect(watched.see("fleet").locator("#wrong-panel")).to_contain_text("Your role sees no fleet")
     page.goto(f"{served.url}#/plan")
     expect(page.locator("#placement-note")).to_contain_text("Your role sees no plan")
     expect(page.locator("#link-text")).to_contain_text("live")

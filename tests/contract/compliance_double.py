@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import SimpleNamespace
 from typing import cast
 
@@ -29,8 +29,8 @@ class ComplianceDouble:
     now_s: int
     _live: LiveCompliance | None = None
 
-    def compliance(self, kind: Kind, cursor: str | None, limit: int) -> CompliancePage:
-        return self._counted().compliance(kind, cursor, limit)
+    def compliance(self, kind: Kind, cursor: str | None, limit: int, among: Collection[str] | None = None) -> CompliancePage:
+        return self._counted().compliance(kind, cursor, limit, among)
 
     async def compliance_of(self, kind: Kind, name: str, resolution_s: int, hours: int) -> ComplianceDetail | None:
         return await self._counted().compliance_of(kind, name, resolution_s, hours)

@@ -105,6 +105,36 @@ def test_a_client_sees_its_own_whole(asked: Callers) -> None:
         assert asked.ask("client", "GET", f"/api/v1/{path}?limit=20").json(), path
 
 
+def test_a_client_sees_its_own_objectives_alerts_and_reports(asked: Callers) -> None:
+    mine = set(asked.fleet.vm_ids(None, OWN))
+    of_clients = asked.ask("client", "GET", "/api/v1/compliance").json()
+    assert [item["name"] for item in of_clients["items"]] == [OWN]
+    everyone = asked.ask("viewer", "GET", "/api/v1/compliance?kind=vm&limit=1000").json()["items"]
+    pages = [asked.ask("client", "GET", "/api/v1/compliance?kind=vm&limit=5").json()]
+    pages.append(asked.ask("client", "GET", f"/api/v1/compliance?kind=vm&limit=5&cursor={pages[0]['next_cursor']}").json())
+    assert [item for page in pages for item in page["items"]] == [item for item in everyone if item["name"] in mine]
+    assert [(page["total"], page["next_cursor"] is None) for page in pages] == [(8, False), (8, True)]
+    for kind in ("application", "priority"):
+        assert asked.ask("client", "GET", f"/api/v1/compliance?kind={kind}").json()["total"] == 0
+    alerts = asked.ask("client", "GET", "/api/v1/alerts").json()["items"]
+    assert [alert["rule"] for alert in alerts] == ["VmAtItsLimit"]
+    ids = {alert["rule"]: alert["id"] for alert in asked.ask("viewer", "GET", "/api/v1/alerts").json()["items"]}
+    for path, status in (
+        (f"compliance/client/{OWN}", 200),
+        (f"compliance/client/{FOREIGN}", 404),
+        (f"compliance/vm/{OWN_VM}", 200),
+        (f"compliance/vm/{FOREIGN_VM}", 404),
+        (f"alerts/{ids['VmAtItsLimit']}", 200),
+        (f"alerts/{ids['HostBusy']}", 404),
+        (f"reports/{FOREIGN}", 404),
+    ):
+        assert asked.ask("client", "GET", f"/api/v1/{path}").status_code == status, path
+    assert asked.ask("viewer", "GET", f"/api/v1/compliance/client/{FOREIGN}").status_code == 200
+    report = asked.ask("viewer", "GET", f"/api/v1/reports/{OWN}")
+    own = asked.ask("client", "GET", f"/api/v1/reports/{OWN}")
+    assert (own.status_code, own.json().keys()) == (report.status_code, report.json().keys())
+
+
 def test_a_client_tells_signals_of_its_own_alone(asked: Callers) -> None:
     now = asked.fleet.now_s
 

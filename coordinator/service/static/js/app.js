@@ -8,7 +8,7 @@ import { $, el, fact } from "./dom.js";
 import { heard, notice, tick } from "./freshness.js";
 import { follow, streaming, unfollow } from "./live.js";
 import { askToken, learnRole, startSession } from "./orders.js";
-import { hasToken, onChange } from "./session.js";
+import { hasToken, onChange, roleNow } from "./session.js";
 import { clock, date, number } from "./units.js";
 import { alertsView } from "./view_alerts.js";
 import { auditView } from "./view_audit.js";
@@ -29,6 +29,7 @@ const VIEWS = {
   host: hostView, vm: vmView,
 };
 const PARENT = { host: "fleet", vm: "vms" };
+const OF_CLIENT = ["vms", "clients", "alerts"]; // the rest names or sums what is others'
 
 let turnOfView = null;
 let running = false;
@@ -127,6 +128,12 @@ function showFleet(fleet) {
   document.body.dataset.cycle = String(fleet.cycle);
 }
 
+// The navigation of the caller's role; a client begins at its VMs.
+function fit() {
+  const client = roleNow() === "client";
+  for (const link of $("nav").querySelectorAll("a")) link.parentElement.hidden = client && !OF_CLIENT.includes(link.dataset.view);
+  if (client && ["", "#/fleet"].includes(location.hash)) history.replaceState(null, "", "#/vms");
+}
 function news() {
   if (wanted === null) wanted = setTimeout(() => { wanted = null; turn(); }, NEWS_MS);
 }
@@ -137,8 +144,8 @@ function start() {
     return el("li", {}, link);
   }));
   onTokenWanted(() => { if (!hasToken()) askToken(); });
-  onChange("role", () => { show(); follow(news); }); // buttons come and go with it; without a token the stream may have been closed to us
-  onChange("token", () => { unfollow(); show(); });
+  onChange("role", () => { fit(); show(); follow(news); }); // buttons come and go with it; without a token the stream may have been closed to us
+  onChange("token", () => { unfollow(); fit(); show(); });
   startSession(turn);
   window.addEventListener("hashchange", show);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", turn);
