@@ -7,8 +7,9 @@ carries out the instructions and feeds the results back as events. Same events, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -105,6 +106,8 @@ __all__ = [
 ]
 
 
+PART_HOSTS: Final = 16  # decided at a time
+
 # What decides the sizes of one host, called as size_host. The product has one; bench/league puts others in its place.
 Sizer = Callable[..., tuple[tuple[VmSize, ...], Evidence]]
 
@@ -195,7 +198,7 @@ class DecisionCycle:
             case Tick():
                 return self._tick(now_ns)
             case ForecastReady():
-                return self._decide(event, now_ns)
+                return [instruction for part in self.decide(event, now_ns) for instruction in part]
             case HostLost():
                 self.fleet.lost(event.host_id, event.why)
                 return []
@@ -339,36 +342,46 @@ class DecisionCycle:
         bucket = self._folder.close(start_s)
         return replace(bucket, signals=self.signals.means(start_s, bucket.vm_ids))
 
-    def _decide(self, event: ForecastReady, now_ns: int) -> list[Instruction]:
+    def decide(self, event: ForecastReady, now_ns: int) -> Iterator[list[Instruction]]:
+        """The same as `handle`, in parts of PART_HOSTS hosts: between two of them the driver lets in what has come meanwhile.
+
+        A host that fell silent, changed its mode, or a store that was lost since the cycle began is left to the next one.
+        """
         told = [each for each in (self.outlook, event.forecast.outlook) if each is not None]
         self.outlook = join_outlooks(told)
         late = self.forecast is not None and event.forecast.issued_s <= self.forecast.issued_s
         forecast = event.forecast if late else self._calibration.mark(event.forecast)
         self.ledger.forecast(forecast)
-        instructions: list[Instruction] = [StoreForecast(forecast=forecast)]
+        yield [StoreForecast(forecast=forecast)]
         if late:
-            return instructions
+            return
         self.forecast = forecast
         self.cycles += 1
         if self.aggregator is not None:
             capacity = self.fleet.capacity_of(event.bucket.vm_ids)
             self.aggregates = self.aggregator.advance(event.bucket, forecast, self.memberships(), capacity)
+            yield []
         hosts = self.fleet.view(event.bucket, now_ns)
+        yield []
         self._look_ahead(hosts, forecast)
-        if self.held:
-            return instructions
         evidence: Evidence = {}
-        for host in hosts:
-            if not host.alive or host.mode is Mode.OFF:
-                continue
-            instructions += self._plan(host, forecast, evidence, now_ns)
+        for first in range(0, len(hosts), PART_HOSTS):
+            yield []
+            part: list[Instruction] = []
+            for host in hosts[first : first + PART_HOSTS]:
+                record = self.fleet.host(host.host_id)
+                if not self.held and host.alive and record.alive and host.mode is record.mode and host.mode is not Mode.OFF:
+                    part += self._plan(host, forecast, evidence, now_ns)
+            yield part
+        if self.held:
+            return
         self._evidence = evidence
         due = self.cycles % self.config.place_every_cycles == 1 or self.config.place_every_cycles == 1
         if due or (self.execution.replan and not self.execution.running):
             self.execution.replan = ""
             forbidden, cooling = self.execution.forbidden(now_ns), self.execution.cooling(now_ns)
             sums = self.aggregates
-            instructions.append(
+            yield [
                 RequestPlacement(
                     hosts=hosts,
                     forecast=forecast,
@@ -377,8 +390,7 @@ class DecisionCycle:
                     asleep=self.execution.asleep,
                     together=() if sums is None else (sums_of(sums, "app"), sums_of(sums, "client")),
                 )
-            )
-        return instructions
+            ]
 
     def _placed(self, event: PlacementReady, now_ns: int) -> list[Instruction]:
         """The hook of execution: what placement answered, for the fleet as it is now."""

@@ -375,9 +375,9 @@ class Coordinator:
             with self._stage("forecast"):
                 forecast = await self._surviving(partial(self.pool.forecast, request.bucket, request.capacity))
             with self._stage("decide"):
-                event = cy.ForecastReady(bucket=request.bucket, forecast=forecast)
-                instructions = self.cycle.handle(event, self.clock.wall_ns())
-            self.carry_out(instructions)
+                for instructions in self.cycle.decide(cy.ForecastReady(bucket=request.bucket, forecast=forecast), self.clock.wall_ns()):
+                    self.carry_out(instructions)
+                    await asyncio.sleep(0)  # frames are acknowledged and pages answered meanwhile
             self.metrics.add("tidegate_forecasts_total", forecast.mean.shape[0] * forecast.mean.shape[1])
             self.cycle_done_ns = self.clock.wall_ns()
             self._news.cycle(self.cycle.cycles, self.cycle_done_ns)

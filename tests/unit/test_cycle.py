@@ -84,6 +84,40 @@ def receipts(instructions: list[cy.Instruction]) -> list[cy.Receipt]:
     return [r for i in instructions if isinstance(i, cy.StoreReceipts) for r in i.receipts]
 
 
+def test_a_cycle_is_decided_in_parts_that_are_the_whole_together() -> None:
+    whole = decided(started(Mode.PREDICTIVE))
+    cycle = started(Mode.PREDICTIVE)
+    request = closed(cycle)
+    parts = list(cycle.decide(cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket)), (T0 + BUCKET_S + 11) * NS_PER_S))
+    together = [instruction for part in parts for instruction in part]
+    assert [type(instruction) for instruction in together] == [type(instruction) for instruction in whole]
+    assert (plans(together), receipts(together)) == (plans(whole), receipts(whole))
+    assert len(plans(whole)) == 1
+    assert [len(plans(part)) for part in parts if plans(part)] == [1]
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        cy.HostLost(host_id="h", why="silent"),
+        cy.AgentSaid(host_id="h", message=Status(wall_ns=0, mode=Mode.OBSERVE, mode_pinned=True)),
+        cy.Held(why="the registry does not answer"),
+    ],
+    ids=["lost", "observes", "held"],
+)
+def test_what_comes_between_two_parts_counts(meanwhile: cy.Event) -> None:
+    cycle, now_ns = started(Mode.PREDICTIVE), (T0 + BUCKET_S + 11) * NS_PER_S
+    request = closed(cycle)
+    parts = cycle.decide(cy.ForecastReady(bucket=request.bucket, forecast=surge(request.bucket)), now_ns)
+    assert isinstance(next(parts)[0], cy.StoreForecast)
+    while next(parts) == [] and cycle.foresight is None:
+        pass  # the fleet is looked at; no host is decided yet
+    cycle.handle(meanwhile, now_ns)
+    rest = [instruction for part in parts for instruction in part]
+    assert plans(rest) == []
+    assert receipts(rest) == []
+
+
 def test_a_bucket_closes_after_its_grace_and_asks_for_a_forecast_of_known_vms() -> None:
     request = closed(started(Mode.PREDICTIVE))
     assert request.bucket.vm_ids == ("vm-1",)
