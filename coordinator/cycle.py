@@ -106,7 +106,7 @@ __all__ = [
 ]
 
 
-PART_HOSTS: Final = 16  # decided at a time
+PART_HOSTS: Final = 4  # decided at a time: some 25 ms
 
 # What decides the sizes of one host, called as size_host. The product has one; bench/league puts others in its place.
 Sizer = Callable[..., tuple[tuple[VmSize, ...], Evidence]]
