@@ -19,7 +19,7 @@ from coordinator.sizing.choice import lever_of
 from coordinator.sizing.levers import KIND, WITH_DISK, in_force, lead_time_s
 from coordinator.sizing.margin import HostLoads, host_loads
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.target import interpolate, last_step
+from coordinator.sizing.target import at_level, last_step
 from shared.plan import Plan, StepKind
 from shared.units import BUCKET_S, NS_PER_S, RESOURCES
 
@@ -110,7 +110,7 @@ def ramps(
     for r in WITH_DISK:
         steps = last_step(policy, r, lead_time_s(lever_of(vm, r, KIND), policy, measured)) + 1
         level = min(forecast.levels[-1], policy.size_quantile[priority] + policy.quantile_offset[r])
-        peaks = interpolate(forecast.peak_quantiles[row, r, :steps].astype(np.float64), forecast.levels, np.full(steps, level))
+        peaks = at_level(forecast.peak_quantiles[row, r, :steps].astype(np.float64), forecast.levels, level)
         over = np.flatnonzero(peaks * (1.0 + policy.margin[r]) > now[r])
         if len(over) and over[0] > 0:
             found[r] = (forecast.issued_s + BUCKET_S * int(over[0])) * NS_PER_S

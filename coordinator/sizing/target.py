@@ -6,6 +6,8 @@ The quantile rises with priority and with the burn rate of the VM's error budget
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from coordinator.model import F64, NoForecast
@@ -38,3 +40,14 @@ def interpolate(values: F64, levels: tuple[float, ...], wanted: F64) -> F64:
     above = np.take_along_axis(values, right[..., None], -1)[..., 0]
     result: F64 = np.where(weight <= 0.0, below, np.where(weight >= 1.0, above, below + weight * (above - below)))
     return result
+
+
+def at_level(values: F64, levels: tuple[float, ...], level: float) -> F64:
+    """`interpolate` at one level for all, [...]; a tenth of its time for a few values."""
+    want = min(max(level, levels[0]), levels[-1])
+    right = max(bisect_left(levels, want), 1)
+    weight = (want - levels[right - 1]) / (levels[right] - levels[right - 1])
+    below, above = values[..., right - 1], values[..., right]
+    if weight <= 0.0:
+        return below
+    return above if weight >= 1.0 else below + weight * (above - below)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coordinator.model import LEVELS
 from coordinator.sizing.policy import SizingPolicy
-from coordinator.sizing.target import interpolate, last_step, raised
+from coordinator.sizing.target import at_level, interpolate, last_step, raised
 from shared.units import CPU, MEMORY
 
 VALUES = np.array([10.0, 20, 30, 40, 50, 60, 70, 80, 90])
@@ -34,6 +34,12 @@ def test_interpolation_is_monotone_in_the_level(values: list[float], a: float, b
     block = np.broadcast_to(np.sort(values), (2, 9))
     low, high = interpolate(block, LEVELS, np.array([min(a, b), max(a, b)]))
     assert low <= high * (1 + 1e-12)
+
+
+@given(st.lists(st.floats(0, 1e9) | st.just(np.nan), min_size=18, max_size=18), st.floats(0, 1) | st.sampled_from(LEVELS))
+def test_one_level_for_all_is_the_same_to_the_bit(values: list[float], level: float) -> None:
+    block = np.array(values).reshape(2, 9)
+    np.testing.assert_array_equal(at_level(block, LEVELS, level), interpolate(block, LEVELS, np.full(2, level)))
 
 
 def test_the_horizon_covers_the_lead_time_and_one_cycle() -> None:
