@@ -89,6 +89,29 @@ def test_a_vm_is_adjusted_after_a_dry_run(watch: Any, served: Any) -> None:
     assert (vm_id, request.memory_bytes, request.vcpus, request.dry_run) == ("vm-02-01", 6 * 2**30, None, False)
 
 
+def test_an_alert_is_taken_and_silenced_and_the_silence_ended(watch: Any, served: Any) -> None:
+    watched = watch(served.url)
+    page = watched.see("alerts")
+    row = page.locator("#alerts tbody tr").filter(has_text="AgentStale")
+    expect(row).to_be_visible()
+    expect(page.get_by_role("button", name="Take…")).to_have_count(0)
+    watched.log_in(served.token)
+    row.get_by_role("button", name="Take…").click()
+    expect(page.locator("#confirm")).to_contain_text("Receivers are told that you look after it")
+    page.get_by_role("button", name="Take it").click()
+    expect(row).to_contain_text("seen by a-operator")
+    row.get_by_role("button", name="Silence…").click()
+    expect(page.locator("#confirm")).to_contain_text("host=kvm-03, alertname=AgentStale")
+    page.get_by_role("button", name="Silence it").click()
+    silence = page.locator("#silences tbody tr").first
+    expect(silence).to_contain_text("in force")
+    expect(silence).to_contain_text("from the status page")
+    silence.get_by_role("button", name="End…").click()
+    page.get_by_role("button", name="End it").click()
+    expect(silence).to_contain_text("not in force")
+    assert watched.complaints == []
+
+
 @pytest.mark.parametrize(("button", "yes", "action"), [("Approve…", "Approve", "approve"), ("Abort…", "Abort", "abort")])
 def test_a_migration_plan_is_approved_or_aborted(watch: Any, served: Any, button: str, yes: str, action: str) -> None:
     watched = watch(served.url)

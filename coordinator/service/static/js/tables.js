@@ -34,8 +34,14 @@ export function scoreCells(score) {
   return [num(known(score.to_naive) ? score.to_naive.toFixed(2) : "–"), num(percent(score.coverage_80)), num(percent(score.coverage_95)), num(bias), num(number(score.pairs, 0))];
 }
 
-// A table of whatever is not worth a layout of its own: columns are {head, of, num}.
-export function showRows(table, items, key, columns, empty) {
-  syncRows(table.tBodies[0], items, key, (row, item) => row.replaceChildren(...columns.map((column) => cell(column.of(item), column.num ? "num" : column.wrap ? "wrap" : ""))), empty);
+// A table of whatever is not worth a layout of its own: columns are {head, of, num}. `steady`: a row whose item is as it was stays, and with
+// it the focus of its buttons.
+export function showRows(table, items, key, columns, empty, steady = false) {
+  syncRows(table.tBodies[0], items, key, (row, item) => {
+    const text = steady ? JSON.stringify(item) : null;
+    if (steady && row.shown === text) return;
+    row.shown = text;
+    row.replaceChildren(...columns.map((column) => cell(column.of(item), column.num ? "num" : column.wrap ? "wrap" : "")));
+  }, empty);
 }
 export const headsOf = (columns) => columns.map((column) => [column.head, column.num ? "num" : "", column.hint || ""]);

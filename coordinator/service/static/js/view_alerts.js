@@ -1,12 +1,16 @@
-// Alerts that fire or will, the silences over them, and whether those who are told take what they are told.
+// Alerts that fire or will, the silences over them, and whether those who are told take what they are told. Operators take an alert on
+// themselves, silence it for an hour, and end silences.
 import { offers, readOr } from "./api.js";
 import { badge, el, panel, pick, scroll, sub, table } from "./dom.js";
 import { stamp } from "./freshness.js";
+import { confirmed, orderButton } from "./orders.js";
+import { may } from "./session.js";
 import { headsOf, showRows } from "./tables.js";
 import { clock, known, moment, number, words } from "./units.js";
 import { unavailable } from "./view_clients.js";
 
 const EVERY_MS = 2000;
+const HOUR_S = 3600;
 const LOOK = { critical: "full", warning: "reactive", info: "observe", firing: "full", pending: "reactive", resolved: "alive" };
 const WORST = ["critical", "warning", "info"];
 const ORDER = ["firing", "pending", "resolved"];
@@ -28,6 +32,20 @@ const RULES = [
   { head: "For", num: true, of: (rule) => `${number(rule.for_s, 0)} s` }, { head: "Meaning", wrap: true, of: (rule) => rule.meaning },
 ];
 
+// What an operator may do about an alert, as buttons. `done`: reads everything anew.
+function alertOrders(alert, done) {
+  if (alert.state === "resolved" || !may("operator")) return "–";
+  const own = Object.entries(alert.labels).map(([name, value]) => ({ name, value })).concat({ name: "alertname", value: alert.rule });
+  const take = () => confirmed(`Take ${alert.rule} on you?`, [alert.summary, "Receivers are told that you look after it, and are not reminded of it again."], "Take it", "POST", `alerts/${encodeURIComponent(alert.id)}/acknowledgement`, {}).then(done);
+  const hush = () => confirmed(`Silence ${alert.rule} for an hour?`, [alert.summary, `Nobody is told of what matches ${own.map(matcher_).join(", ")}. It is judged and shown all the same.`], "Silence it", "POST", "silences", { matchers: own, duration_s: HOUR_S, comment: "from the status page" }).then(done);
+  return el("span", { class: "together" }, alert.acknowledged_by ? null : orderButton("Take…", take), alert.silenced_by.length ? null : orderButton("Silence…", hush));
+}
+const matcher_ = ({ name, value }) => `${name}=${value}`;
+function silenceOrders({ silence, active }, done) {
+  if (!active || !may("operator")) return "–";
+  return orderButton("End…", () => confirmed("End this silence?", [silence.comment, "Who should have been told meanwhile of what still fires is told at the next look."], "End it", "DELETE", `silences/${encodeURIComponent(silence.id)}`).then(done));
+}
+
 export const alertsView = { title: "Alerts", mount };
 
 function mount(root, { turn }) {
@@ -38,8 +56,11 @@ function mount(root, { turn }) {
     made.body.append(note, scroll(title, "", list));
     return { ...made, list, note };
   };
-  const alerts = part("alerts", "Alerts", ALERTS, pick("alert-state", "Show", { "": "all", firing: "firing", pending: "pending", resolved: "resolved" }, "", (value) => { state.shown = value; turn(); }));
-  const silences = part("silences", "Silences", SILENCES);
+  const done = (answer) => { if (answer) turn(); };
+  const orders = may("operator") ? [{ head: "Orders", of: (alert) => alertOrders(alert, done) }] : [];
+  const [ofAlerts, ofSilences] = [[...ALERTS, ...orders], [...SILENCES, ...(orders.length ? [{ head: "Orders", of: (each) => silenceOrders(each, done) }] : [])]];
+  const alerts = part("alerts", "Alerts", ofAlerts, pick("alert-state", "Show", { "": "all", firing: "firing", pending: "pending", resolved: "resolved" }, "", (value) => { state.shown = value; turn(); }));
+  const silences = part("silences", "Silences", ofSilences);
   const rules = part("rules", "Rules in force", RULES);
   root.append(alerts.root, silences.root, rules.root);
   return async () => {
@@ -52,13 +73,13 @@ function mount(root, { turn }) {
     if (found) {
       const { items, total, hidden } = found.data;
       const rank = (alert) => 10 * ORDER.indexOf(alert.state) + WORST.indexOf(alert.severity);
-      showRows(alerts.list, [...items].sort((a, b) => rank(a) - rank(b) || b.started_s - a.started_s), (alert) => alert.id, ALERTS, "No alert.");
+      showRows(alerts.list, [...items].sort((a, b) => rank(a) - rank(b) || b.started_s - a.started_s), (alert) => alert.id, ofAlerts, "No alert.", true);
       alerts.count.textContent = `${items.filter((alert) => alert.state === "firing").length} firing · ${total} in all${hidden ? ` · ${hidden} more that found no room` : ""}`;
       stamp(alerts, { at: found.at });
     }
     if (quiet) {
       const items = Array.isArray(quiet.data) ? quiet.data : quiet.data.items;
-      showRows(silences.list, items, ({ silence }) => silence.id, SILENCES, "Nothing is silenced.");
+      showRows(silences.list, items, ({ silence }) => silence.id, ofSilences, "Nothing is silenced.", true);
       stamp(silences, { at: quiet.at });
     }
     if (known_) {
