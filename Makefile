@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
 TEST_WORKERS ?= 2
-# a command that runs beside the real-host tests, which mostly wait for guests
+# a command that runs beside the tests that mostly wait, for processes and guests
 BESIDE ?=
 # pytest's 5 = nothing selected: a mistake, unless TEST_ARGS selects
 NONE_IS_FINE = $(if $(TEST_ARGS),|| [ $$? = 5 ])
@@ -38,9 +38,9 @@ test: export PATH := $(abspath $(BIN)):$(PATH)
 test: $(READY_DEV)
 	.ci/prepare-tests $(VENV)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not ring and not realhost and not browser and not long" $(TEST_ARGS) $(NONE_IS_FINE)
-	$(BIN)/python -m pytest -m "ring and not long" $(or $(TEST_ARGS),tests/e2e) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
 	$(if $(BESIDE),$(BESIDE) > /dev/null 2>&1 < /dev/null &)
-	$(BIN)/python -m pytest -m "realhost and not long" --durations=25 $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
+	$(BIN)/python -m pytest -m "ring and not long" $(or $(TEST_ARGS),tests/e2e) $(NONE_IS_FINE) # apart: its processes run a hundred times faster than time, beside whatever runs
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "realhost and not long" --durations=25 $(TEST_ARGS) || case $$? in 1) $(AGAIN) ;; 5) $(if $(TEST_ARGS),true,false) ;; *) false ;; esac
 	$(BIN)/python -m pytest -m browser $(or $(TEST_ARGS),tests/browser) $(NONE_IS_FINE) # apart: playwright keeps an event loop running in its thread
 
 ## test-long what takes minutes for a case that a shorter test has nearly covered; no part of test

@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Workers side by side begin with the slow files: one that came last would keep a core waiting for minutes."""
     if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        slow = {item.path: marker.kwargs.get("minutes", 1) for item in items if (marker := item.get_closest_marker("slow"))}
+        items.sort(key=lambda item: -slow.get(item.path, 0))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,7 @@ from shared.plan import Outcome, OutcomeState, Plan, Step, StepKind
 from shared.refusal import RefusalCode
 from shared.units import MBIT, MIB, NS_PER_S, UNLIMITED
 
-pytestmark = [pytest.mark.realhost, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.realhost, pytest.mark.slow(minutes=6), pytest.mark.timeout(420)]
 
 PERIOD_S = 2
 QUOTA, RX, TX, BALLOON = 700, 4 * MBIT, 3 * MBIT, 104 * MIB
