@@ -178,17 +178,19 @@ def run(hosts: int, seconds: float, *, ray: bool, processes: int, restart: bool,
 
 
 def main() -> None:
-    """python -m bench.gateway [--quick] [--json FILE] [--local] [--hosts N] [--seconds S] [--speed X]"""
+    """python -m bench.gateway [--quick] [--json FILE] [--local] [--hosts N] [--seconds S] [--speed X] [--no-restart]"""
     parser = options(__doc__ or "")
     parser.add_argument("--local", action="store_true", help="forecasts in the coordinator's process; else in Ray workers, as by default")
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=120.0, help="how long is measured")
+    parser.add_argument("--no-restart", action="store_true", help="leave out the kill and the start at the end")
     parser.add_argument("--speed", type=float, default=SPEED, help="simulated seconds per second; 1 = 2,000 VM samples a second")
     arguments = parser.parse_args()
     if arguments.quick:
         finish(run(20, 5.0, ray=False, processes=1, restart=False), arguments.json, strict=False)
     else:
-        figures = run(arguments.hosts, arguments.seconds, ray=not arguments.local, processes=1, restart=True, speed=arguments.speed)
+        restart = not arguments.no_restart
+        figures = run(arguments.hosts, arguments.seconds, ray=not arguments.local, processes=1, restart=restart, speed=arguments.speed)
         finish(figures, arguments.json, strict=False)
 
 
