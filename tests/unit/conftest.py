@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 from api_client import HASH, Client
+from callers_double import MANY
 from fleet_double import FleetDouble
 from litestar.testing import TestClient
 
 from coordinator.service.api import create_app
 from coordinator.service.auth import TokenVerifier
+from coordinator.service.safeguards import in_memory
 
 
 @pytest.fixture(scope="session")
 def open_client() -> Iterator[Client]:
-    """One application for all tests: building it costs more than asking it."""
-    with TestClient(create_app(FleetDouble(), TokenVerifier({HASH: "ops"})), base_url="http://127.0.0.1:8080") as client:
+    """One application for all tests: building it costs more than asking it. They are one caller, who may ask as often as they like."""
+    tokens = TokenVerifier({HASH: "ops"})
+    app = create_app(FleetDouble(), tokens, safeguards=in_memory(tokens, MANY))
+    with TestClient(app, base_url="http://127.0.0.1:8080") as client:
         yield client
 
 
